@@ -1,0 +1,1 @@
+"""The models this package brings: one folder each, all data."""

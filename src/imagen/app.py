@@ -1,0 +1,401 @@
+"""The one door: everything a surface may ask for. Surfaces talk to this, and to nothing below it."""
+
+import asyncio
+import secrets
+import time
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Mapping, Sequence
+from contextlib import aclosing, asynccontextmanager, suppress
+from dataclasses import replace
+from datetime import UTC, datetime
+from hashlib import sha256
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, Literal
+
+from sqlalchemy import Connection
+
+from imagen.backends.base import Backend
+from imagen.backends.registry import registration
+from imagen.config import Settings, load_settings
+from imagen.core.errors import Conflict, ImagenError, MissingFile, UnknownModel
+from imagen.core.events import Event
+from imagen.core.ids import new_id
+from imagen.core.job import Cell, Job, Series, State, StoredImage
+from imagen.core.model import Model
+from imagen.core.request import Draft, Request, preview_policy
+from imagen.engine.worker import Worker, sweep
+from imagen.models.catalog import Catalog, CatalogWatch
+from imagen.store import history, journal, presence, queue
+from imagen.store.db import Database
+from imagen.store.images import CELL, THUMBNAIL, ImageStore, side_path
+from imagen.store.queue import NewJob
+
+LOOK_S = 1.0  # a follower looks at least this often, whatever the bell does
+CHECK_S = 2.0  # a check that takes longer has failed
+VERSION = version("imagen-platform")
+
+
+@asynccontextmanager
+async def open(*, home: Path | str | None = None, settings: Settings | None = None) -> AsyncIterator["App"]:
+    """Open the store and the catalog: `async with imagen.open() as app`."""
+    app = App(settings or load_settings(home=Path(home) if home is not None else None))
+    await app.start()
+    try:
+        yield app
+    finally:
+        await app.aclose()
+
+
+class App:
+    """Submit, follow, cancel, show. Made by `open`."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self.log: Callable[[str], None] = lambda _line: None
+        self._watch = CatalogWatch(settings)
+        self._db = Database(settings.database_url)
+        self._images = ImageStore(settings.storage, settings.images_folder)
+        self._backends: dict[str, Backend] = {}
+        self._obituaries = presence.Obituaries()
+        self._mine: set[str] = set()
+
+    async def start(self) -> None:
+        """Open the database, making it if it is new."""
+        await self._db.open()
+
+    async def aclose(self) -> None:
+        """Give back everything this process holds."""
+        for backend in self._backends.values():
+            await backend.aclose()
+        await self._db.close()
+
+    @property
+    def catalog(self) -> Catalog:
+        """The models as the files say now."""
+        return self._watch.current()
+
+    async def submit(self, draft: Draft, *, idempotency_key: str | None = None) -> Job:
+        """Check, complete and queue a request. It is safe on disk when this returns."""
+        new = self._resolve(draft)
+        if idempotency_key is None:
+            ids = await self._db.write(queue.submit, [new])
+        else:
+            body = repr(sorted((name, str(getattr(draft, name))) for name in draft.__dataclass_fields__))
+            ids = await self._db.write(
+                queue.submit_once,
+                [new],
+                owner="local",
+                route="/v1/jobs",
+                key=idempotency_key,
+                body_hash=sha256(body.encode()).hexdigest(),
+            )
+        self._mine.update(ids)
+        return await self.job(ids[0])
+
+    async def generate(self, prompt: str, **fields: Any) -> AsyncGenerator[Event]:
+        """Draw, and tell of it as it happens. Leaving the loop cancels the job.
+
+        Takes the fields of a Draft; `preview` may be true, false or a policy such as `{"count": 6}`.
+        `emit_previews` and `preview_stride` are accepted as other spellings of it.
+        """
+        job = await self.submit(_draft(prompt, fields))
+        ended = False
+        try:
+            async with self.working([job.id]), aclosing(self._draw(job, fields)) as events:
+                try:
+                    async for event in events:
+                        ended = event.terminal
+                        yield event
+                finally:
+                    if not ended:
+                        await self.cancel(job.id)
+                        await self._end_of(job.id)
+        finally:
+            self._mine.discard(job.id)
+
+    async def follow(self, job_id: str, *, after: int = 0, previews: bool = False) -> AsyncGenerator[Event]:
+        """Durable events after `after`, then what happens now; ends after the terminal event.
+
+        `previews` says that somebody looks: it makes a running backend draw them.
+        """
+        job_id = (await self.job(job_id)).id
+        watcher = new_id()
+        renew_at = 0.0
+        tick = 0
+        try:
+            while True:
+                if previews and time.monotonic() >= renew_at:
+                    renew_at = time.monotonic() + journal.WATCH_S / 2
+                    await self._db.write(journal.watch, watcher, job_id, datetime.now(UTC))
+                mark = self._db.mark()
+                news = await self._db.read(journal.news, job_id, after, tick, with_previews=previews)
+                after, tick = news.seq, news.tick
+                for event in news.events:
+                    yield event
+                if news.ended:
+                    return
+                await self._db.changed(mark, LOOK_S)
+        finally:
+            if previews:
+                with suppress(ImagenError):
+                    await self._db.write(journal.unwatch, watcher)
+
+    @asynccontextmanager
+    async def working(self, job_ids: Iterable[str] | None = None) -> AsyncIterator[None]:
+        """While inside, this process draws these jobs (None: those it submitted) that no live worker would."""
+        wanted = None if job_ids is None else set(job_ids)
+
+        def unserved(connection: Connection) -> Sequence[str]:
+            ids = self._mine if wanted is None else wanted
+            served = self._served(connection)
+            return [job.id for job in history.queued(connection, ids) if _model_of(job) not in served]
+
+        worker = Worker(
+            self._db,
+            self._images,
+            resolve=self._resolve,
+            backend_for=self._backend_for,
+            knows=lambda: tuple(self.catalog.models),
+            serves=lambda: (),
+            version=VERSION,
+            server_policy=preview_policy(self.settings.preview),
+            only=unserved,
+            log=lambda line: self.log(line),
+        )
+        working = asyncio.create_task(worker.run(), name=worker.id)
+        try:
+            yield
+        finally:
+            working.cancel()
+            (end,) = await asyncio.gather(working, return_exceptions=True)
+            if isinstance(end, Exception):
+                raise end
+
+    async def cancel(self, job_id: str, *, by: str = "you") -> Job:
+        """Ask for the end of a job; one that ended stays as it is."""
+        job = await self.job(job_id)
+        await self._db.write(queue.cancel, job.id, by=by)
+        return await self.job(job.id)
+
+    async def retry(self, job_id: str) -> Job:
+        """A new job with the same resolved request; in a series it takes over the cell."""
+        old = await self.job(job_id)
+        if not old.state.terminal:
+            raise _not_ended(old)
+        request = old.request
+        draft = Draft(**{name: getattr(request, name) for name in Request.__dataclass_fields__})
+        try:
+            new = self._resolve(draft)
+        except UnknownModel:
+            # The model left the catalog; the job still carries all of it.
+            record = await self._db.read(history.record, old.id)
+            if record is None or not isinstance(request, Request):
+                raise
+            new = NewJob(request=request, model=Model.from_dict(record))
+        new = replace(new, series=old.series, cell=old.cell, retry_of=old.id, priority=old.priority)
+        (new_job,) = await self._db.write(queue.submit, [new])
+        self._mine.add(new_job)
+        return await self.job(new_job)
+
+    async def job(self, job_id: str) -> Job:
+        """One job, by its id or a unique beginning or end of it."""
+        return await self._db.read(history.job, job_id)
+
+    async def jobs(
+        self,
+        *,
+        state: str | None = None,
+        model: str | None = None,
+        series: str | None = None,
+        q: str | None = None,
+        before: str | None = None,
+        limit: int = 50,
+    ) -> list[Job]:
+        """Newest first, a page at a time."""
+        return await self._db.read(
+            history.jobs_list, state=state, model=model, series_id=series, q=q, before=before, limit=limit
+        )
+
+    async def submit_series(
+        self,
+        prompts: Sequence[str],
+        models: Sequence[str],
+        seeds: Sequence[int],
+        *,
+        settings: Mapping[str, Any],
+        series_id: str | None = None,
+        cells: Sequence[Cell] | None = None,
+    ) -> Series:
+        """Check every cell, then record the series and queue its jobs, each model's together.
+
+        With `series_id` of one that exists, the cells are added to it.
+        """
+        wanted = cells if cells is not None else series_cells(prompts, models, seeds)
+        asked = {name: settings[name] for name in _SERIES_FIELDS if settings.get(name) is not None}
+        new_series = series_id or new_id()
+        new = [
+            replace(
+                self._resolve(Draft(prompt=cell.prompt, model=cell.model, seed=cell.seed, **asked)),
+                series=new_series,
+                cell=cell.index,
+            )
+            for cell in wanted
+        ]
+        ids = await self._db.write(
+            history.new_series,
+            new_series,
+            prompts=prompts,
+            models=models,
+            seeds=seeds,
+            settings=settings,
+            new=new,
+        )
+        self._mine.update(ids)
+        return await self.series(new_series)
+
+    async def series(self, series_id: str) -> Series:
+        """One series with its cells, by its id or a unique part of it."""
+        return await self._db.read(history.series_one, series_id)
+
+    async def series_list(self, limit: int = 50) -> list[Series]:
+        """Newest first."""
+        return await self._db.read(history.series_list, limit=limit)
+
+    async def cancel_series(self, series_id: str, *, by: str = "you") -> Series:
+        """Cancel the cells that have not ended."""
+        series = await self.series(series_id)
+        await self._db.write(history.cancel_series, series.id, by=by)
+        return await self.series(series.id)
+
+    async def orphans(self) -> list[Job]:
+        """Jobs that wait and that nobody alive would draw: left by a process that ended or was killed."""
+        return await self._db.read(self._orphans)
+
+    async def sweep(self) -> list[str]:
+        """Put the jobs of dead workers back into the queue."""
+        return await sweep(self._db, self._obituaries, self.log)
+
+    async def image_bytes(
+        self, image: StoredImage | str, *, size: Literal["full", "cell", "thumbnail"] = "full"
+    ) -> bytes:
+        """The bytes of a stored picture or of one of its small copies."""
+        path = await self._path(image)
+        return await self._images.get(path if size == "full" else side_path(path, _SIZES[size]))
+
+    async def image_path(self, image: StoredImage | str) -> Path | None:
+        """Where a stored picture lies, when it lies in a folder."""
+        return self._images.file_of(await self._path(image))
+
+    async def usable_models(self) -> list[str]:
+        """Every enabled model whose cheap check passes; the mocks only if nothing else does."""
+        models = [model for model in self.catalog.models.values() if model.enabled]
+        passed = await asyncio.gather(*(self._passes(model) for model in models))
+        usable = [model for model, ok in zip(models, passed, strict=True) if ok]
+        real = [model.name for model in usable if model.backend != "mock"]
+        return real or [model.name for model in usable]
+
+    def backend_for(self, model: Model) -> Backend:
+        """The backend that draws this model; made once per process."""
+        return self._backend_for(model)
+
+    async def check_store(self) -> str:
+        """Raise what is wrong with the database; otherwise say where it is."""
+        await self._db.read(history.jobs_list, limit=1)
+        return self.settings.database_url
+
+    async def workers(self) -> list[Mapping[str, Any]]:
+        """The workers that are alive."""
+        rows = await self._db.read(presence.everyone)
+        dead = self._obituaries.dead(rows)
+        return [dict(row._mapping) for row in rows if row.id not in dead]
+
+    async def _passes(self, model: Model) -> bool:
+        try:
+            async with asyncio.timeout(CHECK_S):
+                return all(check.ok for check in await self._backend_for(model).check(model))
+        except (ImagenError, TimeoutError):
+            return False
+
+    def _backend_for(self, model: Model) -> Backend:
+        if model.backend not in self._backends:
+            made = registration(model.backend).create(self.settings.backends.get(model.backend, {}))
+            self._backends[model.backend] = made
+        return self._backends[model.backend]
+
+    def _resolve(self, draft: Draft) -> NewJob:
+        resolved = self.catalog.resolve(draft, lambda: secrets.randbits(32))
+        return NewJob(
+            request=resolved.request,
+            model=resolved.model,
+            preview=draft.preview,
+            warnings=[(warned.code, warned.message) for warned in resolved.warnings],
+            priority=draft.priority,
+            webhook=draft.webhook,
+        )
+
+    def _draw(self, job: Job, fields: Mapping[str, Any]) -> AsyncGenerator[Event]:
+        policy = _draft("x", fields).preview
+        return self.follow(job.id, previews=policy is not None and not policy.off)
+
+    async def _end_of(self, job_id: str) -> None:
+        async with aclosing(self.follow(job_id)) as events:
+            async for _event in events:
+                pass
+
+    async def _path(self, image: StoredImage | str) -> str:
+        image_id = image if isinstance(image, str) else image.id
+        path = await self._db.read(history.image_path, image_id)
+        if path is None:
+            raise MissingFile(f"there is no picture {image_id}", hint="see `imagen jobs list`")
+        return path
+
+    def _served(self, connection: Connection) -> set[str]:
+        rows = presence.everyone(connection)
+        dead = self._obituaries.dead(rows)
+        return {model for row in rows if not row.solo and row.id not in dead for model in row.models}
+
+    def _orphans(self, connection: Connection) -> list[Job]:
+        rows = presence.everyone(connection)
+        dead = self._obituaries.dead(rows)
+        alive = {row.id for row in rows if row.id not in dead}
+        served = {model for row in rows if not row.solo and row.id in alive for model in row.models}
+        solo = any(row.solo for row in rows if row.id in alive)
+        orphans = []
+        for job in history.waiting(connection):
+            left = job.worker not in alive if job.state is State.RUNNING else _model_of(job) not in served
+            # A one-shot command that runs right now works its own queued jobs; whose they are nobody can tell.
+            if left and job.id not in self._mine and not (solo and job.state is State.QUEUED and job.attempt == 0):
+                orphans.append(job)
+        return orphans
+
+
+_SIZES = {"cell": CELL, "thumbnail": THUMBNAIL}
+_SERIES_FIELDS = ("width", "height", "steps", "negative", "guidance", "options")
+
+
+def series_cells(prompts: Sequence[str], models: Sequence[str], seeds: Sequence[int]) -> list[Cell]:
+    """Every prompt with every seed for one model, then the next model: each is loaded once."""
+    grid = [(model, prompt, seed) for model in models for prompt in prompts for seed in seeds]
+    return [
+        Cell(index=index, prompt=prompt, model=model, seed=seed) for index, (model, prompt, seed) in enumerate(grid)
+    ]
+
+
+def _draft(prompt: str, fields: Mapping[str, Any]) -> Draft:
+    given = dict(fields)
+    wish = given.pop("preview", None)
+    others = {name: given.pop(name) for name in ("emit_previews", "preview_stride") if name in given}
+    if others:
+        wish = others | (dict(wish) if isinstance(wish, Mapping) else {})
+    return Draft(prompt=prompt, preview=preview_policy(wish), **given)
+
+
+def _model_of(job: Job) -> str | None:
+    return job.request.model
+
+
+def _not_ended(job: Job) -> ImagenError:
+    return Conflict(
+        f"job {job.id} is {job.state.value}",
+        hint=f"wait for its end, or `imagen jobs cancel {job.id}` first",
+    )

@@ -1,0 +1,1 @@
+"""What is said: plain frozen values, standard library only."""

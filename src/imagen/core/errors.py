@@ -1,0 +1,232 @@
+"""The error tree: what happened, whose turn it is, and what to do next.
+
+ImagenError                    whose turn     exit   HTTP
+├─ RequestError                yours          2      400
+│  ├─ UnknownModel · UnknownJob · UnknownSeries      404
+│  ├─ Unsupported              the model cannot do that
+│  ├─ TooLarge                 a limit was passed
+│  └─ Conflict                 409
+├─ SetupError                  the owner's    3      503
+│  ├─ BadConfig · NotConfigured · MissingFile · MissingExtra
+│  ├─ Unwritable · DiskFull
+│  └─ WrongDatabase            older or newer than this program
+└─ BackendError                the backend's  1      502
+   ├─ Unreachable (503) · RateLimited (429) · TimedOut (504)
+   └─ Rejected · OutOfMemory (503) · Crashed
+"""
+
+import re
+from dataclasses import dataclass
+from typing import Any, ClassVar, Self
+
+
+class ImagenError(Exception):
+    """Base of every error this package raises on purpose."""
+
+    exit_code: ClassVar[int] = 1
+    http_status: ClassVar[int] = 500
+    retryable: ClassVar[bool] = False
+    type: ClassVar[str] = "imagen_error"
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        hint: str,
+        param: str | None = None,
+        retry_after_s: float | None = None,
+        detail: str | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.message = message
+        self.hint = hint
+        self.param = param
+        self.retry_after_s = retry_after_s
+        self.detail = detail
+
+    @property
+    def code(self) -> str:
+        """The stable name programs switch on: the class name in snake_case."""
+        return code_of(type(self))
+
+    def as_dict(self) -> dict[str, Any]:
+        """The shape in which an error is stored and sent."""
+        shape: dict[str, Any] = {
+            "type": type(self).type,
+            "code": self.code,
+            "message": self.message,
+            "hint": self.hint,
+            "param": self.param,
+            "retryable": self.retryable,
+        }
+        if self.retry_after_s is not None:
+            shape["retry_after_s"] = self.retry_after_s
+        if self.detail is not None:
+            shape["detail"] = self.detail
+        return shape
+
+    @staticmethod
+    def from_dict(shape: dict[str, Any]) -> "ImagenError":
+        """Rebuild a stored error; a code of a later version becomes a plain ImagenError."""
+        kind = BY_CODE.get(shape.get("code", ""), ImagenError)
+        return kind(
+            shape.get("message", "unknown error"),
+            hint=shape.get("hint") or "see `imagen jobs show` for the whole record",
+            param=shape.get("param"),
+            retry_after_s=shape.get("retry_after_s"),
+            detail=shape.get("detail"),
+        )
+
+
+class RequestError(ImagenError):
+    """The request was wrong: the caller's turn."""
+
+    exit_code = 2
+    http_status = 400
+    type = "invalid_request_error"
+
+
+class UnknownModel(RequestError):
+    """No model of that name."""
+
+    http_status = 404
+
+
+class UnknownJob(RequestError):
+    """No job of that id."""
+
+    http_status = 404
+
+
+class UnknownSeries(RequestError):
+    """No series of that id."""
+
+    http_status = 404
+
+
+class Unsupported(RequestError):
+    """The model cannot do what was asked."""
+
+    http_status = 422
+
+
+class TooLarge(RequestError):
+    """A limit was passed; the message names it."""
+
+
+class Conflict(RequestError):
+    """The request contradicts an earlier one."""
+
+    http_status = 409
+
+
+class SetupError(ImagenError):
+    """The set-up is not complete: the owner's turn."""
+
+    exit_code = 3
+    http_status = 503
+    type = "setup_error"
+
+
+class BadConfig(SetupError):
+    """A settings or model file is wrong; the message names file and line."""
+
+
+class NotConfigured(SetupError):
+    """Something needed was never configured."""
+
+
+class MissingFile(SetupError):
+    """A file that should be there is not."""
+
+
+class MissingExtra(SetupError):
+    """An optional package is not installed."""
+
+
+class Unwritable(SetupError):
+    """A place to write to refuses."""
+
+
+class DiskFull(SetupError):
+    """No room left where pictures or the database live."""
+
+
+class WrongDatabase(SetupError):
+    """The database is older or newer than this program."""
+
+
+class BackendError(ImagenError):
+    """The backend failed: its turn."""
+
+    exit_code = 1
+    http_status = 502
+    type = "backend_error"
+
+
+class Unreachable(BackendError):
+    """The backend does not answer."""
+
+    http_status = 503
+    retryable = True
+
+
+class RateLimited(BackendError):
+    """The backend asks for patience."""
+
+    http_status = 429
+    retryable = True
+
+
+class TimedOut(BackendError):
+    """The backend took too long."""
+
+    http_status = 504
+    retryable = True
+
+
+class Rejected(BackendError):
+    """The backend refused this request and would refuse it again."""
+
+
+class OutOfMemory(BackendError):
+    """The device has too little memory for this request."""
+
+    http_status = 503
+
+
+class Crashed(BackendError):
+    """The backend broke while drawing."""
+
+
+def code_of(kind: type[ImagenError]) -> str:
+    """`UnknownModel` -> `unknown_model`."""
+    return re.sub(r"(?<!^)(?=[A-Z])", "_", kind.__name__).lower()
+
+
+def _tree(kind: type[ImagenError]) -> list[type[ImagenError]]:
+    return [kind, *(leaf for child in kind.__subclasses__() for leaf in _tree(child))]
+
+
+BY_CODE: dict[str, type[ImagenError]] = {code_of(kind): kind for kind in _tree(ImagenError)}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Check:
+    """One thing looked at before it is needed: fine, or the very error it would raise later."""
+
+    name: str
+    error: ImagenError | None = None
+    note: str = ""
+
+    @property
+    def ok(self) -> bool:
+        return self.error is None
+
+    @classmethod
+    def passed(cls, name: str, note: str = "") -> Self:
+        return cls(name=name, note=note)
+
+    @classmethod
+    def failed(cls, name: str, error: ImagenError) -> Self:
+        return cls(name=name, error=error)

@@ -1,0 +1,127 @@
+"""Job and Series: what is remembered about one request, and about an ordered set of them."""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from datetime import datetime
+from enum import StrEnum
+from typing import Any
+
+from imagen.core.errors import ImagenError
+from imagen.core.request import Draft, Request
+
+
+class State(StrEnum):
+    """Where a job stands. A terminal state is final: a retry is a new job."""
+
+    QUEUED = "queued"
+    RUNNING = "running"
+    COMPLETED = "completed"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+
+    @property
+    def terminal(self) -> bool:
+        return not MOVES[self]
+
+
+MOVES: dict[State, frozenset[State]] = {
+    State.QUEUED: frozenset({State.RUNNING, State.FAILED, State.CANCELLED}),
+    State.RUNNING: frozenset({State.QUEUED, State.COMPLETED, State.FAILED, State.CANCELLED}),
+    State.COMPLETED: frozenset(),
+    State.FAILED: frozenset(),
+    State.CANCELLED: frozenset(),
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StoredImage:
+    """One finished picture, as recorded."""
+
+    index: int
+    id: str
+    url: str
+    width: int
+    height: int
+    seed: int
+    sha256: str
+    pixels_sha256: str
+    state: str = "stored"  # or "deleted": the record and the hash outlive the bytes
+
+    def as_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, shape: Mapping[str, Any]) -> "StoredImage":
+        return cls(**{key: shape[key] for key in cls.__dataclass_fields__ if key in shape})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Job:
+    """One request and what became of it."""
+
+    id: str
+    state: State
+    request: Request | Draft  # a row that came by SQL stays a Draft until a worker resolves it
+    attempt: int = 0
+    failures: int = 0
+    priority: int = 0
+    owner: str = "local"
+    phase: str | None = None
+    progress: Mapping[str, Any] | None = None
+    position: int | None = None
+    waits_for: str | None = None
+    images: tuple[StoredImage, ...] = ()
+    error: ImagenError | None = None
+    timings: Mapping[str, float] = field(default_factory=dict)
+    facts: Mapping[str, Any] = field(default_factory=dict)
+    series: str | None = None
+    cell: int | None = None
+    retry_of: str | None = None
+    worker: str | None = None
+    device: str | None = None
+    cancel_requested: bool = False
+    created_at: datetime
+    started_at: datetime | None = None
+    finished_at: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Cell:
+    """One place in a series: which prompt, model and seed belong there, and the job that fills it."""
+
+    index: int
+    prompt: str
+    model: str
+    seed: int
+    job: Job | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Series:
+    """An ordered set of jobs; a comparison is one."""
+
+    id: str
+    prompts: tuple[str, ...]
+    models: tuple[str, ...]
+    seeds: tuple[int, ...]
+    cells: tuple[Cell, ...] = ()
+    settings: Mapping[str, Any] = field(default_factory=dict)  # size and steps asked for, and the folder to write to
+    owner: str = "local"
+    cancelled: bool = False
+    created_at: datetime
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """How many cells stand in each state."""
+        states = [cell.job.state for cell in self.cells if cell.job]
+        return {state.value: states.count(state) for state in State if state in states}
+
+    @property
+    def state(self) -> str:
+        """running until every cell ended; then completed, partial or cancelled."""
+        states = {cell.job.state for cell in self.cells if cell.job}
+        if any(not state.terminal for state in states):
+            return "running"
+        if states == {State.COMPLETED}:
+            return "completed"
+        return "cancelled" if self.cancelled and State.FAILED not in states else "partial"

@@ -1,0 +1,1 @@
+"""Who drives: one job on one backend, workers that claim jobs, and what is made of the results."""

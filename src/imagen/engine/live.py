@@ -1,0 +1,196 @@
+"""What is true only now: phase, progress and the latest preview of a running job, and who wants to see it."""
+
+import asyncio
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from datetime import UTC, datetime
+from typing import Any
+
+from sqlalchemy import Connection
+
+from imagen.core import events, signals
+from imagen.core.request import PreviewPolicy
+from imagen.previews import policy as policies
+from imagen.store import journal
+from imagen.store.db import Database
+from imagen.store.queue import Claim
+
+LOOK_S = 0.2  # how often a quiet job looks whether it was cancelled or is being watched
+
+
+class Live:
+    """The backend's preview sink, and the writer of the job's one live row.
+
+    Writes are conflated: while one is under way only the newest state is kept. `flush` brings
+    everything out, and is called before every durable event, so that nothing is told out of order.
+    """
+
+    def __init__(
+        self, db: Database, claim: Claim, policy: PreviewPolicy, monotonic: Callable[[], float] = time.monotonic
+    ) -> None:
+        self.seq = claim.seq
+        self.cancel_asked = False
+        self.lost = False  # another attempt has the job
+        self.last_step: int | None = None
+        self._db = db
+        self._claim = claim
+        self._policy = policy
+        self._monotonic = monotonic
+        self._watched = False
+        self._promised = policies.promised(policy) and claim.preview is not None
+        self._tick = claim.attempt * 1_000_000  # rises over attempts too, so that a follower's mark stays good
+        self._phase: events.Phase | None = None
+        self._progress: events.Progress | None = None
+        self._frames: list[events.Preview] = []
+        self._frame_count = 0
+        self._frame_ms = 0.0
+        self._last_frame = float("-inf")
+        self._dirty = asyncio.Event()
+        self._writing = asyncio.Lock()
+        self._task: asyncio.Task[None] | None = None
+        self._first_step: tuple[float, int] | None = None
+        self._offset_share = 0.0
+        self._stretch = 1.0
+
+    def start(self, on_cancel: Callable[[], object]) -> None:
+        """Begin writing; `on_cancel` is called once if the job's end is asked for or it is lost."""
+        self._task = asyncio.create_task(self._keep_writing(on_cancel), name=f"live-{self._claim.job}")
+
+    async def stop(self) -> None:
+        """Stop writing."""
+        if self._task:
+            self._task.cancel()
+            with suppress(asyncio.CancelledError):
+                await self._task
+
+    @property
+    def max_size(self) -> int:
+        return self._policy.max_size
+
+    @property
+    def wanted(self) -> bool:
+        """Does anybody want previews at all, now?"""
+        return not self._policy.off and (self._claim.preview is not None or self._watched)
+
+    def wants(self, step: int, total: int) -> bool:
+        """The backend asks before it makes a preview."""
+        if not self.wanted or step not in policies.wanted_steps(self._policy, total):
+            return False
+        return (self._monotonic() - self._last_frame) * 1000 >= policies.interval_ms(self._policy)
+
+    def share(self, *, done: int, n: int, now: int) -> None:
+        """The backend draws `now` of `n` pictures, `done` others exist: its steps are a part of the job's."""
+        self._stretch = n / now
+        self._offset_share = done / n
+
+    def phase(self, name: str) -> None:
+        """A new phase."""
+        if self._phase is None or self._phase.phase != name:
+            self._phase = events.Phase(phase=name, **self._envelope())
+            self._dirty.set()
+
+    def step(self, step: int, total: int, image: int) -> None:
+        """A step is done. Steps never go back and never pass the total, whatever a backend says."""
+        if total < 1:
+            return
+        whole = round(total * self._stretch)
+        here = min(round(whole * self._offset_share) + max(step, 0), whole)
+        if self._progress and self._progress.total == whole and here <= self._progress.step:
+            return
+        now = self._monotonic()
+        eta_s = None
+        if self._first_step is None:
+            self._first_step = (now, here)
+        elif here > self._first_step[1]:
+            since, at = self._first_step
+            eta_s = round((now - since) / (here - at) * (whole - here), 2)
+        self.last_step = here
+        self._progress = events.Progress(step=here, total=whole, image=image, eta_s=eta_s, **self._envelope())
+        self._dirty.set()
+
+    async def preview(self, signal: signals.Preview, image: int) -> None:
+        """Encode a preview off the event loop and show it."""
+        from imagen.previews.encode import encode_preview
+
+        self._last_frame = self._monotonic()
+        begun = time.perf_counter()
+        small = await asyncio.to_thread(
+            encode_preview,
+            signal.data,
+            signal.mime,
+            signal.width,
+            signal.height,
+            max_size=self._policy.max_size,
+            format=self._policy.format,
+            quality=self._policy.quality,
+        )
+        frame = events.Preview(
+            step=min(round(self._offset_share * signal.total * self._stretch) + signal.step, 2**31),
+            total=round(signal.total * self._stretch),
+            image=image,
+            index=self._frame_count,
+            mime=small.mime,
+            width=small.width,
+            height=small.height,
+            target_width=self._claim.request.width,
+            target_height=self._claim.request.height,
+            method=signal.method,
+            estimate=signal.estimate,
+            decode_ms=round(signal.decode_ms, 2),
+            data=small.data,
+            **self._envelope(),
+        )
+        self._frame_count += 1
+        self._frame_ms += signal.decode_ms + (time.perf_counter() - begun) * 1000
+        if not self._promised:
+            self._frames.clear()
+        self._frames.append(frame)
+        self._dirty.set()
+
+    def cost(self) -> dict[str, float]:
+        """What the previews cost: frames, and milliseconds of decoding and encoding."""
+        return {"frames": self._frame_count, "ms": round(self._frame_ms, 2)}
+
+    async def flush(self) -> None:
+        """Write what is not written yet."""
+        async with self._writing:
+            if not self._dirty.is_set():
+                return
+            self._dirty.clear()
+            frames, self._frames = self._frames, []
+            self._note(await self._db.write(self._write, self._phase, self._progress, frames))
+
+    def _note(self, told: journal.Attention) -> None:
+        self._watched = told.watched
+        self.lost = self.lost or told.attempt != self._claim.attempt
+        self.cancel_asked = self.cancel_asked or (told.cancel_requested and not self.lost)
+
+    def _envelope(self) -> dict[str, Any]:
+        self._tick += 1
+        return {"job": self._claim.job, "seq": self.seq, "attempt": self._claim.attempt, "tick": self._tick}
+
+    def _write(
+        self,
+        connection: Connection,
+        phase: events.Phase | None,
+        progress: events.Progress | None,
+        frames: list[events.Preview],
+    ) -> journal.Attention:
+        claim = self._claim
+        journal.set_live(connection, claim.job, claim.attempt, self._tick, phase, progress)
+        for frame in frames:
+            journal.set_preview(connection, frame, keep=self._promised)
+        return journal.attention(connection, claim.job, datetime.now(UTC))
+
+    async def _keep_writing(self, on_cancel: Callable[[], object]) -> None:
+        while True:
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._dirty.wait(), LOOK_S)
+            if self._dirty.is_set():
+                await self.flush()
+            else:
+                self._note(await self._db.read(journal.attention, self._claim.job, datetime.now(UTC)))
+            if self.cancel_asked or self.lost:
+                on_cancel()
+                return

@@ -1,0 +1,318 @@
+"""One job on one backend: signals go in, events come out, exactly one end is recorded.
+
+Whatever a backend says, in whatever order, the record stays grammatical: steps rise, pictures are
+recorded once and only after they are stored, and a preview that fails costs a warning, never the job.
+"""
+
+import asyncio
+import time
+from collections.abc import AsyncGenerator, Callable, Mapping
+from contextlib import aclosing
+from datetime import UTC, datetime
+from typing import Any, assert_never
+
+from imagen.backends.base import Backend
+from imagen.core import events, signals
+from imagen.core.errors import Crashed, ImagenError
+from imagen.core.ids import new_id
+from imagen.core.job import State, StoredImage
+from imagen.core.request import PreviewPolicy
+from imagen.engine.live import Live
+from imagen.engine.stopwatch import Stopwatch
+from imagen.previews import policy as policies
+from imagen.store import journal, queue
+from imagen.store.db import Database
+from imagen.store.images import CELL, THUMBNAIL, ImageStore, side_path
+from imagen.store.queue import Claim, LeaseLost
+
+LATER = "see `imagen jobs show {job}` for the whole record"
+
+
+def started(claim: Claim, watched: bool, policy: PreviewPolicy) -> events.Started:
+    """The event of the claim itself: what exactly will be drawn, where, and whether previews will be made."""
+    asked = claim.preview is not None
+    if policy.off:
+        preview = {"method": "off", "why": "switched off"}
+    elif asked or watched:
+        preview = {"method": policy.method, "why": "requested" if asked else "somebody watches"}
+    else:
+        preview = {"method": "off", "why": "unwatched_at_start"}
+    return events.Started(
+        job=claim.job,
+        attempt=claim.attempt,
+        request=claim.request.as_dict(),
+        worker=claim.worker,
+        device=claim.model.device,
+        preview=preview,
+    )
+
+
+async def run(
+    claim: Claim,
+    backend: Backend,
+    *,
+    db: Database,
+    images: ImageStore,
+    policy: PreviewPolicy,
+    monotonic: Callable[[], float] = time.monotonic,
+) -> State | None:
+    """Draw a claimed job to its end. Returns the state it was left in, or None when the lease was lost.
+
+    Cancelling the caller's task gives the job back to the queue.
+    """
+    return await _Attempt(claim, backend, db, images, policy, monotonic).run()
+
+
+class _Attempt:
+    def __init__(
+        self,
+        claim: Claim,
+        backend: Backend,
+        db: Database,
+        images: ImageStore,
+        policy: PreviewPolicy,
+        monotonic: Callable[[], float],
+    ) -> None:
+        self.claim = claim
+        self.backend = backend
+        self.db = db
+        self.images = images
+        self.policy = policy
+        self.watch = Stopwatch(monotonic)
+        self.live = Live(db, claim, policy, monotonic)
+        self.saved = {image.index for image in claim.images}
+        self.facts: dict[str, Any] = {}
+        self.preview_failed = False
+        self.total_known = False
+
+    async def run(self) -> State | None:
+        drawing = asyncio.create_task(self._draw(), name=f"draw-{self.claim.job}")
+        self.live.start(on_cancel=drawing.cancel)
+        try:
+            await drawing
+        except LeaseLost:
+            return None
+        except asyncio.CancelledError:
+            if self.live.lost:
+                return None
+            if self.live.cancel_asked:
+                return await self._cancelled()
+            drawing.cancel()
+            await asyncio.gather(drawing, return_exceptions=True)
+            await self._give_back("the worker was stopped", None)
+            raise
+        except ImagenError as error:
+            return await self._failed(error)
+        except Exception as exc:
+            broke = Crashed(
+                f"the backend {self.claim.model.backend} broke: {type(exc).__name__}: {exc}",
+                hint=f"this is a fault in the backend, not in the request; {LATER.format(job=self.claim.job)}",
+            )
+            broke.__cause__ = exc
+            return await self._failed(broke)
+        else:
+            return await self._completed()
+        finally:
+            await self.live.stop()
+
+    async def _draw(self) -> None:
+        request = self.claim.request
+        for first, count in _gaps(self.saved, request.n):
+            resume = None
+            handle = self.claim.handle
+            if handle is not None and handle["first"] <= first < handle["first"] + handle["n"]:
+                # Outside work may be under way for a range of which some pictures are already here: take it as it is.
+                first, count, resume = handle["first"], handle["n"], handle["token"]
+            self.live.share(done=len(self.saved - set(range(first, first + count))), n=request.n, now=count)
+            said = self.backend.generate(request.part(first, count), self.claim.model, self.live, resume=resume)
+            async with aclosing(said):
+                await self._listen(said, first, count)
+        missing = set(range(request.n)) - self.saved
+        if missing:
+            raise Crashed(
+                f"the backend {self.claim.model.backend} ended without picture {min(missing) + 1} of {request.n}",
+                hint=f"try again with `imagen jobs retry {self.claim.job}`; if it stays so, report it to the backend",
+            )
+
+    async def _listen(self, said: AsyncGenerator[signals.Signal], first: int, count: int) -> None:
+        async for signal in said:
+            match signal:
+                case signals.Phase(name=name):
+                    self.watch.enter(name)
+                    self.live.phase(name)
+                case signals.Step():
+                    await self._step(signal, first)
+                case signals.Preview():
+                    await self._preview(signal, first)
+                case signals.Notice(code=code, message=message):
+                    await self._warn(code, message)
+                case signals.Handle(token=token):
+                    # Stored before the backend goes on: it must be findable before there is anything to find.
+                    handle = {"token": token, "first": first, "n": count}
+                    await self.db.write(queue.keep_handle, self.claim, handle)
+                case signals.Output():
+                    await self._save(signal, first)
+                case _:
+                    assert_never(signal)
+
+    async def _step(self, signal: signals.Step, first: int) -> None:
+        if self.watch.phase not in ("sampling", "decoding"):
+            self.watch.enter("sampling")
+            self.live.phase("sampling")
+        self.live.step(signal.step, signal.total, first + signal.image)
+        if not self.total_known and signal.total > 0:
+            self.total_known = True
+            said = policies.unhonoured(self.policy, signal.total) if self.claim.preview else None
+            if said:
+                await self._warn("preview_not_possible", said)
+
+    async def _preview(self, signal: signals.Preview, first: int) -> None:
+        if signal.step >= signal.total or not self.live.wanted:
+            return  # never the last step: the picture itself comes next
+        try:
+            await self.live.preview(signal, first + signal.image)
+        except LeaseLost:
+            raise
+        except Exception as exc:
+            if not self.preview_failed:
+                self.preview_failed = True
+                await self._warn("preview_failed", f"a preview could not be shown: {exc}")
+
+    async def _save(self, output: signals.Output, first: int) -> None:
+        index = first + output.index
+        request, model = self.claim.request, self.claim.model
+        if not 0 <= index < request.n:
+            raise Crashed(
+                f"the backend {model.backend} gave picture {index + 1} of {request.n}",
+                hint="this is a fault in the backend; report it there",
+            )
+        if index in self.saved:
+            return
+        self.watch.enter("saving")
+        self.live.phase("saving")
+        import imagen.engine.sidecar as sidecar  # Pillow and its friends, only once there is something to save
+
+        done = await asyncio.to_thread(sidecar.finish, output, request, model, index)
+        at = datetime.now(UTC)
+        image_id = new_id()
+        path = self.images.path_of(image_id, done.extension, at)
+        image = StoredImage(
+            index=index,
+            id=image_id,
+            url=self.images.url_of(path),
+            width=done.width,
+            height=done.height,
+            seed=request.seed + index if output.seed is None else output.seed,
+            sha256=done.sha256,
+            pixels_sha256=done.pixels_sha256,
+        )
+        self._note(output.facts)
+        beside = sidecar.sidecar(request, model, image, self._run(at))
+        await asyncio.gather(
+            self.images.put(side_path(path, THUMBNAIL), done.thumbnail),
+            self.images.put(side_path(path, CELL), done.cell),
+            self.images.put(side_path(path, "sidecar"), sidecar.as_bytes(beside)),
+            self.images.put(path, done.data),
+        )
+        await self.live.flush()
+        said = events.Image(job=self.claim.job, attempt=self.claim.attempt, at=at, image=image)
+        self.live.seq = await self.db.write(queue.add_image, self.claim, said, path=path, mime=done.mime)
+        self.saved.add(index)
+
+    async def _warn(self, code: str, message: str) -> None:
+        await self.live.flush()
+        said = events.Warning(job=self.claim.job, attempt=self.claim.attempt, code=code, message=message)
+        self.live.seq = await self.db.write(queue.say, self.claim, said)
+
+    async def _completed(self) -> State | None:
+        def end(stored: tuple[StoredImage, ...]) -> events.Completed:
+            return events.Completed(
+                job=self.claim.job,
+                attempt=self.claim.attempt,
+                images=stored,
+                timings=self._timings(),
+                preview_cost=self.live.cost(),
+                vram_peak_mib=self.facts.get("vram_peak_mib"),
+                vram_method=self.facts.get("vram_method"),
+            )
+
+        return await self._finish(State.COMPLETED, end)
+
+    async def _cancelled(self) -> State | None:
+        by = await self.db.read(journal.cancelled_by, self.claim.job)
+
+        def end(stored: tuple[StoredImage, ...]) -> events.Cancelled:
+            return events.Cancelled(
+                job=self.claim.job, attempt=self.claim.attempt, by=by, step=self.live.last_step, images=stored
+            )
+
+        return await self._finish(State.CANCELLED, end)
+
+    async def _failed(self, error: ImagenError) -> State | None:
+        if self.live.cancel_asked:
+            return await self._cancelled()  # whatever broke, broke because it was being closed
+        if error.retryable:
+            return await self._give_back(error.message, error)
+
+        def end(stored: tuple[StoredImage, ...]) -> events.Failed:
+            return events.Failed(job=self.claim.job, attempt=self.claim.attempt, error=error, images=stored)
+
+        return await self._finish(State.FAILED, end)
+
+    async def _finish(self, state: State, end: Callable[[tuple[StoredImage, ...]], Any]) -> State | None:
+        try:
+            await self.live.flush()
+            facts = self.facts | {"preview_cost": self.live.cost()}
+            await self.db.write(queue.finish, self.claim, state, end, timings=self._timings(), facts=facts)
+        except LeaseLost:
+            return None
+        return state
+
+    async def _give_back(self, reason: str, error: ImagenError | None) -> State | None:
+        try:
+            return await self.db.write(queue.give_back, self.claim, reason=reason, error=error)
+        except LeaseLost:
+            return None
+
+    def _note(self, facts: Mapping[str, Any]) -> None:
+        """Facts of several pictures: the highest peak, the sum of the costs."""
+        for key, value in facts.items():
+            match key:
+                case "vram_peak_mib":
+                    self.facts[key] = max(value, self.facts.get(key, 0))
+                case "cost":
+                    self.facts[key] = value + self.facts.get(key, 0)
+                case _:
+                    self.facts[key] = value
+
+    def _timings(self) -> dict[str, float]:
+        """Measured here, except what only the backend can know."""
+        told = self.facts.get("timings") or {}
+        return {"queue": round(self.claim.waited_s, 4), **self.watch.split(), **told}
+
+    def _run(self, at: datetime) -> dict[str, Any]:
+        return {
+            "job": self.claim.job,
+            "attempt": self.claim.attempt,
+            "worker": self.claim.worker,
+            "device": self.claim.model.device,
+            "saved_at": at.isoformat(timespec="milliseconds"),
+            "timings": self._timings(),
+            "vram_peak_mib": self.facts.get("vram_peak_mib"),
+            "vram_method": self.facts.get("vram_method"),
+            "cost": self.facts.get("cost"),
+            "preview_cost": self.live.cost(),
+        }
+
+
+def _gaps(saved: set[int], n: int) -> list[tuple[int, int]]:
+    """Runs of pictures still to draw, as (first, count)."""
+    runs: list[tuple[int, int]] = []
+    for index in range(n):
+        if index in saved:
+            continue
+        if runs and sum(runs[-1]) == index:
+            runs[-1] = (runs[-1][0], runs[-1][1] + 1)
+        else:
+            runs.append((index, 1))
+    return runs

@@ -1,0 +1,196 @@
+"""A worker: claims jobs, runs them, says that it is alive, and buries the dead."""
+
+import asyncio
+import contextlib
+import os
+import platform
+import time
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime
+
+from sqlalchemy import Connection
+
+from imagen.backends.base import Backend
+from imagen.core.errors import ImagenError
+from imagen.core.events import Started
+from imagen.core.ids import new_id
+from imagen.core.model import Model
+from imagen.core.request import Draft, PreviewPolicy, preview_policy
+from imagen.engine import runner
+from imagen.previews.policy import merge
+from imagen.store import presence, queue
+from imagen.store.db import Database
+from imagen.store.images import ImageStore
+from imagen.store.queue import Claim, NewJob
+
+IDLE_S = 1.0  # a worker that hears nothing looks this often; run_after of a failed job has no bell
+STREAK = 16  # jobs of the loaded model in a row, while others wait
+STREAK_S = 60.0
+
+
+class Worker:
+    """Draws jobs until it is cancelled; then what it holds goes back to the queue.
+
+    `only` restricts it to the jobs it names (a one-shot command works its own), and such a worker
+    does not count as one that serves a model.
+    """
+
+    def __init__(
+        self,
+        db: Database,
+        images: ImageStore,
+        *,
+        resolve: Callable[[Draft], NewJob],
+        backend_for: Callable[[Model], Backend],
+        knows: Callable[[], Sequence[str]],
+        serves: Callable[[], Sequence[str]],
+        version: str,
+        server_policy: PreviewPolicy | None = None,
+        only: Callable[[Connection], Sequence[str]] | None = None,
+        obituaries: presence.Obituaries | None = None,
+        log: Callable[[str], None] = lambda _line: None,
+        monotonic: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.id = f"{platform.node()}-{os.getpid()}-{new_id()[-6:].lower()}"
+        self._db = db
+        self._images = images
+        self._resolve = resolve
+        self._backend_for = backend_for
+        self._knows = knows
+        self._serves = serves
+        self._version = version
+        self._server_policy = server_policy
+        self._only = only
+        self._obituaries = obituaries or presence.Obituaries()
+        self._log = log
+        self._monotonic = monotonic
+        self._running: dict[str, asyncio.Task[None]] = {}
+        self._loaded: dict[str, tuple[str, int, float]] = {}  # device -> model, jobs in a row, since when
+        self._returns: list[tuple[Claim, str]] = []  # jobs the database would not take back yet
+
+    async def run(self) -> None:
+        """Work until cancelled."""
+        async with self._alive():
+            while True:
+                mark = self._db.mark()
+                claimed = await self._claim()
+                if claimed is None:
+                    await self._db.changed(mark, IDLE_S)
+                    continue
+                task = asyncio.create_task(self._work(claimed), name=f"job-{claimed.job}")
+                self._running[claimed.job] = task
+
+    @asynccontextmanager
+    async def _alive(self) -> AsyncIterator[None]:
+        await self._db.write(self._arrive)
+        upkeep = asyncio.create_task(self._upkeep(), name=f"upkeep-{self.id}")
+        try:
+            yield
+        finally:
+            tasks = [*self._running.values(), upkeep]
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+            with contextlib.suppress(ImagenError):
+                await self._db.write(presence.leave, self.id)
+
+    def _arrive(self, connection: Connection) -> None:
+        presence.arrive(
+            connection,
+            self.id,
+            version=self._version,
+            models=self._serves(),
+            solo=self._only is not None,
+            now=datetime.now(UTC),
+        )
+
+    def _take(self, connection: Connection) -> Claim | None:
+        only = self._only(connection) if self._only is not None else None
+        if only is not None and not only:
+            return None
+        if not presence.listed(connection, self.id):
+            self._arrive(connection)  # we slept and were buried; what we claimed now would be taken away again
+        return queue.claim(
+            connection,
+            worker=self.id,
+            serves=None if only is not None else self._serves(),
+            resolve=self._resolve,
+            knows=self._knows(),
+            started=self._started,
+            loaded=self._preferred(),
+            only=only,
+        )
+
+    async def _upkeep(self) -> None:
+        while True:
+            try:
+                await self._sweep()
+                for claim, reason in self._returns[:]:
+                    with contextlib.suppress(queue.LeaseLost):
+                        await self._db.write(queue.give_back, claim, reason=reason)
+                    self._returns.remove((claim, reason))
+                if not await self._db.write(presence.beat, self.id, self._serves()):
+                    await self._db.write(self._arrive)
+            except ImagenError as error:
+                self._log(f"the database does not answer, trying on: {error.message}")
+            await asyncio.sleep(presence.HEARTBEAT_S)
+
+    async def _sweep(self) -> None:
+        await sweep(self._db, self._obituaries, self._log, but=self.id)
+
+    async def _claim(self) -> Claim | None:
+        try:
+            return await self._db.write(self._take)
+        except ImagenError as error:
+            self._log(f"cannot claim, trying on: {error.message}")
+            await asyncio.sleep(IDLE_S)
+            return None
+
+    def _started(self, claim: Claim, watched: bool) -> Started:
+        return runner.started(claim, watched, self._policy(claim))
+
+    def _policy(self, claim: Claim) -> PreviewPolicy:
+        return merge(claim.preview, preview_policy(claim.model.preview), self._server_policy)
+
+    def _preferred(self) -> list[str]:
+        now = self._monotonic()
+        return [model for model, streak, since in self._loaded.values() if streak < STREAK and now - since < STREAK_S]
+
+    def _note_loaded(self, claim: Claim) -> None:
+        model, streak, since = self._loaded.get(claim.model.device, ("", 0, 0.0))
+        if model == claim.model.name and streak < STREAK:
+            self._loaded[claim.model.device] = (model, streak + 1, since)
+        else:
+            self._loaded[claim.model.device] = (claim.model.name, 1, self._monotonic())
+
+    async def _work(self, claim: Claim) -> None:
+        self._note_loaded(claim)
+        try:
+            backend = self._backend_for(claim.model)
+            await runner.run(
+                claim,
+                backend,
+                db=self._db,
+                images=self._images,
+                policy=self._policy(claim),
+                monotonic=self._monotonic,
+            )
+        except ImagenError as error:
+            # Not even its failure could be recorded. It goes back as soon as the database answers.
+            self._log(f"job {claim.job}: {error.message}")
+            self._returns.append((claim, error.message))
+        finally:
+            self._running.pop(claim.job, None)
+
+
+async def sweep(
+    db: Database, obituaries: presence.Obituaries, log: Callable[[str], None], *, but: str | None = None
+) -> list[str]:
+    """Put the jobs of dead workers back; returns their ids."""
+    rows = await db.read(presence.everyone)
+    dead = [name for name in obituaries.dead(rows) if name != but]
+    lost = await db.write(presence.bury, dead, datetime.now(UTC))
+    for job_id in lost:
+        log(f"job {job_id} was left by a worker that died")
+    return lost

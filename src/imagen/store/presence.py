@@ -1,0 +1,166 @@
+"""Who is alive: workers say so by counting up, and whoever watches decides by its own monotonic clock.
+
+No clock is compared between machines, so a clock that jumps ends no lease. A process on the same
+host is known dead the moment it is gone.
+"""
+
+import os
+import platform
+import subprocess
+import time
+from collections.abc import Callable, Iterable
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import Connection, Row, delete, insert, select, update
+
+from imagen.core.errors import Crashed
+from imagen.core.job import State
+from imagen.store import queue
+from imagen.store.journal import KEEP_S
+from imagen.store.tables import jobs, live, previews, slots, watchers, workers
+
+HEARTBEAT_S = 3.0
+LEASE_S = 12.0  # four missed beats
+SWEEP_S = 3.0
+
+
+def arrive(
+    connection: Connection, worker: str, *, version: str, models: Iterable[str], solo: bool, now: datetime
+) -> None:
+    """Enter the list of workers."""
+    connection.execute(
+        insert(workers).values(
+            id=worker,
+            host=host(),
+            pid=os.getpid(),
+            pid_started=pid_started(os.getpid()) or "",
+            version=version,
+            beat=0,
+            solo=solo,
+            models=sorted(models),
+            started_at=now,
+        )
+    )
+
+
+def listed(connection: Connection, worker: str) -> bool:
+    """Are we still in the list, or were we buried?"""
+    return connection.execute(select(workers.c.id).where(workers.c.id == worker)).one_or_none() is not None
+
+
+def beat(connection: Connection, worker: str, models: Iterable[str]) -> bool:
+    """Still here; false when we were taken for dead and have to arrive anew."""
+    touched = connection.execute(
+        update(workers).where(workers.c.id == worker).values(beat=workers.c.beat + 1, models=sorted(models))
+    )
+    return touched.rowcount == 1
+
+
+def leave(connection: Connection, worker: str) -> None:
+    """Go, having given back everything."""
+    connection.execute(delete(workers).where(workers.c.id == worker))
+
+
+def everyone(connection: Connection) -> list[Row[Any]]:
+    """All workers that ever arrived and did not leave, dead or alive."""
+    return list(connection.execute(select(workers)).all())
+
+
+def bury(connection: Connection, dead: Iterable[str], now: datetime) -> list[str]:
+    """Take the jobs of dead workers away from them and tidy up; returns the ids of the jobs put back or ended."""
+    names = list(dead)
+    connection.execute(delete(workers).where(workers.c.id.in_(names)))
+    # A running job whose worker is not even listed was left by one that was buried while it slept.
+    lost = connection.execute(
+        select(jobs.c.id, jobs.c.worker).where(
+            jobs.c.state == State.RUNNING, jobs.c.worker.not_in(select(workers.c.id))
+        )
+    ).all()
+    for row in lost:
+        queue.requeue(
+            connection,
+            row.id,
+            reason=f"worker {row.worker} died",
+            error=Crashed(
+                f"the worker {row.worker} died while drawing",
+                hint="look at its log; three deaths in a row end a job, `imagen jobs retry` starts it anew",
+            ),
+        )
+    _tidy(connection, now)
+    return [row.id for row in lost]
+
+
+def _tidy(connection: Connection, now: datetime) -> None:
+    running = select(jobs.c.id).where(jobs.c.state == State.RUNNING)
+    stale = now - timedelta(seconds=KEEP_S)
+    queue.fail_unknown_models(connection, now)
+    connection.execute(update(slots).where(slots.c.job_id.not_in(running)).values(job_id=None, attempt=None))
+    connection.execute(delete(watchers).where(watchers.c.expires_at < now))
+    connection.execute(delete(live).where(live.c.updated_at < stale, live.c.job_id.not_in(running)))
+    connection.execute(delete(previews).where(previews.c.job_id.not_in(select(live.c.job_id))))
+
+
+class Obituaries:
+    """Remembers when each worker was last seen to count up, by our clock."""
+
+    def __init__(self, monotonic: Callable[[], float] = time.monotonic) -> None:
+        self._monotonic = monotonic
+        self._seen: dict[str, tuple[int, float]] = {}
+        self._looked = monotonic()
+
+    def dead(self, rows: Iterable[Row[Any]]) -> list[str]:
+        """Workers that are gone: their process does not exist, or they have not counted for a whole lease."""
+        now = self._monotonic()
+        if now - self._looked > LEASE_S / 2:
+            self._seen.clear()  # it is us who slept: nobody could have been seen meanwhile
+        self._looked = now
+        here = host()
+        gone = []
+        for row in rows:
+            counted, since = self._seen.get(row.id, (None, now))
+            if counted != row.beat:
+                since = now
+            self._seen[row.id] = (row.beat, since)
+            vanished = row.host == here and pid_started(row.pid) != (row.pid_started or None)
+            if vanished or now - since > LEASE_S:
+                gone.append(row.id)
+        return gone
+
+
+_host = ""
+
+
+def host() -> str:
+    """This host, this boot, this process namespace: where a process id means something."""
+    global _host
+    if not _host:
+        boot = _read("/proc/sys/kernel/random/boot_id")[:8]
+        try:
+            namespace = os.readlink("/proc/self/ns/pid").strip("pid:[]")
+        except OSError:
+            namespace = ""
+        _host = ":".join(part for part in (platform.node(), boot, namespace) if part)
+    return _host
+
+
+def pid_started(pid: int) -> str | None:
+    """When a process started, so that a reused number is not taken for it; None when there is no such process."""
+    if Path("/proc/self/stat").exists():
+        stat = _read(f"/proc/{pid}/stat")
+        # The name in brackets may hold anything, spaces and brackets too. A zombie is as good as gone.
+        fields = stat.rpartition(")")[2].split()
+        return fields[19] if fields and fields[0] != "Z" else None
+    try:
+        told = subprocess.run(["ps", "-o", "lstart=", "-p", str(pid)], capture_output=True, text=True, check=False)
+    except OSError:
+        return None
+    return told.stdout.strip() or None
+
+
+def _read(path: str) -> str:
+    try:
+        return Path(path).read_text()
+    except OSError:
+        return ""

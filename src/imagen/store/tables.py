@@ -1,0 +1,205 @@
+"""The tables, once, for both databases. The columns under "frozen" are promises to people who speak SQL."""
+
+from sqlalchemy import (
+    BigInteger,
+    Boolean,
+    CheckConstraint,
+    Column,
+    Float,
+    ForeignKey,
+    Index,
+    Integer,
+    LargeBinary,
+    MetaData,
+    Table,
+    Text,
+    UniqueConstraint,
+    false,
+    text,
+    true,
+)
+
+from imagen.store.columns import Instant, Json, new_id, now
+
+SCHEMA = "imagen"  # on SQLite the schema is dropped: one file is one schema
+
+metadata = MetaData(
+    schema=SCHEMA,
+    naming_convention={
+        "ix": "ix_%(table_name)s_%(column_0_N_name)s",
+        "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+        "fk": "fk_%(table_name)s_%(column_0_N_name)s",
+        "pk": "pk_%(table_name)s",
+        "ck": "ck_%(table_name)s_%(constraint_name)s",
+    },
+)
+
+series = Table(
+    "series",
+    metadata,
+    Column("id", Text, primary_key=True),
+    Column("prompts", Json, nullable=False),
+    Column("models", Json, nullable=False),
+    Column("seeds", Json, nullable=False),
+    Column("settings", Json, nullable=False, server_default=text("'{}'")),
+    Column("owner", Text, nullable=False, server_default=text("'local'")),
+    Column("cancelled", Boolean, nullable=False, server_default=false()),
+    Column("created_at", Instant, nullable=False),
+)
+
+jobs = Table(
+    "jobs",
+    metadata,
+    # frozen
+    Column("id", Text, primary_key=True, server_default=new_id()),
+    Column("prompt", Text, nullable=False),
+    Column("model", Text),
+    Column("negative", Text),
+    Column("width", Integer),
+    Column("height", Integer),
+    Column("steps", Integer),
+    Column("seed", BigInteger),
+    Column("guidance", Float),
+    Column("n", Integer),
+    Column("options", Json),
+    Column("preview", Json),
+    Column("priority", Integer, nullable=False, server_default=text("0")),
+    Column("series_id", Text, ForeignKey(series.c.id)),
+    Column("cell", Integer),
+    Column("owner", Text, nullable=False, server_default=text("'local'")),
+    Column("state", Text, nullable=False, server_default=text("'queued'")),
+    Column("attempt", Integer, nullable=False, server_default=text("0")),
+    Column("failures", Integer, nullable=False, server_default=text("0")),
+    Column("cancel_requested", Boolean, nullable=False, server_default=false()),
+    Column("error", Json),
+    Column("created_at", Instant, nullable=False, server_default=now()),
+    Column("started_at", Instant),
+    Column("finished_at", Instant),
+    Column("run_after", Instant),
+    # ours
+    Column("seq", Integer, nullable=False, server_default=text("1")),  # the last durable event
+    Column("record", Json),  # the model as it was when this was resolved; empty = not resolved yet
+    Column("device", Text),
+    Column("worker", Text),
+    Column("handle", Json),  # outside work to re-attach to
+    Column("timings", Json),
+    Column("facts", Json),
+    Column("retry_of", Text),
+    Column("superseded", Boolean, nullable=False, server_default=false()),  # a retry took over its cell
+    Column("cancelled_by", Text),
+    Column("webhook", Text),
+    CheckConstraint("state in ('queued', 'running', 'completed', 'failed', 'cancelled')", name="state"),
+    CheckConstraint("options is null or json_valid(options)", name="options").ddl_if(dialect="sqlite"),
+    CheckConstraint("preview is null or json_valid(preview)", name="preview").ddl_if(dialect="sqlite"),
+    Index(
+        "ix_jobs_claim",
+        "model",
+        text("priority DESC"),
+        "created_at",
+        "id",
+        postgresql_where=text("state = 'queued'"),
+        sqlite_where=text("state = 'queued'"),
+    ),
+    Index(
+        "ix_jobs_running", "worker", postgresql_where=text("state = 'running'"), sqlite_where=text("state = 'running'")
+    ),
+    Index("ix_jobs_history", "created_at", "id"),
+    Index("ix_jobs_series", "series_id", "cell"),
+)
+
+images = Table(
+    "images",
+    metadata,
+    # frozen
+    Column("id", Text, primary_key=True),
+    Column("job_id", Text, ForeignKey(jobs.c.id, ondelete="CASCADE"), nullable=False),
+    Column("idx", Integer, nullable=False),
+    Column("url", Text, nullable=False),
+    Column("width", Integer, nullable=False),
+    Column("height", Integer, nullable=False),
+    Column("seed", BigInteger, nullable=False),
+    Column("sha256", Text, nullable=False),
+    Column("state", Text, nullable=False, server_default=text("'stored'")),
+    # ours
+    Column("pixels_sha256", Text, nullable=False),
+    Column("path", Text, nullable=False),  # inside the image store
+    Column("mime", Text, nullable=False),
+    Column("created_at", Instant, nullable=False),
+    UniqueConstraint("job_id", "idx"),
+)
+
+events = Table(
+    "events",
+    metadata,
+    Column("job_id", Text, ForeignKey(jobs.c.id, ondelete="CASCADE"), primary_key=True),
+    Column("seq", Integer, primary_key=True),
+    Column("type", Text, nullable=False),
+    Column("at", Instant, nullable=False),
+    Column("attempt", Integer, nullable=False),
+    Column("body", Json, nullable=False),
+)
+
+
+# live, previews and watchers are worth nothing after a crash: PostgreSQL keeps them out of its log (UNLOGGED).
+live = Table(
+    "live",
+    metadata,
+    Column("job_id", Text, primary_key=True),
+    Column("attempt", Integer, nullable=False),
+    Column("tick", Integer, nullable=False),
+    Column("phase", Json),
+    Column("progress", Json),
+    Column("updated_at", Instant, nullable=False),
+)
+
+previews = Table(
+    "previews",
+    metadata,
+    Column("job_id", Text, primary_key=True),
+    Column("idx", Integer, primary_key=True),  # 0 is overwritten for ever, unless a count was promised
+    Column("tick", Integer, nullable=False),
+    Column("body", Json, nullable=False),
+    Column("data", LargeBinary, nullable=False),
+)
+
+watchers = Table(
+    "watchers",
+    metadata,
+    Column("id", Text, primary_key=True),
+    Column("job_id", Text, nullable=False, index=True),
+    Column("expires_at", Instant, nullable=False),
+)
+
+workers = Table(
+    "workers",
+    metadata,
+    Column("id", Text, primary_key=True),
+    Column("host", Text, nullable=False),
+    Column("pid", Integer, nullable=False),
+    Column("pid_started", Text, nullable=False),
+    Column("version", Text, nullable=False),
+    Column("beat", Integer, nullable=False),
+    Column("solo", Boolean, nullable=False, server_default=true()),  # works only the jobs it submitted itself
+    Column("models", Json, nullable=False),
+    Column("started_at", Instant, nullable=False),
+)
+
+slots = Table(
+    "slots",
+    metadata,
+    Column("device", Text, primary_key=True),
+    Column("slot", Integer, primary_key=True),
+    Column("job_id", Text),
+    Column("attempt", Integer),
+)
+
+idempotency = Table(
+    "idempotency",
+    metadata,
+    Column("owner", Text, primary_key=True),
+    Column("route", Text, primary_key=True),
+    Column("key", Text, primary_key=True),
+    Column("body_hash", Text, nullable=False),
+    Column("target", Text, nullable=False),
+    Column("created_at", Instant, nullable=False),
+)

@@ -1,0 +1,1 @@
+"""Who asks: thin edges over the app."""

@@ -1,0 +1,1 @@
+"""The contract kit: what every backend must keep, ready for an outside package's tests."""

@@ -1,0 +1,35 @@
+"""The backends in the box keep the contract that outside ones are held to."""
+
+from pathlib import Path
+
+import imagen.models
+from imagen.backends import mock
+from imagen.core.request import Request
+from imagen.testing.contract import BackendContract
+
+BUNDLED = tuple(Path(folder) for folder in imagen.models.__path__)
+
+
+class TestMock(BackendContract):
+    registration = mock.registration
+    model_folders = BUNDLED
+    model_name = "mock"
+    prompt = "a red fox [slow:0]"
+    size = (128, 96)
+    steps = 6
+    handles = True
+
+    def failing(self) -> list[Request]:
+        return [self.request(prompt=f"a fox [slow:0] [fail:{kind}@3]") for kind in mock.FAILURES]
+
+
+class TestMockWhileItTakesItsTime(TestMock):
+    prompt = "a red fox [slow:0.2]"
+
+
+class TestMockWarm(TestMock):
+    model_name = "mock-warm"
+
+
+class TestMockCool(TestMock):
+    model_name = "mock-cool"
