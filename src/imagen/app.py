@@ -23,8 +23,9 @@ from imagen.core.ids import new_id
 from imagen.core.job import Cell, Job, Series, State, StoredImage
 from imagen.core.model import Model
 from imagen.core.request import Draft, Request, preview_policy
+from imagen.engine.wiring import watched_catalog
 from imagen.engine.worker import Worker, sweep
-from imagen.models.catalog import Catalog, CatalogWatch
+from imagen.models.catalog import Catalog
 from imagen.store import history, journal, presence, queue
 from imagen.store.db import Database
 from imagen.store.images import CELL, THUMBNAIL, ImageStore, side_path
@@ -52,7 +53,7 @@ class App:
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
         self.log: Callable[[str], None] = lambda _line: None
-        self._watch = CatalogWatch(settings)
+        self._watch = watched_catalog(settings)
         self._db = Database(settings.database_url)
         self._images = ImageStore(settings.storage, settings.images_folder)
         self._backends: dict[str, Backend] = {}
@@ -60,7 +61,9 @@ class App:
         self._mine: set[str] = set()
 
     async def start(self) -> None:
-        """Open the database, making it if it is new."""
+        """Open the database, making it if it is new. A broken config.yaml is refused here."""
+        if self.settings.problems:
+            raise self.settings.problems[0]
         await self._db.open()
 
     async def aclose(self) -> None:
@@ -318,7 +321,7 @@ class App:
 
     def _backend_for(self, model: Model) -> Backend:
         if model.backend not in self._backends:
-            made = registration(model.backend).create(self.settings.backends.get(model.backend, {}))
+            made = registration(model.backend).create(self.settings.backend(model.backend))
             self._backends[model.backend] = made
         return self._backends[model.backend]
 

@@ -19,7 +19,7 @@ LONGER_FOR_A_REASON: dict[str, str] = {}
 # What somebody outside could not make sense of: names of a place, a process or a piece of paper.
 INSIDE_WORDS = (
     r"/work/",
-    r"/tmp/(?!\w*imagen)",
+    r"/tmp/plan",
     r"\.\./shared",
     r"issue #?\d+",
     r"house[- ]style",

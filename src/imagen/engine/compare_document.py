@@ -63,11 +63,37 @@ class Entry:
     job: str | None = None
 
     @property
+    def place(self) -> tuple[str, str, int]:
+        """What makes it this cell and no other, whatever number it has in a folder or a store."""
+        return self.model, self.prompt, self.seed
+
+    @property
     def latency_s(self) -> float | None:
         """Encode + sample + decode of a finished picture."""
         if self.state is not State.COMPLETED or not any(name in self.timings for name in DRAWING):
             return None
         return sum(self.timings.get(name, 0.0) for name in DRAWING)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Asked:
+    """What all cells share, as it was typed; empty means "as the model likes it"."""
+
+    width: int | None = None
+    height: int | None = None
+    steps: int | None = None
+    negative: str | None = None
+    guidance: float | None = None
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, settings: Mapping[str, Any]) -> "Asked":
+        """The part of a series' settings that its requests are made of."""
+        return cls(**{name: settings[name] for name in cls.__dataclass_fields__ if settings.get(name) is not None})
+
+    def given(self) -> dict[str, Any]:
+        """Only what was said."""
+        return {name: value for name, value in asdict(self).items() if value not in (None, {})}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -79,7 +105,7 @@ class Document:
     prompts: tuple[str, ...]
     models: tuple[str, ...]
     seeds: tuple[int, ...]
-    settings: Mapping[str, Any] = field(default_factory=dict)  # size, steps and so on, as asked for; never a path
+    settings: Asked = Asked()
     sheet: str = SHEET
     page: str | None = None
     cells: tuple[Entry, ...] = ()
@@ -108,6 +134,7 @@ class Document:
         """The shape of compare.json."""
         shape = asdict(self)
         del shape["cells"]
+        shape["settings"] = self.settings.given()
         cells = [asdict(cell) | {"latency_s": cell.latency_s} for cell in self.cells]
         return shape | {"state": self.state, "cells": cells}
 

@@ -10,12 +10,12 @@ from itertools import count
 from pathlib import Path
 from typing import Self
 
-from imagen.core.errors import Conflict, DiskFull, RequestError, SetupError, Unwritable
+from imagen.core.errors import Conflict, DiskFull, SetupError, Unwritable
 from imagen.engine.compare_document import DOCUMENT, MAX_DOCUMENT_BYTES, SHEET
 
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
 NO_LINKS = (errno.EPERM, errno.ENOTSUP, errno.ENOSYS, errno.EMLINK, errno.EXDEV)  # file systems without hard links
-PART = ".imagen-*.part"  # what a file is called until it is whole
+PART = ".imagen-compare-*.part"  # what a file is called until it is whole
 
 
 class Folder:
@@ -23,6 +23,7 @@ class Folder:
 
     def __init__(self, path: Path, lock: int, *, made: bool) -> None:
         self.path = path
+        self.sheet = SHEET
         self._lock = lock
         self._made = made
 
@@ -42,8 +43,8 @@ class Folder:
             except Conflict:
                 continue
             try:
-                sheet = folder.free_name(SHEET)
-                if folder._add(DOCUMENT, document(sheet)):
+                folder.sheet = folder.free_name(SHEET)
+                if folder._add(DOCUMENT, document(folder.sheet)):
                     return folder
             except OSError as error:
                 folder.abandon()
@@ -56,9 +57,6 @@ class Folder:
         """Take the folder of an existing comparison, to go on with it."""
         folder = cls(path, _locked(path), made=False)
         try:
-            # Parts of a program that was killed: nobody else can be writing here now.
-            for part in path.glob(PART):
-                part.unlink(missing_ok=True)
             folder._part(b"").unlink()
         except OSError as error:
             folder.close()
@@ -84,6 +82,20 @@ class Folder:
             if self._made:
                 self.path.rmdir()
         self.close()
+
+    def tidy(self) -> None:
+        """Remove what a killed program left half-written; nobody else can be writing here now."""
+        for part in self.path.glob(PART):
+            with contextlib.suppress(OSError):
+                part.unlink(missing_ok=True)
+
+    def document(self) -> bytes:
+        """The bytes of compare.json."""
+        try:
+            with (self.path / DOCUMENT).open("rb") as file:
+                return file.read(MAX_DOCUMENT_BYTES + 1)
+        except OSError as error:
+            raise explain(error, self.path / DOCUMENT, "nothing was changed", verb="read") from error
 
     def has(self, name: str) -> bool:
         """True when the file is there."""
@@ -148,21 +160,6 @@ class Folder:
         return part
 
 
-def document_of(path: Path) -> bytes:
-    """The bytes of a folder's compare.json."""
-    try:
-        with (path / DOCUMENT).open("rb") as file:
-            return file.read(MAX_DOCUMENT_BYTES + 1)
-    except FileNotFoundError as error:
-        raise RequestError(
-            f"there is no {DOCUMENT} in {path}",
-            hint="name the folder that `imagen compare` wrote to, or the id of a series from `imagen series list`",
-            param="resume",
-        ) from error
-    except OSError as error:
-        raise explain(error, path / DOCUMENT, "nothing was changed", verb="read") from error
-
-
 def explain(error: OSError, place: Path, state: str, *, verb: str = "write to") -> SetupError:
     """What the operating system said, as one of our errors."""
     why = (error.strerror or str(error)).lower()
@@ -202,7 +199,7 @@ def _make(path: Path) -> bool:
 
 def _locked(path: Path) -> int:
     """Lock the folder itself: no lock file stays behind, and a killed program holds nothing."""
-    import fcntl  # not on Windows, where nothing else of this module would be used either
+    import fcntl
 
     try:
         lock = os.open(path, os.O_RDONLY)

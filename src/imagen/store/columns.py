@@ -27,7 +27,7 @@ class Instant(TypeDecorator[datetime]):
         return value if value is None or dialect.name == "postgresql" else iso(value)
 
     def process_result_value(self, value: Any, dialect: Dialect) -> datetime | None:
-        if not isinstance(value, str):
+        if value is None or isinstance(value, datetime):
             return value
         moment = datetime.fromisoformat(value)
         return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)

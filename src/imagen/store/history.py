@@ -71,7 +71,8 @@ def image_path(connection: Connection, image_id: str) -> str | None:
 
 def record(connection: Connection, job_id: str) -> Mapping[str, Any] | None:
     """The model as it was when the job was resolved."""
-    return connection.execute(select(jobs.c.record).where(jobs.c.id == job_id)).scalar_one()
+    found: Mapping[str, Any] | None = connection.execute(select(jobs.c.record).where(jobs.c.id == job_id)).scalar_one()
+    return found
 
 
 def new_series(

@@ -2,7 +2,6 @@
 
 import errno
 import os
-import re
 import secrets
 import stat
 from collections.abc import Iterator
@@ -14,7 +13,6 @@ from imagen.core.errors import DiskFull, ImagenError, RequestError, Unwritable
 
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 NO_LINKS = (errno.EPERM, errno.ENOTSUP, errno.ENOSYS, errno.EMLINK)  # what file systems without hard links answer
-SLUG_LENGTH = 60  # characters; with model and seed behind it a name stays below the 255 bytes that file systems allow
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,7 +28,7 @@ def destination(typed: str) -> Destination:
     """Read FILE or DIR as typed and refuse now what would be refused after the drawing."""
     if typed in ("", "-"):
         raise RequestError(
-            f"-o {typed or "''"} is no file",
+            f"-o {typed!r} is no file",
             hint="name a file or a folder, as in -o fox.png; without -o the path of the stored picture is printed",
             param="output",
         )
@@ -70,13 +68,6 @@ def place(to: Destination, data: bytes, *, name: str, number: int | None, suffix
 def other_format(to: Destination, suffix: str) -> bool:
     """True when the name asks for a format that the picture does not have; pixels are never re-encoded."""
     return bool(to.suffix) and _format(to.suffix) != _format(suffix)
-
-
-def slug(text: str) -> str:
-    """A short file name that still tells the prompt, in any script: `A red fox!` -> `a-red-fox`."""
-    words = re.sub(r"[^\w]+", "-", text.lower(), flags=re.UNICODE).strip("-_")
-    # Scripts with three-byte characters would pass the limit of file systems, which count bytes.
-    return words[:SLUG_LENGTH].encode("utf-8", "ignore")[: SLUG_LENGTH * 2].decode("utf-8", "ignore").strip("-_")
 
 
 def _write(data: bytes, folder: Path, stem: str, suffix: str) -> Path:

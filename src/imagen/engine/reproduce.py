@@ -1,0 +1,101 @@
+"""Drawn again: the draft that a picture's own record asks for, and what differs between then and now."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from imagen.core.errors import RequestError
+from imagen.core.job import StoredImage
+from imagen.core.model import Model
+from imagen.core.request import Draft, Request
+
+FIELDS = ("prompt", "model", "negative", "width", "height", "steps", "seed", "guidance", "n", "options")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Difference:
+    """One thing that is not as it was."""
+
+    what: str
+    then: Any
+    now: Any
+
+    def as_dict(self) -> dict[str, Any]:
+        return {"what": self.what, "then": self.then, "now": self.now}
+
+    def __str__(self) -> str:
+        return f"{self.what}: was {self.then}, is {self.now}"
+
+
+def draft_of(recipe: Mapping[str, Any]) -> Draft:
+    """What to ask for to get this picture once more: exactly one, with everything said."""
+    request = recipe.get("request")
+    if not isinstance(request, Mapping) or not isinstance(request.get("prompt"), str):
+        raise RequestError(
+            "the file does not say how its picture was made",
+            hint="only pictures and sidecars written by imagen can be drawn again",
+            param="file",
+        )
+    said = {name: request[name] for name in FIELDS if request.get(name) is not None}
+    return Draft(**{**said, "n": 1})
+
+
+def differences(recipe: Mapping[str, Any], request: Request, model: Model, version: str) -> list[Difference]:
+    """What is not as the recipe says, before a single pixel is looked at."""
+    then_model = _mapping(recipe.get("model"))
+    then_engine = _mapping(recipe.get("engine"))
+    then_files = {str(_mapping(file).get("path")): _mapping(file).get("sha256") for file in _list(then_model, "files")}
+    now_files = {file.path: file.sha256 for file in model.files}
+    pairs = [
+        ("model record", then_model.get("digest"), model.digest()),
+        ("backend", then_model.get("backend"), model.backend),
+        ("imagen", then_engine.get("imagen"), version),
+        *((f"file {path}", then_files[path], now_files.get(path, "not there")) for path in then_files),
+    ]
+    asked, now = _mapping(recipe.get("request")), request.as_dict()
+    pairs += [(name, asked.get(name), now[name]) for name in FIELDS if name not in ("n", "prompt")]
+    return [Difference(what=what, then=then, now=is_) for what, then, is_ in pairs if then is not None and then != is_]
+
+
+def pixel_differences(then: bytes | None, now: bytes, image: StoredImage, expected: str | None) -> list[Difference]:
+    """How the two pictures differ; nothing when every pixel is the same. `expected` is the recorded hash."""
+    from imagen.engine.sidecar import pixels_sha256
+
+    was = pixels_sha256(then) if then is not None else expected
+    if was is None or was == image.pixels_sha256:
+        return []
+    if then is None:
+        return [Difference(what="pixels", then=was[:16], now=image.pixels_sha256[:16])]
+    return _measured(then, now)
+
+
+def _measured(then: bytes, now: bytes) -> list[Difference]:
+    import io
+
+    import numpy as np
+    from PIL import Image
+
+    with Image.open(io.BytesIO(then)) as first, Image.open(io.BytesIO(now)) as second:
+        if first.size != second.size:
+            sizes = ("x".join(map(str, picture.size)) for picture in (first, second))
+            return [Difference(what="size", then=next(sizes), now=next(sizes))]
+        before, after = (np.asarray(picture.convert("RGBA"), dtype=np.int16) for picture in (first, second))
+    apart = np.abs(before - after)
+    changed = int(np.count_nonzero(apart.any(axis=2)))
+    share = changed / apart[..., 0].size
+    return [
+        Difference(
+            what="pixels",
+            then="all the same",
+            now=f"{changed} changed ({share:.2%}), mean difference {apart.mean():.3f} of 255",
+        )
+    ]
+
+
+def _mapping(value: Any) -> Mapping[str, Any]:
+    return value if isinstance(value, Mapping) else {}
+
+
+def _list(shape: Mapping[str, Any], name: str) -> list[Any]:
+    value = shape.get(name)
+    return value if isinstance(value, list) else []

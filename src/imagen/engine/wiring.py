@@ -1,0 +1,63 @@
+"""Settings, installed backends and model files put together: the catalog of this process."""
+
+import platform
+from collections.abc import Iterable
+from pathlib import Path
+
+from imagen.backends.registry import registrations
+from imagen.config import Settings, load_settings
+from imagen.core.errors import ImagenError
+from imagen.models.catalog import FILE, Catalog, CatalogWatch, Entry, load_catalog, model_folders
+
+
+def catalog_of(settings: Settings) -> Catalog:
+    """Read all models once."""
+    backends = registrations()
+    catalog = load_catalog(
+        folders=[*model_folders(), settings.models_folder],
+        configured={
+            name: Entry(name=name, keys=keys, document=settings.document, path=("models", name))
+            for name, keys in settings.models.items()
+        },
+        default_model=settings.default_model,
+        backends=backends,
+        backend_settings={name: settings.backend(name) for name in backends},
+        host=platform.node() or "localhost",
+    )
+    if settings.problems:
+        file = str(settings.config_file)
+        problems: dict[str, ImagenError] = {file: settings.problems[0], **catalog.broken}
+        problems |= {f"{file} {number}": error for number, error in enumerate(settings.problems[1:], 2)}
+        catalog = Catalog(
+            models=catalog.models,
+            default=catalog.default,
+            default_warning=catalog.default_warning,
+            broken=problems,
+            notices=catalog.notices,
+        )
+    return catalog
+
+
+def watched_catalog(settings: Settings) -> CatalogWatch:
+    """The same, kept current while files change; a file that breaks keeps its last good version."""
+
+    def load() -> Catalog:
+        fresh = load_settings(home=_home(settings), environ=settings.environ)
+        return catalog_of(fresh)
+
+    return CatalogWatch(load, lambda: model_files(settings))
+
+
+def model_files(settings: Settings) -> Iterable[Path]:
+    """Every file that says something about models, and the folders in which one may appear."""
+    yield settings.config_file
+    for folder in [*model_folders(), settings.models_folder]:
+        yield folder
+        for inner in sorted(folder.glob("*/")):
+            yield inner
+            yield inner / FILE
+
+
+def _home(settings: Settings) -> Path | None:
+    """The one folder of everything, if there is one."""
+    return settings.data_folder if settings.config_file.parent == settings.data_folder else None

@@ -1,0 +1,1 @@
+"""What can be asked for: one folder per model, all data, and the catalog that reads them."""

@@ -1,0 +1,128 @@
+"""Read a YAML file so that every mistake in it can be named by file and line."""
+
+import difflib
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from imagen.core.errors import BadConfig
+
+MAX_BYTES = 2**20  # a settings file of a megabyte is a mistake, or an attack
+MAX_VALUES = 20_000  # counting each use of an alias: nine lines of YAML can spell a billion of them
+MAX_DEPTH = 32
+
+KeyPath = tuple[Any, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Document:
+    """A mapping out of a file, with the line of every key."""
+
+    file: Path
+    data: Mapping[str, Any] = field(default_factory=dict)
+    lines: Mapping[KeyPath, int] = field(default_factory=dict)
+
+    def where(self, *path: Any) -> str:
+        """`config.yaml:12`, as near to the path as the file goes."""
+        while path and path not in self.lines:
+            path = path[:-1]
+        return f"{self.file}:{self.lines[path]}" if path else str(self.file)
+
+    def wrong(self, message: str, *path: Any, hint: str) -> BadConfig:
+        """The error for something at this path."""
+        return BadConfig(f"{self.where(*path)}: {message}", hint=hint)
+
+    def known(self, keys: Iterable[Any], allowed: Iterable[str], *path: Any) -> None:
+        """Raise for the first key that is not allowed."""
+        names = sorted(set(allowed))
+        for key in keys:
+            if key not in names:
+                raise self.wrong(
+                    f"{key!r} is not a key that belongs here{maybe(str(key), names)}",
+                    *path,
+                    key,
+                    hint=f"the keys are: {', '.join(names)}",
+                )
+
+
+def read_yaml(file: Path) -> Document:
+    """The mapping in a YAML file; BadConfig with file and line for everything else."""
+    import yaml
+
+    try:
+        raw = file.read_bytes()
+    except OSError as exc:
+        raise BadConfig(f"{file} cannot be read: {exc.strerror}", hint="make the file readable") from exc
+    if len(raw) > MAX_BYTES:
+        raise BadConfig(f"{file} is larger than {MAX_BYTES} bytes", hint="that is no settings file; move it away")
+    try:
+        text = raw.decode("utf-8-sig")
+    except UnicodeDecodeError as exc:
+        line = raw[: exc.start].count(b"\n") + 1
+        raise BadConfig(f"{file}:{line}: is not UTF-8 text", hint="save the file as UTF-8") from exc
+    lines: dict[KeyPath, int] = {}
+    try:
+        loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)(text)
+        try:
+            node = loader.get_single_node()
+            data = None if node is None else _value(loader, node, (), lines, file)
+        finally:
+            loader.dispose()
+    except yaml.YAMLError as exc:
+        mark = getattr(exc, "problem_mark", None)
+        said = getattr(exc, "problem", None) or str(exc).splitlines()[0]
+        place = f"{file}:{mark.line + 1}" if mark else str(file)
+        raise BadConfig(f"{place}: is not YAML: {said}", hint="see `imagen config init` for a sample") from exc
+    except RecursionError as exc:
+        raise BadConfig(f"{file}: is nested too deeply", hint="see `imagen config init` for a sample") from exc
+    if data is None:
+        data = {}
+    if not isinstance(data, dict):
+        raise BadConfig(
+            f"{file}:1: holds a {type(data).__name__}, not `key: value` lines",
+            hint="see `imagen config init` for a sample",
+        )
+    return Document(file=file, data=data, lines=lines)
+
+
+def maybe(word: str, words: Iterable[str]) -> str:
+    """`; did you mean 'steps'?`, or nothing."""
+    names = list(words)
+    near = difflib.get_close_matches(word, names, 1)
+    # `flux2` is far from `flux2-klein-local` by letters, and close to everybody who reads it.
+    near = near or sorted(name for name in names if len(word) > 2 and name.startswith(word))
+    return f"; did you mean {near[0]!r}?" if near else ""
+
+
+def _value(loader: Any, node: Any, path: KeyPath, lines: dict[KeyPath, int], file: Path) -> Any:
+    import yaml
+
+    if len(lines) > MAX_VALUES or len(path) > MAX_DEPTH:
+        raise BadConfig(
+            f"{file}:{node.start_mark.line + 1}: holds too many values, or too deep ones",
+            hint=f"the limits are {MAX_VALUES:,} values and {MAX_DEPTH} levels",
+        )
+    if isinstance(node, yaml.MappingNode):
+        told: dict[str, Any] = {}
+        loader.flatten_mapping(node)
+        for key_node, value_node in node.value:
+            key = loader.construct_object(key_node, deep=True)
+            line = key_node.start_mark.line + 1
+            if not isinstance(key, str):
+                raise BadConfig(f"{file}:{line}: the key {key!r} is not a word", hint="put it in quotes")
+            if key in told and (*path, key) in lines:
+                raise BadConfig(
+                    f"{file}:{line}: {key!r} stands here a second time, first at line {lines[(*path, key)]}",
+                    hint="keep one of the two",
+                )
+            lines[(*path, key)] = line
+            told[key] = _value(loader, value_node, (*path, key), lines, file)
+        return told
+    if isinstance(node, yaml.SequenceNode):
+        items = []
+        for index, item in enumerate(node.value):
+            lines[(*path, index)] = item.start_mark.line + 1
+            items.append(_value(loader, item, (*path, index), lines, file))
+        return items
+    return loader.construct_object(node, deep=True)

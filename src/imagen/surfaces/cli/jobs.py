@@ -1,0 +1,208 @@
+"""`imagen jobs`: what was asked, what became of it, and how to go on with it."""
+
+import json
+from typing import TYPE_CHECKING, Any, cast
+
+import click
+
+from imagen.core.errors import ImagenError
+from imagen.core.job import Job, State
+from imagen.surfaces.cli import options
+from imagen.surfaces.cli.follow import face, run, say_end, tell_orphans, to_the_end
+from imagen.surfaces.cli.generate import hand_over
+from imagen.surfaces.cli.output import age, print_json, print_table
+from imagen.surfaces.wire import PreviewForm, job_json
+
+if TYPE_CHECKING:
+    from imagen.app import App
+
+SHORT = 8  # the last characters of an id, enough to name a job
+
+
+@click.group(invoke_without_command=True)
+@click.pass_context
+def jobs(ctx: click.Context) -> None:
+    """List, show, watch, cancel or retry jobs."""
+    if ctx.invoked_subcommand is None:
+        ctx.invoke(list_)
+
+
+@jobs.command("list")
+@click.option("--state", type=click.Choice([state.value for state in State]), help="Only jobs in this state.")
+@click.option("--model", "-m", metavar="NAME", help="Only jobs of this model.")
+@click.option("--limit", type=click.IntRange(1, 1000), default=20, show_default=True, help="How many, newest first.")
+@click.option("--json", "json_output", is_flag=True, help="Print one JSON document.")
+def list_(state: str | None = None, model: str | None = None, limit: int = 20, json_output: bool = False) -> None:
+    """The newest jobs."""
+
+    async def listed() -> int:
+        from imagen.app import open as open_app
+
+        async with open_app() as app:
+            found = await app.jobs(state=state, model=model, limit=limit)
+            if json_output:
+                print_json({"jobs": [job_json(job) for job in found]})
+                return 0
+            if found:
+                print_table(("ID", "STATE", "MODEL", "AGE", "PROMPT"), [_row(job) for job in found])
+            else:
+                click.echo("no jobs; draw something: imagen generate 'a red fox'", err=True)
+            await tell_orphans(app)
+            return 0
+
+    run(listed())
+
+
+@jobs.command()
+@click.argument("job_id", metavar="ID")
+@click.option("--json", "json_output", is_flag=True, help="Print one JSON document.")
+def show(job_id: str, json_output: bool) -> None:
+    """Everything about one job. ID may be the beginning or the end of an id."""
+
+    async def shown() -> int:
+        from imagen.app import open as open_app
+
+        async with open_app() as app:
+            job = await app.job(job_id)
+            if json_output:
+                print_json(job_json(job))
+            else:
+                for name, value in await _facts(app, job):
+                    click.echo(f"{name:<10}{value}")
+            return 0
+
+    run(shown())
+
+
+@jobs.command(cls=options.PreviewCommand)
+@click.argument("job_id", metavar="ID")
+@options.preview_options
+@click.option("--json", "json_output", is_flag=True, help="Print the job's events as JSON lines, the end last.")
+def watch(
+    job_id: str, preview: str | None, no_preview: bool, preview_stride: int | None, json_output: bool
+) -> None:
+    """Follow a job to its end, and draw it here when no worker does. Ctrl-C only stops the watching."""
+    policy = options.asked_policy(preview, no_preview, preview_stride)
+    pictures = policy is not None if json_output else policy is None or not policy.off
+
+    async def watched() -> int:
+        from imagen.app import open as open_app
+
+        async with open_app() as app:
+            job = await app.job(job_id)
+            return await _watch(app, job, cast(PreviewForm, preview or "ref"), pictures, json_output)
+
+    try:
+        run(watched())
+    except KeyboardInterrupt:
+        click.echo(f"stopped watching; go on with `imagen jobs watch {job_id}`", err=True)
+        raise
+
+
+@jobs.command()
+@click.argument("job_ids", metavar="ID...", nargs=-1, required=True)
+@click.option("--json", "json_output", is_flag=True, help="Print one JSON document.")
+def cancel(job_ids: tuple[str, ...], json_output: bool) -> None:
+    """Cancel jobs that have not ended. A job that ended stays as it is."""
+
+    async def cancelled() -> int:
+        from imagen.app import open as open_app
+
+        async with open_app() as app:
+            before = [await app.job(job_id) for job_id in job_ids]
+            after = [await app.cancel(job.id) for job in before]
+            # What a dead worker left running has nobody to cancel it; burying the worker does.
+            await app.sweep()
+            after = [await app.job(job.id) for job in after]
+            if json_output:
+                print_json({"jobs": [job_json(job) for job in after]})
+                return 0
+            for was, job in zip(before, after, strict=True):
+                click.echo(f"{job.id} {_cancelled(was, job)}")
+            return 0
+
+    run(cancelled())
+
+
+@jobs.command()
+@click.argument("job_id", metavar="ID")
+@click.option("--watch", "and_watch", is_flag=True, help="Follow it, and draw it here when no worker does.")
+@click.option("--json", "json_output", is_flag=True, help="Print JSON: the new job, or with --watch its events.")
+def retry(job_id: str, and_watch: bool, json_output: bool) -> None:
+    """Ask again for exactly what a job asked for, in a new job."""
+
+    async def retried() -> int:
+        from imagen.app import open as open_app
+
+        async with open_app() as app:
+            job = await app.retry(job_id)
+            if and_watch:
+                return await _watch(app, job, "ref", not json_output, json_output)
+            if json_output:
+                print_json(job_json(job))
+            else:
+                click.echo(job.id)
+                click.echo(f"draw it with `imagen jobs watch {job.id}`, where no worker does", err=True)
+            return 0
+
+    run(retried())
+
+
+async def _watch(app: "App", job: Job, preview: PreviewForm, pictures: bool, json_output: bool) -> int:
+    shown = face(json_output=json_output, preview=preview, pictures=pictures)
+    async with app.working([job.id]):
+        end = await to_the_end(app, job.id, shown, previews=pictures and (json_output or shown.shows_pictures))
+    code = say_end(end, job)
+    if not json_output:
+        await hand_over(app, job, end, None, quiet=False)
+    return code
+
+
+async def _facts(app: "App", job: Job) -> list[tuple[str, Any]]:
+    request = job.request
+    told: list[tuple[str, Any]] = [
+        ("job", job.id),
+        ("state", job.state.value + (f", waits for {job.waits_for}" if job.waits_for else "")),
+        ("model", request.model),
+        ("prompt", _one_line(request.prompt)),
+        ("size", f"{request.width}x{request.height}" if request.width else None),
+        ("steps", request.steps),
+        ("seed", request.seed),
+        ("n", request.n if (request.n or 1) > 1 else None),
+        ("options", json.dumps(dict(request.options)) if request.options else None),
+        ("device", job.device),
+        ("attempt", job.attempt or None),
+        ("created", age(job.created_at)),
+        ("timings", ", ".join(f"{part} {seconds:.2f} s" for part, seconds in job.timings.items())),
+        ("series", job.series),
+        ("retry of", job.retry_of),
+    ]
+    if job.progress:
+        told.append(("progress", f"step {job.progress.get('step')} of {job.progress.get('total')}"))
+    for image in job.images:
+        path = await app.image_path(image) if image.state == "stored" else None
+        told.append((f"image {image.index + 1}", image.state if image.state != "stored" else path or image.url))
+    if isinstance(job.error, ImagenError):
+        told += [("error", job.error.message), ("hint", job.error.hint)]
+    return [(name, value) for name, value in told if value not in (None, "")]
+
+
+def _row(job: Job) -> tuple[str, ...]:
+    return (
+        job.id[-SHORT:],
+        job.state.value,
+        job.request.model or "",
+        age(job.created_at),
+        _one_line(job.request.prompt),
+    )
+
+
+def _cancelled(was: Job, job: Job) -> str:
+    if was.state.terminal:
+        return f"had {was.state.value} already; unchanged"
+    return job.state.value if job.state.terminal else "will be cancelled"
+
+
+def _one_line(text: str) -> str:
+    """A prompt may hold line breaks and escape sequences; a list must not."""
+    return " ".join("".join(letter if letter.isprintable() else " " for letter in text).split())

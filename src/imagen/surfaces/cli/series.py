@@ -1,0 +1,133 @@
+"""`imagen series`: comparisons of the past, as a list, cell by cell, or as a contact sheet."""
+
+import asyncio
+from contextlib import suppress
+from typing import TYPE_CHECKING
+
+import click
+
+from imagen.core.errors import ImagenError
+from imagen.core.job import Cell, Series, State
+from imagen.surfaces.cli.destination import Destination, destination, place
+from imagen.surfaces.cli.follow import run
+from imagen.surfaces.cli.jobs import SHORT
+from imagen.surfaces.cli.output import age, one_line, print_json, print_table
+from imagen.surfaces.wire import series_json
+
+if TYPE_CHECKING:
+    from imagen.app import App
+
+
+@click.group(invoke_without_command=True)
+@click.pass_context
+def series(ctx: click.Context) -> None:
+    """List or show series, or draw the contact sheet of one."""
+    if ctx.invoked_subcommand is None:
+        ctx.invoke(list_)
+
+
+@series.command("list")
+@click.option("--limit", type=click.IntRange(1, 1000), default=20, show_default=True, help="How many, newest first.")
+@click.option("--json", "json_output", is_flag=True, help="Print one JSON document.")
+def list_(limit: int = 20, json_output: bool = False) -> None:
+    """The newest series."""
+
+    async def listed() -> int:
+        from imagen.app import open as open_app
+
+        async with open_app() as app:
+            found = await app.series_list(limit=limit)
+            if json_output:
+                print_json({"series": [series_json(one) for one in found]})
+            elif found:
+                print_table(("ID", "STATE", "CELLS", "AGE", "MODELS", "PROMPT"), [_row(one) for one in found])
+            else:
+                click.echo("no series; make one: imagen compare 'a red fox'", err=True)
+            return 0
+
+    run(listed())
+
+
+@series.command()
+@click.argument("series_id", metavar="ID")
+@click.option("--json", "json_output", is_flag=True, help="Print one JSON document.")
+def show(series_id: str, json_output: bool) -> None:
+    """Every cell of one series. ID may be the beginning or the end of an id."""
+
+    async def shown() -> int:
+        from imagen.app import open as open_app
+
+        async with open_app() as app:
+            one = await app.series(series_id)
+            if json_output:
+                print_json(series_json(one))
+                return 0
+            click.echo(f"series {one.id}  {one.state}  {_counts(one)}")
+            print_table(("CELL", "JOB", "STATE", "MODEL", "SEED", "TOLD"), [_cell_row(cell) for cell in one.cells])
+            return 0
+
+    run(shown())
+
+
+@series.command()
+@click.argument("series_id", metavar="ID")
+@click.option("--output", "-o", metavar="FILE|DIR", default="contact-sheet.png", show_default=True, help="Where to.")
+def sheet(series_id: str, output: str) -> None:
+    """Draw the contact sheet of one series from the stored pictures."""
+    to = destination(output)
+
+    async def drawn() -> int:
+        from imagen.app import open as open_app
+
+        async with open_app() as app:
+            click.echo(str(await _sheet(app, await app.series(series_id), to)))
+            return 0
+
+    run(drawn())
+
+
+async def _sheet(app: "App", one: Series, to: Destination) -> str:
+    from imagen.engine.compare_document import Document, entry_of, told
+    from imagen.engine.compare_page import sheet as draw
+
+    entries = []
+    pictures = {}
+    for cell in one.cells:
+        entry = entry_of(cell, None, app.catalog.models.get(cell.model))
+        entries.append(told(entry, cell.job, None) if cell.job else entry)
+        pictures[cell.index] = await _picture(app, cell)
+    document = Document(
+        series=one.id, prompts=one.prompts, models=one.models, seeds=one.seeds, cells=tuple(entries)
+    )
+    data = await asyncio.to_thread(draw, document, pictures)
+    kept = f"the pictures are stored, see `imagen series show {one.id}`"
+    return str(place(to, data, name=f"contact-sheet_{one.id[-SHORT:]}", number=None, suffix=".png", kept=kept))
+
+
+async def _picture(app: "App", cell: Cell) -> bytes | None:
+    if cell.job is None or cell.job.state is not State.COMPLETED:
+        return None
+    with suppress(ImagenError):  # a deleted picture is a cell that says so, not the end of the sheet
+        return await app.image_bytes(cell.job.images[0], size="cell")
+    return None
+
+
+def _row(one: Series) -> tuple[str, ...]:
+    prompt = one_line(one.prompts[0]) if one.prompts else ""
+    return (one.id[-SHORT:], one.state, str(len(one.cells)), age(one.created_at), ", ".join(one.models), prompt)
+
+
+def _cell_row(cell: Cell) -> tuple[str, ...]:
+    job = cell.job
+    told = ""
+    if job is not None and job.error is not None:
+        told = job.error.message
+    elif job is not None and job.timings:
+        told = f"{sum(job.timings.get(part, 0.0) for part in ('encode', 'sample', 'decode')):.1f} s"
+    name = job.id[-SHORT:] if job else ""
+    state = job.state.value if job else "not yet"
+    return str(cell.index), name, state, cell.model, str(cell.seed), told
+
+
+def _counts(one: Series) -> str:
+    return ", ".join(f"{count} {state}" for state, count in one.counts.items())
