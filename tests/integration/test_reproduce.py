@@ -52,12 +52,18 @@ def test_what_differs_is_measured(imagen: Any, picture: Path) -> None:
     assert "1 changed" in run.stdout
 
 
-def test_another_model_record_is_named(imagen: Any, picture: Path) -> None:
-    """When the model was edited meanwhile, that is said, whether or not the pixels moved."""
-    (imagen.home / "config.yaml").write_text("models:\n  mock: {backend: mock, palette: warm}\n")
-    run = imagen("reproduce", picture, "--json")
-    shape = json.loads(run.stdout)
-    assert run.returncode == 1
+def test_another_model_record_is_named(imagen: Any) -> None:
+    """When the model was edited meanwhile, that is said beside the pixels that moved."""
+
+    def palette(name: str) -> None:
+        (imagen.home / "config.yaml").write_text(f"models:\n  mine: {{backend: mock, palette: {name}}}\n")
+
+    palette("cool")
+    run = imagen("generate", "a fox", "-m", "mine", "--size", "64x64")
+    palette("warm")
+    again = imagen("reproduce", run.stdout.strip(), "--json")
+    shape = json.loads(again.stdout)
+    assert again.returncode == 1
     assert shape["same_pixels"] is False
     assert {"pixels", "model record"} <= {one["what"] for one in shape["differences"]}
 

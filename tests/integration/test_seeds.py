@@ -24,11 +24,7 @@ NAMES = (
 
 @pytest.fixture(autouse=True)
 def _names(imagen: Any) -> None:
-    options = "{slow: {type: float, range: [0, 3600], default: 0}}"
-    models = "".join(
-        f"  {name}: {{backend: mock, defaults: {{width: 64, height: 64, steps: 4}}, options: {options}}}\n"
-        for name in NAMES
-    )
+    models = "".join(f"  {name}: {{backend: mock, defaults: {{width: 64, height: 64, steps: 4}}}}\n" for name in NAMES)
     (imagen.home / "config.yaml").write_text(f"models:\n{models}")
 
 

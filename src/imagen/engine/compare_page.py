@@ -79,7 +79,7 @@ def sheet(document: Document, pictures: Mapping[int, Picture]) -> bytes:
             seed=entry.seed,
             size=_size(entry),
             picture=pictures.get(entry.index),
-            error=_trouble(entry),
+            error=_trouble(entry, pictures.get(entry.index)),
             note=_load(entry),
         )
         for entry in document.cells
@@ -131,12 +131,13 @@ def _about(document: Document) -> str:
 
 
 def _figure(entry: Entry, picture: Picture) -> str:
-    shown = _embedded(picture, _alt(entry)) if entry.file else None
-    if shown and entry.file:
-        top = f'<a href="{quote(entry.file)}" title="{_text(entry.file)}">{shown}</a>'
+    shown = _embedded(picture, f"{entry.prompt[:200]}, drawn by {entry.model}")
+    if shown is None:
+        hint = str((entry.error or {}).get("hint") or "")
+        why = _trouble(entry, None) or DELETED
+        top = f'<div class="none"><strong>{_text(why)}</strong><span>{_text(hint)}</span></div>'
     else:
-        hint = (entry.error or {}).get("hint") or ""
-        top = f'<div class="none"><strong>{_text(_trouble(entry) or DELETED)}</strong><span>{_text(hint)}</span></div>'
+        top = f'<a href="{quote(entry.file)}" title="{_text(entry.file)}">{shown}</a>' if entry.file else shown
     latency = f"{entry.latency_s:.1f} s" if entry.latency_s is not None else ""
     size = "{}×{}".format(*got) if (got := _size(entry)) else ""
     facts = " · ".join(part for part in (latency, f"seed {entry.seed}", size) if part)
@@ -165,13 +166,13 @@ def _load(entry: Entry) -> str:
     return f"load {load:.1f} s" if entry.state is State.COMPLETED and load >= 0.05 else ""
 
 
-def _trouble(entry: Entry) -> str | None:
+def _trouble(entry: Entry, picture: Picture) -> str | None:
     """Why there is no picture; None when there is one."""
     if entry.error:
         return str(entry.error.get("message") or entry.error.get("code") or "failed")
     match entry.state:
         case State.COMPLETED:
-            return None if entry.file else DELETED
+            return None if picture else DELETED
         case State.FAILED:
             return "failed"
         case State.CANCELLED:
@@ -183,10 +184,6 @@ def _trouble(entry: Entry) -> str | None:
 def _size(entry: Entry) -> tuple[int, int] | None:
     got = entry.size.got
     return (got.width, got.height) if got else None
-
-
-def _alt(entry: Entry) -> str:
-    return f"{entry.prompt[:200]}, drawn by {entry.model}"
 
 
 def _embedded(picture: Picture, alt: str) -> str | None:

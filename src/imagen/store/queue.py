@@ -230,10 +230,10 @@ def finish(
     return journal.append(connection, event)
 
 
-def give_back(connection: Connection, claim: Claim, *, reason: str, error: ImagenError | None = None) -> None:
+def give_back(connection: Connection, claim: Claim, *, reason: str, error: ImagenError | None = None) -> State:
     """Put a running job back: politely (no error), or as a failure, which is counted and waits a little."""
     _fence(connection, claim)
-    requeue(connection, claim.job, reason=reason, error=error)
+    return requeue(connection, claim.job, reason=reason, error=error)
 
 
 def requeue(connection: Connection, job_id: str, *, reason: str, error: ImagenError | None) -> State:

@@ -78,9 +78,7 @@ def show(job_id: str, json_output: bool) -> None:
 @click.argument("job_id", metavar="ID")
 @options.preview_options
 @click.option("--json", "json_output", is_flag=True, help="Print the job's events as JSON lines, the end last.")
-def watch(
-    job_id: str, preview: str | None, no_preview: bool, preview_stride: int | None, json_output: bool
-) -> None:
+def watch(job_id: str, preview: str | None, no_preview: bool, preview_stride: int | None, json_output: bool) -> None:
     """Follow a job to its end, and draw it here when no worker does. Ctrl-C only stops the watching."""
     policy = options.asked_policy(preview, no_preview, preview_stride)
     pictures = policy is not None if json_output else policy is None or not policy.off

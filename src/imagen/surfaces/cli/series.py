@@ -96,9 +96,7 @@ async def _sheet(app: "App", one: Series, to: Destination) -> str:
         entry = entry_of(cell, None, app.catalog.models.get(cell.model))
         entries.append(told(entry, cell.job, None) if cell.job else entry)
         pictures[cell.index] = await _picture(app, cell)
-    document = Document(
-        series=one.id, prompts=one.prompts, models=one.models, seeds=one.seeds, cells=tuple(entries)
-    )
+    document = Document(series=one.id, prompts=one.prompts, models=one.models, seeds=one.seeds, cells=tuple(entries))
     data = await asyncio.to_thread(draw, document, pictures)
     kept = f"the pictures are stored, see `imagen series show {one.id}`"
     return str(place(to, data, name=f"contact-sheet_{one.id[-SHORT:]}", number=None, suffix=".png", kept=kept))
