@@ -2,10 +2,10 @@
 
 import hashlib
 import json
-import sys
 import signal
 import socket
 import subprocess
+import sys
 from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path

@@ -10,7 +10,7 @@ from imagen.core.job import Job, State
 from imagen.surfaces.cli import options
 from imagen.surfaces.cli.follow import face, run, say_end, tell_orphans, to_the_end
 from imagen.surfaces.cli.generate import hand_over
-from imagen.surfaces.cli.output import age, print_json, print_table
+from imagen.surfaces.cli.output import age, one_line, print_json, print_table
 from imagen.surfaces.wire import PreviewForm, job_json
 
 if TYPE_CHECKING:
@@ -162,7 +162,7 @@ async def _facts(app: "App", job: Job) -> list[tuple[str, Any]]:
         ("job", job.id),
         ("state", job.state.value + (f", waits for {job.waits_for}" if job.waits_for else "")),
         ("model", request.model),
-        ("prompt", _one_line(request.prompt)),
+        ("prompt", one_line(request.prompt)),
         ("size", f"{request.width}x{request.height}" if request.width else None),
         ("steps", request.steps),
         ("seed", request.seed),
@@ -191,7 +191,7 @@ def _row(job: Job) -> tuple[str, ...]:
         job.state.value,
         job.request.model or "",
         age(job.created_at),
-        _one_line(job.request.prompt),
+        one_line(job.request.prompt),
     )
 
 
@@ -201,6 +201,6 @@ def _cancelled(was: Job, job: Job) -> str:
     return job.state.value if job.state.terminal else "will be cancelled"
 
 
-def _one_line(text: str) -> str:
+def one_line(text: str) -> str:
     """A prompt may hold line breaks and escape sequences; a list must not."""
     return " ".join("".join(letter if letter.isprintable() else " " for letter in text).split())

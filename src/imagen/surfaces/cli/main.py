@@ -1,0 +1,142 @@
+"""`imagen`: the commands there are, each loaded when it is asked for, and the one place where errors end."""
+
+import os
+import sys
+from collections.abc import Sequence
+from importlib import import_module
+from typing import Any, NoReturn
+
+import click
+
+from imagen.core.errors import ImagenError, RequestError
+
+INTERRUPTED = 130  # what shells expect of a program ended by Ctrl-C
+BROKEN_PIPE = 141  # and of one whose reader went away
+
+# name -> module, attribute, help. The help stands here so that `imagen --help` need not load the commands.
+COMMANDS = {
+    "generate": ("generate", "generate", "Draw PROMPT and print where the picture is."),
+    "compare": ("compare", "compare", "Draw prompts with several models, side by side."),
+    "models": ("models", "models", "List, show or check the models."),
+    "jobs": ("jobs", "jobs", "List, show, watch, cancel or retry jobs."),
+    "series": ("series", "series", "List or show series, or draw the contact sheet of one."),
+    "reproduce": ("reproduce", "reproduce", "Draw FILE again, a PNG or the JSON beside it, and compare the pixels."),
+    "config": ("config", "config", "Show, check or start the settings."),
+    "doctor": ("doctor", "doctor", "Say what would go wrong, before it does."),
+}
+
+
+class Commands(click.Group):
+    """A group that imports a command only to run it or to show its own help."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in COMMANDS:
+            return None
+        module, attribute, _ = COMMANDS[cmd_name]
+        command: click.Command = getattr(import_module(f"imagen.surfaces.cli.{module}"), attribute)
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, help_) for name, (_, _, help_) in COMMANDS.items()])
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        if args[0] not in COMMANDS and not args[0].startswith("-") and not ctx.resilient_parsing:
+            raise click.NoSuchCommand(args[0], possibilities=COMMANDS, ctx=ctx)
+        return super().resolve_command(ctx, args)
+
+
+@click.group(cls=Commands, invoke_without_command=True, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="imagen-platform", message="imagen %(version)s")
+@click.pass_context
+def cli(ctx: click.Context) -> None:
+    """One door to every image model: draw, watch the picture form, compare.
+
+    Begin with: imagen generate "a red fox"
+    """
+    if ctx.invoked_subcommand is None:
+        click.echo(ctx.get_help())
+
+
+def main() -> NoReturn:
+    """Run the command line; the console script."""
+    arguments = sys.argv[1:]
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")  # a terminal that cannot show a character is no failure
+    try:
+        code = _run(arguments)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        code = BROKEN_PIPE
+    if code == BROKEN_PIPE:
+        # What is still buffered has no reader; the interpreter would complain about it on its way out.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+    sys.exit(code)
+
+
+def _run(arguments: Sequence[str]) -> int:
+    """The exit code. Nothing else in the command line catches broadly."""
+    try:
+        if "_IMAGEN_COMPLETE" in os.environ:
+            cli.main(list(arguments), prog_name="imagen")  # a shell that asks what may follow
+        with cli.make_context("imagen", list(arguments)) as ctx:
+            cli.invoke(ctx)
+        return 0
+    except click.exceptions.Exit as end:
+        return end.exit_code
+    except SystemExit as end:
+        return end.code if isinstance(end.code, int) else int(end.code is not None)
+    except (KeyboardInterrupt, EOFError, click.Abort):
+        click.echo("interrupted", err=True)
+        return INTERRUPTED
+    except BrokenPipeError:
+        return BROKEN_PIPE
+    except click.ClickException as wrong:
+        return _tell(_usage(wrong, arguments), arguments)
+    except ImagenError as error:
+        return _tell(error, arguments)
+    except Exception as bug:
+        return _tell(_unexpected(bug, arguments), arguments)
+
+
+def _tell(error: ImagenError, arguments: Sequence[str]) -> int:
+    click.echo(f"error: {error.message}\n  hint: {error.hint}", err=True)
+    if "--json" in arguments[: arguments.index("--") if "--" in arguments else None]:
+        import json
+
+        click.echo(json.dumps({"error": error.as_dict()}))
+    return error.exit_code
+
+
+def _usage(wrong: click.ClickException, arguments: Sequence[str]) -> RequestError:
+    """What click has to say, in the form of all other errors."""
+    ctx = getattr(wrong, "ctx", None)
+    hint = f"see `{ctx.command_path if ctx else 'imagen'} --help`"
+    near: list[str] | None = getattr(wrong, "possibilities", None)
+    if near:
+        hint = f"did you mean {' or '.join(near)}? {hint}"
+    elif isinstance(wrong, click.NoSuchCommand) and " " in wrong.command_name:
+        hint = "to draw it, write `imagen generate` before it"
+    message = wrong.message if near or not isinstance(wrong, click.UsageError) else wrong.format_message()
+    if isinstance(wrong, click.BadParameter | click.FileError):
+        message = wrong.format_message()
+    message = " ".join(message.split()).removesuffix(".")
+    param: Any = getattr(wrong, "param", None)
+    return RequestError(message[:1].lower() + message[1:], hint=hint, param=param.name if param else None)
+
+
+def _unexpected(bug: Exception, arguments: Sequence[str]) -> ImagenError:
+    """A mistake of ours: one line for the person, the whole of it in a file."""
+    from imagen.surfaces.cli.crash import write_report
+
+    said = " ".join(str(bug).split())
+    return ImagenError(
+        f"unexpected {type(bug).__name__}{': ' if said else ''}{said[:200]}",
+        hint=f"this is a mistake in imagen, not yours; the details are in {write_report(bug, arguments)}",
+    )
