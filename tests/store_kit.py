@@ -9,7 +9,7 @@ from typing import Any
 from sqlalchemy import Connection
 
 from imagen.core.errors import UnknownModel
-from imagen.core.events import Event, Started
+from imagen.core.events import Event, Image, Started
 from imagen.core.model import Model
 from imagen.core.request import Draft, PreviewPolicy, Request
 from imagen.engine import runner
@@ -90,6 +90,6 @@ def grammar(events: list[Event]) -> None:
     ends = [event for event in events if event.terminal]
     assert len(ends) <= 1
     assert not ends or events[-1] is ends[0], "the end comes last"
-    drawn = [event.image.index for event in events if event.type == "image"]
+    drawn = [event.image.index for event in events if isinstance(event, Image)]
     assert len(drawn) == len(set(drawn)), "no picture is recorded twice"
     assert iso(events[0].at) <= iso(events[-1].at)

@@ -108,6 +108,33 @@ def errors_page() -> str:
     return "\n\n".join(parts)
 
 
+def config_page() -> str:
+    """The keys of config.yaml and how they are overridden."""
+    from imagen import config
+
+    parts = ["# Settings", _doc(config)]
+    parts.append(
+        "`IMAGEN_HOME` puts everything under one folder: `config.yaml`, `models/`, `imagen.db`, `images/`, `logs/`. Without it\n"
+        "the platform's own folders are used. `imagen config path` says where the file is, `imagen config show` prints each\n"
+        "value that is in force and where it came from."
+    )
+    rows = [
+        (
+            f"`{name}`",
+            kind,
+            "" if default in (None, {}) else f"`{default}`",
+            f"`{config.PREFIX}{name.upper()}`" if name in config.FROM_ENVIRONMENT else "",
+            _upper(meaning),
+        )
+        for name, (kind, default, meaning) in config.KEYS.items()
+    ]
+    parts.append(_table(("key", "type", "default", "environment", "meaning"), rows))
+    parts.append(
+        f"A setting of a backend can come from the environment too: `{config.PREFIX}NAME_KEY` sets `key` of the backend `name`."
+    )
+    return "\n\n".join(parts)
+
+
 def model_file_page() -> str:
     """What a model.yaml may say: the common keys, and those of each backend."""
     from imagen.backends.registry import registrations
@@ -165,6 +192,7 @@ def sidecar_page() -> str:
 
 PAGES: dict[str, Callable[[], str]] = {
     "cli.md": cli_page,
+    "config.md": config_page,
     "errors.md": errors_page,
     "events.md": events_page,
     "model-file.md": model_file_page,
@@ -306,6 +334,10 @@ def _reference(whole: Mapping[str, Any], pointer: str) -> dict[str, Any]:
 
 def _doc(thing: Any) -> str:
     return inspect.getdoc(thing) or ""
+
+
+def _upper(text: str) -> str:
+    return text[:1].upper() + text[1:]
 
 
 def _lower(text: str) -> str:

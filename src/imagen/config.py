@@ -23,6 +23,7 @@ KEYS: Mapping[str, tuple[str, Any, str]] = {
     "models": ("mapping", {}, "your models: `name: {backend: …}`, or a bundled name with the keys to change"),
 }
 FROM_ENVIRONMENT = ("database", "storage", "default_model")
+PLACES = {"database": "sqlite", "storage": "local"}  # where things can be kept in this version
 SECRET = ("token", "key", "password", "secret")
 
 
@@ -154,6 +155,8 @@ def _check(document: Document, name: str, value: Any) -> None:
         case "text":
             if not isinstance(value, str):
                 raise document.wrong(f"`{name}` is text, not {value!r}", name, hint="put it in quotes")
+            if name in PLACES and value != PLACES[name]:
+                raise document.wrong(f"the {name} {value!r} is not known", name, hint=f"use `{name}: {PLACES[name]}`")
         case "policy":
             try:
                 preview_policy(value)

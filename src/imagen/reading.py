@@ -63,7 +63,9 @@ def read_yaml(file: Path) -> Document:
         raise BadConfig(f"{file}:{line}: is not UTF-8 text", hint="save the file as UTF-8") from exc
     lines: dict[KeyPath, int] = {}
     try:
-        loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)(text)
+        kind = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+        _check_depth(yaml.parse(text, Loader=kind), file)
+        loader = kind(text)
         try:
             node = loader.get_single_node()
             data = None if node is None else _value(loader, node, (), lines, file)
@@ -74,8 +76,6 @@ def read_yaml(file: Path) -> Document:
         said = getattr(exc, "problem", None) or str(exc).splitlines()[0]
         place = f"{file}:{mark.line + 1}" if mark else str(file)
         raise BadConfig(f"{place}: is not YAML: {said}", hint="see `imagen config init` for a sample") from exc
-    except RecursionError as exc:
-        raise BadConfig(f"{file}: is nested too deeply", hint="see `imagen config init` for a sample") from exc
     if data is None:
         data = {}
     if not isinstance(data, dict):
@@ -95,34 +95,69 @@ def maybe(word: str, words: Iterable[str]) -> str:
     return f"; did you mean {near[0]!r}?" if near else ""
 
 
+def _check_depth(events: Iterable[Any], file: Path) -> None:
+    """Before anything is built: the library builds by recursion, and dies of ten thousand brackets."""
+    import yaml
+
+    depth = 0
+    for event in events:
+        depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+        if depth > MAX_DEPTH:
+            raise _too_much(file, event.start_mark.line + 1)
+
+
+def _too_much(file: Path, line: int) -> BadConfig:
+    return BadConfig(
+        f"{file}:{line}: holds too many values, or too deep ones",
+        hint=f"the limits are {MAX_VALUES:,} values and {MAX_DEPTH} levels",
+    )
+
+
 def _value(loader: Any, node: Any, path: KeyPath, lines: dict[KeyPath, int], file: Path) -> Any:
     import yaml
 
+    line = node.start_mark.line + 1
     if len(lines) > MAX_VALUES or len(path) > MAX_DEPTH:
-        raise BadConfig(
-            f"{file}:{node.start_mark.line + 1}: holds too many values, or too deep ones",
-            hint=f"the limits are {MAX_VALUES:,} values and {MAX_DEPTH} levels",
-        )
-    if isinstance(node, yaml.MappingNode):
-        told: dict[str, Any] = {}
-        loader.flatten_mapping(node)
-        for key_node, value_node in node.value:
-            key = loader.construct_object(key_node, deep=True)
-            line = key_node.start_mark.line + 1
-            if not isinstance(key, str):
-                raise BadConfig(f"{file}:{line}: the key {key!r} is not a word", hint="put it in quotes")
-            if key in told and (*path, key) in lines:
+        raise _too_much(file, line)
+    match node:
+        case yaml.MappingNode():
+            return _mapping(loader, node, path, lines, file)
+        case yaml.SequenceNode():
+            items = []
+            for index, item in enumerate(node.value):
+                lines[(*path, index)] = item.start_mark.line + 1
+                items.append(_value(loader, item, (*path, index), lines, file))
+            return items
+        case _ if node.tag.endswith(":timestamp"):
+            return node.value  # a date is text here: nothing in these files is a moment
+        case _:
+            try:
+                return loader.construct_object(node, deep=True)
+            except (ValueError, OverflowError) as exc:
                 raise BadConfig(
-                    f"{file}:{line}: {key!r} stands here a second time, first at line {lines[(*path, key)]}",
-                    hint="keep one of the two",
-                )
-            lines[(*path, key)] = line
-            told[key] = _value(loader, value_node, (*path, key), lines, file)
-        return told
-    if isinstance(node, yaml.SequenceNode):
-        items = []
-        for index, item in enumerate(node.value):
-            lines[(*path, index)] = item.start_mark.line + 1
-            items.append(_value(loader, item, (*path, index), lines, file))
-        return items
-    return loader.construct_object(node, deep=True)
+                    f"{file}:{line}: {node.value[:40]!r} cannot be read: {exc}", hint="put it in quotes"
+                ) from exc
+
+
+def _mapping(loader: Any, node: Any, path: KeyPath, lines: dict[KeyPath, int], file: Path) -> dict[str, Any]:
+    import yaml
+
+    own: dict[str, int] = {}
+    for key_node, _ in node.value:
+        line = key_node.start_mark.line + 1
+        if not isinstance(key_node, yaml.ScalarNode):
+            raise BadConfig(f"{file}:{line}: a key is not a word", hint="write `key: value`")
+        # A key is what is written, also where YAML would read `on` as true and `123` as a number.
+        if key_node.value in own:
+            raise BadConfig(
+                f"{file}:{line}: {key_node.value!r} stands here a second time, first at line {own[key_node.value]}",
+                hint="keep one of the two",
+            )
+        own[key_node.value] = line
+    loader.flatten_mapping(node)  # `<<: *base`: what is merged comes first, so that own keys win
+    told: dict[str, Any] = {}
+    for key_node, value_node in node.value:
+        key = key_node.value
+        lines[(*path, key)] = key_node.start_mark.line + 1
+        told[key] = _value(loader, value_node, (*path, key), lines, file)
+    return told

@@ -38,7 +38,7 @@ async def test_a_prompt_becomes_a_picture(app: imagen.App) -> None:
 
 async def test_leaving_the_loop_cancels_the_work(app: imagen.App) -> None:
     """No close, no context: break is enough."""
-    async for event in app.generate("a fox", model="mock", options={"slow": 60}, **SMALL):
+    async for event in app.generate("a fox", model="mock", options={"slow": 60}, width=64, height=64, steps=600):
         if isinstance(event, imagen.Progress):
             break
     (job,) = await app.jobs()

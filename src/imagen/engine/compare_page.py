@@ -10,7 +10,6 @@ from urllib.parse import quote
 
 from imagen.core.job import State
 from imagen.engine.compare_document import Document, Entry
-from imagen.engine.sheet import SheetCell, draw_sheet
 
 Picture = bytes | Path | None
 
@@ -69,6 +68,8 @@ class Layout:
 
 def sheet(document: Document, pictures: Mapping[int, Picture]) -> bytes:
     """The contact sheet as PNG."""
+    from imagen.engine.sheet import SheetCell, draw_sheet
+
     layout = Layout.of(document)
     cells = [
         SheetCell(

@@ -5,9 +5,8 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, is_dataclass, replace
 from pathlib import Path
-from typing import Any, TypeVar, get_type_hints
+from typing import Any, Protocol, TypeVar, get_type_hints
 
-from imagen.backends.base import Registration
 from imagen.core.errors import BadConfig, ImagenError, NotConfigured, RequestError, UnknownModel
 from imagen.core.model import Defaults, Limits, Model, ModelFile, Option
 from imagen.core.request import Draft, preview_policy
@@ -21,7 +20,25 @@ LOOK_S = 0.5  # how often files are looked at, however often somebody asks
 MERGED = ("defaults", "limits", "options")  # given key by key over what is inherited; other keys replace
 IN_THE_BOX = "tiny"  # what the names of the models that ship with their weights begin with
 
+OPTION_TYPES = ("str", "int", "float", "bool")
+
 T = TypeVar("T")
+
+
+class Accepts(Protocol):
+    """What the catalog has to know of a backend."""
+
+    @property
+    def keys(self) -> type:
+        """A dataclass: the model keys the backend takes beyond the common ones."""
+
+    @property
+    def device(self) -> str:
+        """The device of a model that names none."""
+
+    @property
+    def slots(self) -> int:
+        """How many jobs that device draws at once."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -87,7 +104,7 @@ def load_catalog(
     folders: Sequence[Path],
     configured: Mapping[str, Entry],
     default_model: str | None,
-    backends: Mapping[str, Registration],
+    backends: Mapping[str, Accepts],
     backend_settings: Mapping[str, Mapping[str, Any]],
     host: str,
 ) -> Catalog:
@@ -173,12 +190,12 @@ def _keep_good(old: Catalog, new: Catalog) -> Catalog:
     return replace(new, models=dict(sorted({**new.models, **kept}.items())), default=default)
 
 
-def _fingerprint(files: Iterable[Path]) -> frozenset[tuple[str, int, int]]:
+def _fingerprint(files: Iterable[Path]) -> frozenset[tuple[str, int, int, int]]:
     told = set()
     for file in files:
         with contextlib.suppress(OSError):
             stat = file.stat()
-            told.add((str(file), stat.st_mtime_ns, stat.st_size))
+            told.add((str(file), stat.st_mtime_ns, stat.st_size, stat.st_ino))
     return frozenset(told)
 
 
@@ -228,7 +245,7 @@ def _merged_options(options: Any, theirs: Any) -> Any:
 
 def _model(
     entry: Entry,
-    backends: Mapping[str, Registration],
+    backends: Mapping[str, Accepts],
     backend_settings: Mapping[str, Mapping[str, Any]],
     host: str,
 ) -> Model:
@@ -262,7 +279,7 @@ def _model(
     given: Any = _read(entry, registration.keys, {key: value for key, value in keys.items() if key in own})
     settings = {"host": host, **backend_settings.get(backend, {})}
     plain = _read(entry, _Plain, {k: values.pop(k) for k in list(values) if k in _PLAIN})
-    return Model(
+    model = Model(
         name=entry.name,
         backend=backend,
         origin=entry.document.where(*entry.path),
@@ -281,6 +298,47 @@ def _model(
             "notes": plain.notes,
         },
     )
+    _check_sense(entry, model)
+    return model
+
+
+def _check_sense(entry: Entry, model: Model) -> None:
+    """What no type can say: bounds in order, defaults within them, words that mean something."""
+    limits = model.limits
+    low, high = limits.steps
+    fields_of_draft = {item.name for item in fields(Draft)} - {"prompt", "model", "preview", "priority", "webhook"}
+    wrong: list[tuple[bool, str, tuple[str, ...]]] = [
+        (model.slots < 1, "`slots` is at least 1", ("slots",)),
+        (limits.multiple_of < 1, "`multiple_of` is at least 1", ("limits", "multiple_of")),
+        (not 1 <= limits.min <= limits.max, "`min` is at least 1 and at most `max`", ("limits", "min")),
+        (not 1 <= low <= high, "`steps` is [lowest, highest]", ("limits", "steps")),
+        (limits.n < 1, "`n` is at least 1", ("limits", "n")),
+        *(
+            (
+                word not in fields_of_draft,
+                f"{word!r} is no field of a request{maybe(word, fields_of_draft)}",
+                ("ignores",),
+            )
+            for word in model.ignores
+        ),
+        *(
+            (option.type not in OPTION_TYPES, f"the type {option.type!r} is not known", ("options", name, "type"))
+            for name, option in model.options.items()
+        ),
+    ]
+    for is_wrong, message, path in wrong:
+        if is_wrong:
+            raise entry.wrong(message, *path, hint="see docs/reference/model-file.md for what belongs here")
+    try:
+        resolve(Draft(prompt="x"), model, lambda: 0)
+        resolve(
+            Draft(prompt="x", options={k: o.default for k, o in model.options.items() if o.default is not None}),
+            model,
+            lambda: 0,
+        )
+    except RequestError as error:
+        path = tuple((error.param or "defaults").split("."))
+        raise entry.wrong(f"the model's own defaults do not work: {error.message}", *path, hint=error.hint) from error
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -317,6 +375,8 @@ def _each(entry: Entry, kind: type[T], told: Any, key: str) -> dict[str, T]:
 
 def _read(entry: Entry, kind: type[T], told: Any, *path: Any) -> T:
     """Check a mapping against a dataclass; the error names file and line."""
+    import json
+
     from pydantic import TypeAdapter, ValidationError
 
     assert is_dataclass(kind)
@@ -324,14 +384,18 @@ def _read(entry: Entry, kind: type[T], told: Any, *path: Any) -> T:
         raise entry.wrong(f"`{path[-1]}` is a mapping", *path, hint=f"its keys: {', '.join(get_type_hints(kind))}")
     entry.document.known(told, (item.name for item in fields(kind)), *entry.path, *path)
     try:
-        return TypeAdapter(kind).validate_python(dict(told))
-    except ValidationError as exc:
-        first = exc.errors()[0]
-        place = (*path, *first["loc"])
+        # By way of JSON, because there pydantic is strict about types and still takes a list for a tuple.
+        return TypeAdapter(kind).validate_json(json.dumps(told, allow_nan=False), strict=True)
+    except ValueError as exc:
+        if isinstance(exc, ValidationError):
+            first = exc.errors()[0]
+            place = (*path, *first["loc"])
+            said = f"{first['msg'][:1].lower()}{first['msg'][1:]}, not {first['input']!r}"
+        else:
+            place, said = path, "a number is not finite"
+        name = ".".join(map(str, place)) or "model"
         raise entry.wrong(
-            f"`{'.'.join(map(str, place))}`: {first['msg'][:1].lower()}{first['msg'][1:]}, not {first['input']!r}",
-            *place,
-            hint="see docs/reference/model-file.md for what belongs here",
+            f"`{name}`: {said}", *place, hint="see docs/reference/model-file.md for what belongs here"
         ) from exc
 
 

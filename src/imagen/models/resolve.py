@@ -1,9 +1,8 @@
 """From a draft to a complete request: what is left out is filled in, what cannot be done is refused or said."""
 
 import math
-import unicodedata
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from imagen.core.errors import RequestError, TooLarge, Unsupported
@@ -13,7 +12,7 @@ from imagen.reading import maybe
 
 MAX_PROMPT = 20_000  # characters; the longest that any known text encoder reads is a fraction of it
 PRIORITIES = (-100, 100)
-BOOLS = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
+BOOLS = {"true": True, "yes": True, "on": True, "1": True, "false": False, "no": False, "off": False, "0": False}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,9 +42,13 @@ def resolve(draft: Draft, model: Model, random_seed: Callable[[], int]) -> Resol
     n = _whole("n", draft.n, model.defaults.n, 1, model.limits.n, model)
     seed = _whole("seed", draft.seed, None, 0, MAX_SEED - n + 1, model) if draft.seed is not None else random_seed()
     _whole("priority", draft.priority, 0, *PRIORITIES, model)
+    _guidance(draft, model)  # wrong is wrong, also where it would be ignored
+    _text("negative", draft.negative or "")
     for name in model.ignores:
-        if getattr(draft, name, None) not in (None, "", {}):
+        if getattr(draft, name) not in (None, "", {}):
             warnings.append(Warned(code="ignored", message=f"the model {model.name} ignores `{name}`"))
+            left_out: dict[str, Any] = {name: None}
+            draft = replace(draft, **left_out)  # what changes nothing is no part of the request
     request = Request(
         prompt=prompt,
         model=model.name,
@@ -78,7 +81,7 @@ def _text(name: str, value: Any) -> str:
                 hint="remove it; text from a terminal must be UTF-8",
                 param=name,
             )
-    return unicodedata.normalize("NFC", value)
+    return value
 
 
 def _whole(name: str, value: Any, default: int | None, low: int, high: int, model: Model) -> int:
@@ -150,7 +153,7 @@ def _guidance(draft: Draft, model: Model) -> float | None:
     if value is None:
         return model.defaults.guidance
     # Drafts are built from JSON and SQL too, where nobody checked the type.
-    if type(value) not in (int, float) or not math.isfinite(value):
+    if type(value) not in (int, float) or value != value:
         raise RequestError(f"guidance is a number, not {value!r}", hint="give for instance 4.5", param="guidance")
     if not 0 <= value <= 100:
         raise RequestError(f"guidance {value} is not possible", hint="give 0 to 100", param="guidance")
@@ -162,7 +165,10 @@ def _options(given: Any, model: Model) -> dict[str, Any]:
         raise RequestError("options is a mapping", hint='give {"name": value}', param="options")
     for name in given:
         if name not in model.options:
-            has = f"it has: {', '.join(sorted(model.options))}" if model.options else "it has no options"
+            if name in Request.__dataclass_fields__:
+                has = f"`{name}` is a field of every request, not an option: on the command line --{name}"
+            else:
+                has = f"it has: {', '.join(sorted(model.options)) or 'no options'}"
             raise RequestError(
                 f"the model {model.name} has no option {name!r}{maybe(str(name), model.options)}",
                 hint=has,
@@ -182,7 +188,7 @@ def _option(name: str, value: Any, option: Option) -> Any:
         raise RequestError(
             f"{name} is of type {option.type}, not {value!r}", hint=_can(option), param=f"options.{name}"
         )
-    in_range = option.range is None or option.range[0] <= converted <= option.range[1]
+    in_range = option.range is None or isinstance(converted, str) or option.range[0] <= converted <= option.range[1]
     if not in_range or (option.choices and converted not in option.choices):
         raise RequestError(f"{name} cannot be {value!r}", hint=_can(option), param=f"options.{name}")
     return converted
@@ -199,7 +205,7 @@ def _convert(value: Any, type_: str) -> Any:
         if type_ == "float" and isinstance(value, int | float | str) and not isinstance(value, bool):
             number = float(value)
             return number if math.isfinite(number) else None
-    except ValueError:
+    except (ValueError, OverflowError):
         pass
     return None
 

@@ -26,14 +26,21 @@ TERMINATED = 143
 Ended = events.Completed | events.Failed | events.Cancelled
 
 
-class Face(Protocol):
+class Voice(Protocol):
+    """Says things to a person without spoiling what stands on the terminal."""
+
+    def line(self, text: str) -> None:
+        """Say something in between."""
+
+    def close(self) -> None:
+        """Leave the terminal as it was."""
+
+
+class Face(Voice, Protocol):
     """What a person or a program sees of a job."""
 
     def on(self, event: events.Event) -> None:
         """Show what this event changes."""
-
-    def line(self, text: str) -> None:
-        """Say something in between."""
 
     def show(self, data: bytes, width: int, height: int) -> None:
         """Show a picture, where pictures can be shown."""
@@ -41,9 +48,6 @@ class Face(Protocol):
     @property
     def shows_pictures(self) -> bool:
         """Whether that would be seen."""
-
-    def close(self) -> None:
-        """Leave the terminal as it was."""
 
 
 class JsonLines:
@@ -102,7 +106,7 @@ async def to_the_end(app: "App", job_id: str, shown: Face, *, previews: bool) ->
 
 
 @asynccontextmanager
-async def cancelled_by_ctrl_c(cancel: Callable[[], Awaitable[object]], shown: Face) -> AsyncIterator[None]:
+async def cancelled_by_ctrl_c(cancel: Callable[[], Awaitable[object]], shown: Voice) -> AsyncIterator[None]:
     """While inside, Ctrl-C calls `cancel` and lets the job end; pressed again, it leaves at once."""
     loop = asyncio.get_running_loop()
     asked: list[asyncio.Future[object]] = []

@@ -1,6 +1,7 @@
 """`imagen generate`: one prompt, drawn here or by a worker that serves the model, watched to its end."""
 
 import os
+import secrets
 import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -211,8 +212,12 @@ def _typed(prompt: str | None) -> str:
     return read
 
 
-def _compare(ctx: click.Context, *, prompt: str, seed: int | None, n: int | None, **typed: Any) -> None:
+def _compare(ctx: click.Context, *, seed: int | None, n: int | None, prompt: str, **typed: Any) -> None:
     """The same series that `imagen compare` makes; several pictures are several seeds."""
     from imagen.surfaces.cli.compare import compare
 
-    raise NotImplementedError(compare)
+    if n is not None and n < 1:
+        raise RequestError(f"-n {n} is no number of pictures", hint="leave it out, or ask for 1 or more", param="n")
+    first = secrets.randbits(32) if seed is None else seed
+    seeds = ",".join(str(first + k) for k in range(n or 1))
+    ctx.invoke(compare, prompts=(prompt,), seeds=seeds, **typed)

@@ -201,6 +201,3 @@ def _cancelled(was: Job, job: Job) -> str:
     return job.state.value if job.state.terminal else "will be cancelled"
 
 
-def one_line(text: str) -> str:
-    """A prompt may hold line breaks and escape sequences; a list must not."""
-    return " ".join("".join(letter if letter.isprintable() else " " for letter in text).split())

@@ -10,6 +10,7 @@ import click
 
 from imagen.core.errors import MissingFile
 from imagen.core.events import Completed
+from imagen.core.request import Request
 from imagen.surfaces.cli.destination import Destination, destination
 from imagen.surfaces.cli.follow import cancelled_by_ctrl_c, face, run, say_end, to_the_end
 from imagen.surfaces.cli.generate import hand_over
@@ -50,6 +51,7 @@ async def _reproduce(file: Path, output: Destination | None, json_output: bool) 
         image = end.images[0]
         now = await app.image_bytes(image)
         pixels = await asyncio.to_thread(engine.pixel_differences, then, now, image, expected)
+        assert isinstance(job.request, Request)
         others = engine.differences(recipe, job.request, model, VERSION)
         if json_output:
             print_json(
