@@ -8,16 +8,23 @@ import json
 import sys
 import textwrap
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, is_dataclass, replace
+from enum import Enum
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 ROOT = Path(__file__).resolve().parents[1]
 REFERENCE = ROOT / "docs" / "reference"
 HEADER = "<!-- Written by `make docs` from the code. Change the code, not this page. -->\n\n"
 
+# Fields of a model that no file says: the folder, the backend and the loader tell them.
+ELSEWHERE = {"name", "keys", "origin"}
+
 # What the catalog fills in, so that the dataclass requires it and a file does not.
-DEFAULTED = {"device": "the backend's", "slots": "the backend's"}
+DEFAULTED = {"device": "by the backend", "slots": "by the backend"}
+
+# Types as somebody who writes YAML calls them.
+IN_YAML = {"str": "text", "int": "whole number", "float": "number", "bool": "true or false", "Any": "any value"}
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -114,9 +121,9 @@ def config_page() -> str:
 
     parts = ["# Settings", _doc(config)]
     parts.append(
-        "`IMAGEN_HOME` puts everything under one folder: `config.yaml`, `models/`, `imagen.db`, `images/`, `logs/`. Without it\n"
-        "the platform's own folders are used. `imagen config path` says where the file is, `imagen config show` prints each\n"
-        "value that is in force and where it came from."
+        "`IMAGEN_HOME` puts everything under one folder: `config.yaml`, `models/`, `imagen.db`, `images/`, `logs/`.\n"
+        "Without it the platform's own folders are used. `imagen config path` says where the file is, and\n"
+        "`imagen config show` prints each value that is in force and where it came from."
     )
     rows = [
         (
@@ -130,7 +137,8 @@ def config_page() -> str:
     ]
     parts.append(_table(("key", "type", "default", "environment", "meaning"), rows))
     parts.append(
-        f"A setting of a backend can come from the environment too: `{config.PREFIX}NAME_KEY` sets `key` of the backend `name`."
+        "A setting of a backend can come from the environment too:\n"
+        f"`{config.PREFIX}NAME_KEY` sets `key` of the backend `name`."
     )
     return "\n\n".join(parts)
 
@@ -142,27 +150,20 @@ def model_file_page() -> str:
 
     parts = [
         "# The model file",
-        "One model is one `model.yaml` in a folder of its name, or one entry under `models:` of `config.yaml`.",
+        "One model is one `model.yaml` in a folder of its name, or one entry under `models:` of `config.yaml`.\n"
+        "Any key that stands neither here nor among the slots of its workflow is an error that names file and line.",
+        "## Every model",
     ]
-    parts.append(
-        "Any key that stands neither here nor among the slots of its workflow is an error that names file and line."
-    )
-    skipped = {"name", "keys", "origin"}  # told by the folder, by the backend and by the loader
-    parts.append("## Every model")
-    common = [field for field in _fields(model.Model) if field.name not in skipped]
-    parts.append(_field_table([replace(field, default=DEFAULTED.get(field.name, field.default)) for field in common]))
-    for title, kind in (
-        ("defaults", model.Defaults),
-        ("limits", model.Limits),
-        ("options", model.Option),
-        ("files", model.ModelFile),
-    ):
-        note = {"options": "a mapping of names to", "files": "a list of"}.get(title, "")
-        parts.append(f"### `{title}`\n\n{(note + ' ' if note else '')}{_lower(_doc(kind))}")
-        parts.append(_field_table(_fields(kind)))
+    common = [field for field in _fields(model.Model) if field.name not in ELSEWHERE]
+    parts.append(_key_table([replace(field, default=DEFAULTED.get(field.name, field.default)) for field in common]))
+    inner = {"defaults": model.Defaults, "limits": model.Limits, "options": model.Option, "files": model.ModelFile}
+    for name, kind in inner.items():
+        shape = {"options": "A mapping; for each name: ", "files": "A list; each of: "}.get(name, "")
+        parts.append(f"### `{name}`\n\n{shape}{_lower(_doc(kind)) if shape else _doc(kind)}")
+        parts.append(_key_table(_fields(kind)))
     for name, registration in sorted(registrations().items()):
-        parts.append(f"## Keys of the backend `{name}`\n\n{_doc(registration.keys)}")
-        parts.append(_field_table(_fields(registration.keys)) or "None of its own.")
+        parts.append(f"## Keys of the backend `{name}`")
+        parts.append(_key_table(_fields(registration.keys)) or "None of its own.")
     return "\n\n".join(parts)
 
 
@@ -259,6 +260,26 @@ def _field_table(fields: list[Field]) -> str:
     )
 
 
+def _key_table(fields: list[Field]) -> str:
+    """The same for people who write YAML."""
+    rows = []
+    for field in fields:
+        kinds = []
+        for kind in field.type.split(" | "):
+            match kind.partition("["):
+                case ("tuple", _, _):
+                    kinds.append("list")
+                case ("Mapping", _, _) | ("Defaults" | "Limits", _, _):
+                    kinds.append("mapping")
+                case ("Literal", _, choices):
+                    kinds.append(choices.rstrip("]").replace("'", "").replace(", ", " or "))
+                case _ if kind != "None":
+                    kinds.append(IN_YAML.get(kind, kind))
+        default = field.default.replace("True", "true").replace("False", "false").replace("'", "")
+        rows.append((f"`{field.name}`", ", ".join(kinds), default.replace("(", "[").replace(")", "]"), field.comment))
+    return _table(("key", "type", "default", ""), rows) if rows else ""
+
+
 def _table(titles: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> str:
     def line(cells: tuple[str, ...]) -> str:
         return "| " + " | ".join(cell.replace("|", "\\|").replace("\n", " ") for cell in cells) + " |"
@@ -280,18 +301,25 @@ def _helps(command: Any, path: str) -> Iterator[tuple[str, str]]:
 
 
 def _public(name: str, value: Any) -> str:
-    if inspect.isclass(value):
-        return f"## `{name}`\n\n{_doc(value)}{_methods(value)}"
-    if callable(value):
-        return f"## `{name}{_signature(value)}`\n\n{_doc(value)}"
-    return f"## `{name}`\n\n{'A union type.' if 'Union' in type(value).__name__ else f'`{value!r}`'}"
+    if not inspect.isclass(value):
+        if callable(value):
+            return f"## `{name}{_signature(value)}`\n\n{_line(value)}"
+        return f"## `{name}`\n\nOne of {', '.join(f'`{kind.__name__}`' for kind in get_args(value))}."
+    told = f"## `{name}`\n\n{_line(value)}"
+    if value.__module__ == "imagen.core.events":
+        return f"{told} Its fields: [events](events.md#{name.lower()})."
+    if issubclass(value, Exception):
+        return f"{told} What is below it: [errors](errors.md)."
+    if is_dataclass(value):
+        return f"{told}\n\n{_field_table(_fields(value))}"
+    if issubclass(value, Enum):
+        return f"{told} {', '.join(f'`{item.value}`' for item in value)}."
+    return told + _methods(value)
 
 
 def _methods(kind: type) -> str:
-    if kind.__module__.startswith("imagen.core"):
-        return ""  # values; their fields stand on the pages of events, errors and model files
     lines = [
-        f"- `{name}{_signature(value)}`: {_doc(value)}"
+        f"- `{name}{_signature(value)}`: {_line(value)}"
         for name, value in vars(kind).items()
         if not name.startswith("_") and inspect.isfunction(inspect.unwrap(value)) and value.__doc__
     ]
@@ -333,7 +361,14 @@ def _reference(whole: Mapping[str, Any], pointer: str) -> dict[str, Any]:
 
 
 def _doc(thing: Any) -> str:
-    return inspect.getdoc(thing) or ""
+    if not inspect.ismodule(thing):
+        return inspect.getdoc(thing) or ""
+    # From the source: Python 3.13 takes the indentation of a docstring's examples away when it compiles.
+    return (ast.get_docstring(ast.parse(inspect.getsource(thing)), clean=False) or "").strip()
+
+
+def _line(thing: Any) -> str:
+    return " ".join(_doc(thing).split())
 
 
 def _upper(text: str) -> str:

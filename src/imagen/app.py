@@ -26,10 +26,10 @@ from imagen.core.request import Draft, Request, preview_policy
 from imagen.engine.wiring import watched_catalog
 from imagen.engine.worker import Worker, sweep
 from imagen.models.catalog import Catalog
-from imagen.store import history, journal, presence, queue
+from imagen.store import history, intake, journal, presence, queue
 from imagen.store.db import Database
 from imagen.store.images import CELL, THUMBNAIL, ImageStore, side_path
-from imagen.store.queue import NewJob
+from imagen.store.intake import NewJob
 
 LOOK_S = 1.0  # a follower looks at least this often, whatever the bell does
 CHECK_S = 2.0  # a check that takes longer has failed
@@ -81,11 +81,11 @@ class App:
         """Check, complete and queue a request. It is safe on disk when this returns."""
         new = self._resolve(draft)
         if idempotency_key is None:
-            ids = await self._db.write(queue.submit, [new])
+            ids = await self._db.write(intake.submit, [new])
         else:
             body = repr(sorted((name, str(getattr(draft, name))) for name in draft.__dataclass_fields__))
             ids = await self._db.write(
-                queue.submit_once,
+                intake.submit_once,
                 [new],
                 owner="local",
                 route="/v1/jobs",
@@ -196,7 +196,7 @@ class App:
                 raise
             new = NewJob(request=request, model=Model.from_dict(record))
         new = replace(new, series=old.series, cell=old.cell, retry_of=old.id, priority=old.priority)
-        (new_job,) = await self._db.write(queue.submit, [new])
+        (new_job,) = await self._db.write(intake.submit, [new])
         self._mine.add(new_job)
         return await self.job(new_job)
 

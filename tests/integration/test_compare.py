@@ -225,11 +225,9 @@ def test_a_lost_picture_is_copied_again(imagen: Any) -> None:
 
 def test_failed_cells_are_drawn_again_when_asked(imagen: Any) -> None:
     """--failed makes a new job for the cell; without it a failed cell stays as it is."""
-    (imagen.home / "config.yaml").write_text(
-        "models:\n  moody: {backend: mock, options: {fail: {type: str, default: rejected}}}\n"
-    )
-    first = imagen("compare", "a fox", "--models", "moody,mock", *FAST, "-o", "out")
+    first = imagen("compare", "a fox", "--models", "mock-broken,mock", *FAST, "-o", "out")
     assert first.returncode == 1, first.stderr
+    assert "imagen compare --resume out --failed" in first.stderr
     out = imagen.here / "out"
     before = stamps(out)
     assert imagen("compare", "--resume", "out").returncode == 1

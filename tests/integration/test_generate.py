@@ -30,6 +30,11 @@ def _refused(run: subprocess.CompletedProcess[str], code: int, *words: str) -> N
         assert word in told
 
 
+def _started(events: list[dict[str, Any]]) -> dict[str, Any]:
+    (event,) = (event for event in events if event["type"] == "started")
+    return event
+
+
 def _nothing_was_left(imagen: Any) -> None:
     assert imagen.jobs() == []
     assert not list((imagen.home / "images").rglob("*.*"))
@@ -70,15 +75,13 @@ def test_no_previews_are_drawn_for_a_pipe_that_asked_for_none(imagen: Any) -> No
     """Previews are opt-in away from a terminal."""
     said = imagen.events("generate", "a fox", *QUICK)
     assert "preview" not in {event["type"] for event in said}
-    (started,) = (event for event in said if event["type"] == "started")
-    assert started["preview"]["method"] == "off"
+    assert _started(said)["preview"]["method"] == "off"
 
 
 def test_a_bare_preview_flag_leaves_the_prompt_alone(imagen: Any) -> None:
     """`--preview "a fox"` is a flag and a prompt."""
     said = imagen.events("generate", "--preview", "a fox", *QUICK)
-    (started,) = (event for event in said if event["type"] == "started")
-    assert started["request"]["prompt"] == "a fox"
+    assert _started(said)["request"]["prompt"] == "a fox"
 
 
 def test_the_same_request_gives_the_same_file_with_and_without_previews(imagen: Any) -> None:
@@ -111,14 +114,15 @@ def test_the_sidecar_lies_beside_the_picture(imagen: Any) -> None:
 def test_a_model_is_named_by_any_of_its_flags(imagen: Any, spelling: str) -> None:
     """What was called a backend once is a model here."""
     said = imagen.events("generate", "a fox", spelling, "mock-warm", *QUICK)
-    assert said[1]["request"]["model"] == "mock-warm"
+    assert _started(said)["request"]["model"] == "mock-warm"
 
 
 def test_the_prompt_may_come_from_standard_input(imagen: Any) -> None:
     """`-` reads it, and so does no prompt at all where nobody can be asked."""
     for arguments in (("generate", "-"), ("generate",)):
         run = imagen(*arguments, *QUICK, "--json", stdin="a fox\nin snow\n")
-        assert json.loads(run.stdout.splitlines()[1])["request"]["prompt"] == "a fox\nin snow"
+        said = [json.loads(line) for line in run.stdout.splitlines()]
+        assert _started(said)["request"]["prompt"] == "a fox\nin snow"
 
 
 def test_a_file_is_written_and_never_over_another(imagen: Any) -> None:
@@ -223,7 +227,7 @@ def test_no_prompt_at_all_is_refused(imagen: Any) -> None:
 def test_a_placeholder_in_a_prompt_is_text(imagen: Any) -> None:
     """`${seed}` is drawn as it stands, not filled in."""
     said = imagen.events("generate", "a fox ${seed} {model} $HOME %s", *QUICK)
-    assert said[1]["request"]["prompt"] == "a fox ${seed} {model} $HOME %s"
+    assert _started(said)["request"]["prompt"] == "a fox ${seed} {model} $HOME %s"
 
 
 def test_a_broken_config_is_named_with_its_line(imagen: Any) -> None:
@@ -334,7 +338,7 @@ def test_two_commands_never_draw_at_once_on_one_device(imagen: Any) -> None:
     after, _ = second.communicate()
     rest, _ = first.communicate()
     ended = json.loads(rest.splitlines()[-1])
-    (started,) = (event for event in map(json.loads, after.splitlines()) if event["type"] == "started")
+    started = _started([json.loads(line) for line in after.splitlines()])
     assert ended["type"] == json.loads(after.splitlines()[-1])["type"] == "completed"
     assert started["at"] >= ended["at"]
 

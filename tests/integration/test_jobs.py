@@ -47,7 +47,7 @@ def test_watch_finishes_what_a_killed_program_began(imagen: Any) -> None:
 def test_other_commands_say_that_a_job_waits_and_how_to_run_it(imagen: Any) -> None:
     """An orphan is not run behind anybody's back; one line tells of it."""
     job = _killed(imagen, "a fox", "--set", "slow=30", *SMALL, at="progress")
-    for arguments in (("generate", "a cat", *QUICK), ("jobs",), ("jobs", "list")):
+    for arguments in (("generate", "a cat", *QUICK), ("jobs",), ("jobs", "--limit", "1"), ("series",)):
         run = imagen(*arguments)
         assert run.returncode == 0
         assert f"imagen jobs watch {job}" in run.stderr
@@ -213,7 +213,7 @@ def test_a_retry_can_be_watched_at_once(imagen: Any) -> None:
 
 def test_watching_a_job_that_ended_tells_its_events_again(imagen: Any) -> None:
     """History is followed like the present, and the exit code is the job's."""
-    job = imagen.events("generate", "a fox [fail:rejected]", *QUICK)[0]["job"]
+    job = imagen.events("generate", "a fox [fail:rejected]", "-m", "mock", *QUICK)[0]["job"]
     run = imagen("jobs", "watch", job, "--json")
     assert run.returncode == 1
     assert [json.loads(line)["type"] for line in run.stdout.splitlines()] == ["queued", "started", "failed"]

@@ -42,15 +42,23 @@ async def test_leaving_the_loop_cancels_the_job(tmp_path: Path) -> None:
 async def test_a_match_over_the_events_sees_the_picture_form(tmp_path: Path) -> None:
     """Previews come as asked for, under either spelling, and the end brings the images."""
     async with api.open(home=tmp_path) as app:
-        for wish in ({"preview": {"stride": 5}}, {"emitPreviews": True, "previewStride": 5}, {"preview_stride": 5}):
-            steps, images = [], ()
+        wishes: tuple[dict[str, Any], ...] = (
+            {"preview": {"stride": 5}},
+            {"preview": {"emitPreviews": True, "previewStride": 5}},
+            {"emit_previews": True, "preview_stride": 5},
+        )
+        for wish in wishes:
+            steps: list[int] = []
+            images: tuple[api.StoredImage, ...] = ()
             async for event in app.generate("a fox [slow:0]", model="mock", width=64, height=64, **wish):
                 match event:
                     case api.Preview(step=step, total=20, data=data):
                         assert data
                         steps.append(step)
-                    case api.Completed(images=images):
-                        assert images[0].width == 64
+                    case api.Completed():
+                        images = event.images
+                    case _:
+                        pass
             assert steps
             assert set(steps) <= {5, 10, 15}
-            assert images
+            assert [image.width for image in images] == [64]

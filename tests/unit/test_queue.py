@@ -7,17 +7,17 @@ import pytest
 from alembic.config import Config
 from alembic.script import ScriptDirectory
 from sqlalchemy import Engine, create_engine, inspect, text, update
+from tests.store_kit import MODEL, OTHER, WORKER, arrive, database, grammar, new, record, resolve, take
 
 import imagen.store
 from imagen.core.errors import BadConfig, Conflict, Unreachable, WrongDatabase
 from imagen.core.events import Completed, Failed
 from imagen.core.job import State
 from imagen.core.model import Model
-from imagen.store import history, presence, queue, schema
+from imagen.store import history, intake, presence, queue, schema
 from imagen.store.db import Database
 from imagen.store.queue import Claim, LeaseLost
 from imagen.store.tables import jobs, metadata, slots
-from tests.store_kit import MODEL, OTHER, WORKER, arrive, database, grammar, new, record, resolve, take
 
 
 async def end(db: Database, claim: Claim) -> None:
@@ -34,7 +34,7 @@ async def end(db: Database, claim: Claim) -> None:
 async def test_a_job_is_taken_once(tmp_path: Path) -> None:
     """A second claim finds nothing while the first holds the only job."""
     async with database(tmp_path) as db:
-        (job,) = await db.write(queue.submit, [new()])
+        (job,) = await db.write(intake.submit, [new()])
         claim = await take(db)
         assert claim is not None
         assert claim.job == job
@@ -49,7 +49,7 @@ async def test_a_job_is_taken_once(tmp_path: Path) -> None:
 async def test_a_device_draws_one_thing_at_a_time(tmp_path: Path) -> None:
     """Two models of one device are never drawn at once, and the second says what it waits for."""
     async with database(tmp_path) as db:
-        first, second = await db.write(queue.submit, [new(), new(OTHER)])
+        first, second = await db.write(intake.submit, [new(), new(OTHER)])
         claim = await take(db)
         assert claim is not None
         assert claim.job == first
@@ -68,7 +68,7 @@ async def test_a_device_with_two_slots_draws_two(tmp_path: Path) -> None:
     """Slots are counted per device."""
     wide = Model(name="wide", backend="script", device="cloud:x", slots=2)
     async with database(tmp_path) as db:
-        await db.write(queue.submit, [new(wide), new(wide), new(wide)])
+        await db.write(intake.submit, [new(wide), new(wide), new(wide)])
         assert await take(db) is not None
         assert await take(db) is not None
         assert await take(db) is None
@@ -79,7 +79,7 @@ async def test_priority_beats_the_loaded_model_and_that_beats_age(tmp_path: Path
     from dataclasses import replace
 
     async with database(tmp_path) as db:
-        old, loaded, urgent = await db.write(queue.submit, [new(), new(OTHER), replace(new(), priority=5)])
+        old, loaded, urgent = await db.write(intake.submit, [new(), new(OTHER), replace(new(), priority=5)])
         order = []
         for _ in range(3):
             claim = await take(db, loaded=["other"])
@@ -92,7 +92,7 @@ async def test_priority_beats_the_loaded_model_and_that_beats_age(tmp_path: Path
 async def test_a_zombie_can_record_nothing(tmp_path: Path) -> None:
     """After the lease went to another attempt, every write of the first one is refused."""
     async with database(tmp_path) as db:
-        (job,) = await db.write(queue.submit, [new()])
+        (job,) = await db.write(intake.submit, [new()])
         zombie = await take(db)
         assert zombie is not None
         await db.write(presence.bury, [WORKER], datetime.now(UTC))
@@ -114,7 +114,7 @@ async def test_a_zombie_can_record_nothing(tmp_path: Path) -> None:
 async def test_three_failures_end_a_job_with_the_reason(tmp_path: Path) -> None:
     """Retryable errors wait a little longer each time, and stop."""
     async with database(tmp_path) as db:
-        (job,) = await db.write(queue.submit, [new()])
+        (job,) = await db.write(intake.submit, [new()])
         waits = []
         for _ in range(3):
             await db.write(lambda c: c.execute(update(jobs).values(run_after=None)))
@@ -137,7 +137,7 @@ async def test_three_failures_end_a_job_with_the_reason(tmp_path: Path) -> None:
 async def test_a_polite_hand_back_is_no_failure(tmp_path: Path) -> None:
     """A worker that stops gives its job back, which is at once ready for the next."""
     async with database(tmp_path) as db:
-        await db.write(queue.submit, [new()])
+        await db.write(intake.submit, [new()])
         for _ in range(5):
             claim = await take(db)
             assert claim is not None
@@ -165,7 +165,7 @@ async def test_a_bad_row_fails_with_its_reason(tmp_path: Path) -> None:
             "insert into jobs (prompt, preview, created_at) values ('x', '{\"cuont\": 1}', '2020-01-01T00:00:00.000Z')"
         )
         await db.write(lambda c: c.execute(text(bad.replace(":", "\\:"))))
-        await db.write(queue.submit, [new()])
+        await db.write(intake.submit, [new()])
         assert await take(db) is not None
         (failed,) = await db.read(history.jobs_list, state="failed")
         assert failed.error is not None
@@ -179,8 +179,8 @@ async def test_a_model_nobody_knows_fails_after_a_minute(tmp_path: Path) -> None
         await db.write(lambda c: c.execute(text("insert into jobs (prompt, model) values ('x', 'nope')")))
         assert await take(db) is None
         now = datetime.now(UTC)
-        assert await db.write(queue.fail_unknown_models, now) == 0
-        assert await db.write(queue.fail_unknown_models, now + timedelta(seconds=61)) == 1
+        assert await db.write(intake.fail_unknown_models, now) == 0
+        assert await db.write(intake.fail_unknown_models, now + timedelta(seconds=61)) == 1
         (job,) = await db.read(history.jobs_list)
         assert job.error is not None
         assert job.error.code == "unknown_model"
@@ -190,7 +190,7 @@ async def test_a_model_nobody_knows_fails_after_a_minute(tmp_path: Path) -> None
 async def test_cancel_by_sql_ends_a_queued_job(tmp_path: Path) -> None:
     """`UPDATE jobs SET cancel_requested = true` is enough, and records the end."""
     async with database(tmp_path) as db:
-        (job,) = await db.write(queue.submit, [new()])
+        (job,) = await db.write(intake.submit, [new()])
         await db.write(lambda c: c.execute(text("update jobs set cancel_requested = true")))
         events = await record(db, job)
         grammar(events)
@@ -201,7 +201,7 @@ async def test_cancel_by_sql_ends_a_queued_job(tmp_path: Path) -> None:
 async def test_cancelling_what_ended_changes_nothing(tmp_path: Path) -> None:
     """A terminal state is final."""
     async with database(tmp_path) as db:
-        (job,) = await db.write(queue.submit, [new()])
+        (job,) = await db.write(intake.submit, [new()])
         claim = await take(db)
         assert claim is not None
         await end(db, claim)
@@ -215,17 +215,17 @@ async def test_an_idempotency_key_gives_the_same_job(tmp_path: Path) -> None:
     """Same key and body: the same job. Same key, other body: a conflict."""
     async with database(tmp_path) as db:
         how = {"owner": "local", "route": "/v1/jobs", "key": "k"}
-        one = await db.write(queue.submit_once, [new()], body_hash="a", **how)
-        assert await db.write(queue.submit_once, [new()], body_hash="a", **how) == one
+        one = await db.write(intake.submit_once, [new()], body_hash="a", **how)
+        assert await db.write(intake.submit_once, [new()], body_hash="a", **how) == one
         with pytest.raises(Conflict):
-            await db.write(queue.submit_once, [new()], body_hash="b", **how)
+            await db.write(intake.submit_once, [new()], body_hash="b", **how)
         assert len(await db.read(history.jobs_list)) == 1
 
 
 async def test_the_slot_of_a_dead_worker_is_freed(tmp_path: Path) -> None:
     """Burying a worker puts its job back and frees the device at once."""
     async with database(tmp_path) as db:
-        (job,) = await db.write(queue.submit, [new()])
+        (job,) = await db.write(intake.submit, [new()])
         await take(db)
         assert await db.write(presence.bury, [WORKER], datetime.now(UTC)) == [job]
         held = await db.read(lambda c: c.execute(slots.select().where(slots.c.job_id.is_not(None))).all())

@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image as Picture
+from tests.store_kit import database, grammar, new, record, take
 
 from imagen.backends.base import Previews
 from imagen.core import errors
@@ -22,10 +23,9 @@ from imagen.core.signals import RAW_RGB, Handle, Notice, Output, Phase, Signal, 
 from imagen.core.signals import Preview as Shown
 from imagen.engine import runner
 from imagen.previews.policy import merge
-from imagen.store import history, journal, queue
+from imagen.store import history, intake, journal, queue
 from imagen.store.db import Database
 from imagen.store.images import ImageStore
-from tests.store_kit import database, grammar, new, record, take
 
 Said = Signal | BaseException | float  # a float is a pause
 
@@ -74,7 +74,7 @@ def shown(step: int, total: int = 4) -> Shown:
 async def draw(
     db: Database, folder: Path, backend: Script, *, preview: PreviewPolicy | None = None, **changes: Any
 ) -> tuple[str, State | None]:
-    (job,) = await db.write(queue.submit, [new(preview=preview, **changes)])
+    (job,) = await db.write(intake.submit, [new(preview=preview, **changes)])
     claim = await take(db)
     assert claim is not None
     state = await runner.run(
@@ -176,7 +176,7 @@ async def test_the_handle_is_stored_before_the_next_signal(tmp_path: Path) -> No
 
     async with database(tmp_path) as db:
         backend = Outside()
-        (job,) = await db.write(queue.submit, [new()])
+        (job,) = await db.write(intake.submit, [new()])
         images = ImageStore("local", tmp_path / "images")
         for _ in range(2):
             await db.write(lambda c: c.exec_driver_sql("update jobs set run_after = null"))
@@ -278,7 +278,7 @@ async def test_progress_never_goes_back_and_knows_its_total_at_once(tmp_path: Pa
     told: list[tuple[int, int]] = []
 
     async with database(tmp_path) as db:
-        (job,) = await db.write(queue.submit, [new()])
+        (job,) = await db.write(intake.submit, [new()])
         claim = await take(db)
         assert claim is not None
         steps = [Step(step=s, total=t) for s, t in ((0, 0), (2, 4), (1, 4), (2, 4), (9, 4), (3, 4))]

@@ -11,12 +11,12 @@ from typing import Any
 class Limits:
     """What sizes and counts a model accepts."""
 
-    min: int = 16
-    max: int = 4096
-    multiple_of: int = 1
+    min: int = 16  # shortest side, in pixels
+    max: int = 4096  # longest side, in pixels
+    multiple_of: int = 1  # of both sides
     sizes: tuple[tuple[int, int], ...] = ()  # when given, only these (width, height) pairs
-    steps: tuple[int, int] = (1, 1000)
-    n: int = 16
+    steps: tuple[int, int] = (1, 1000)  # fewest and most
+    n: int = 16  # most pictures of one request
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -24,8 +24,8 @@ class Option:
     """One setting of the model's own."""
 
     type: str = "str"  # str | int | float | bool
-    range: tuple[float, float] | None = None
-    choices: tuple[Any, ...] = ()
+    range: tuple[float, float] | None = None  # lowest and highest, both allowed
+    choices: tuple[Any, ...] = ()  # when given, only these
     default: Any = None
     help: str = ""
 
@@ -34,10 +34,10 @@ class Option:
 class ModelFile:
     """One weight file a model needs."""
 
-    path: str
-    folder: str = ""
-    hub: str = ""
-    size: int | None = None
+    path: str  # its name, below the folder
+    folder: str = ""  # where the engine looks for this kind of file
+    hub: str = ""  # where it can be fetched from
+    size: int | None = None  # in bytes
     sha256: str = ""
     licence: str = ""
 
@@ -59,22 +59,22 @@ class Model:
     """One entry of the catalog. A job carries the whole of it, so later edits never change the job."""
 
     name: str
-    backend: str
-    title: str = ""
-    enabled: bool = True
+    backend: str  # who draws it
+    title: str = ""  # what people call it
+    enabled: bool = True  # a disabled model is listed, and refuses
     device: str  # what draws one thing at a time, for instance cpu@laptop
     slots: int = 1  # how many jobs that device draws at once
-    licence: str = ""
-    source: str = ""
+    licence: str = ""  # of the weights
+    source: str = ""  # where it comes from, for people
     defaults: Defaults = field(default_factory=Defaults)
     limits: Limits = field(default_factory=Limits)
     options: Mapping[str, Option] = field(default_factory=dict)
     files: tuple[ModelFile, ...] = ()
     ignores: tuple[str, ...] = ()  # request fields that change nothing for this model
-    preview: Mapping[str, Any] | bool | None = None
-    workflow: str | None = None
-    vram_mib: int | None = None
-    notes: str = ""
+    preview: Mapping[str, Any] | bool | None = None  # how its previews are made, unless a request says otherwise
+    workflow: str | None = None  # the template its engine fills in
+    vram_mib: int | None = None  # what it needs to draw at its defaults
+    notes: str = ""  # what somebody choosing a model should know
     keys: Mapping[str, Any] = field(default_factory=dict)  # what its backend declared, and its template's slots
     origin: str = ""  # the file it came from
 

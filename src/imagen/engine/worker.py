@@ -22,7 +22,8 @@ from imagen.previews.policy import merge
 from imagen.store import presence, queue
 from imagen.store.db import Database
 from imagen.store.images import ImageStore
-from imagen.store.queue import Claim, NewJob
+from imagen.store.intake import NewJob
+from imagen.store.queue import Claim
 
 IDLE_S = 1.0  # a worker that hears nothing looks this often; run_after of a failed job has no bell
 STREAK = 16  # jobs of the loaded model in a row, while others wait

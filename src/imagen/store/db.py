@@ -22,7 +22,7 @@ READERS = 4
 
 
 class Database:
-    """Runs functions that take a Connection: `await db.write(queue.submit, …)` is one transaction."""
+    """Runs functions that take a Connection: `await db.write(intake.submit, …)` is one transaction."""
 
     def __init__(self, url: str, *, full_sync: bool = False) -> None:
         self._file = Path(url.removeprefix("sqlite:///")) if url.startswith("sqlite:///") else None

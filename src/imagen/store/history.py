@@ -8,7 +8,7 @@ from sqlalchemy import Connection, Row, and_, func, insert, select, update
 
 from imagen.core.errors import ImagenError, UnknownJob, UnknownSeries
 from imagen.core.job import Cell, Job, Series, State
-from imagen.store import journal, queue
+from imagen.store import intake, journal, queue
 from imagen.store.tables import images, jobs, live, series, slots
 
 PREFIX = 6  # characters of an id that are enough to mean it, if it is the only one
@@ -83,7 +83,7 @@ def new_series(
     models: Sequence[str],
     seeds: Sequence[int],
     settings: Mapping[str, Any],
-    new: Sequence[queue.NewJob],
+    new: Sequence[intake.NewJob],
 ) -> list[str]:
     """Record a series and submit its jobs, in one transaction; a series that exists gains the jobs and models."""
     found = connection.execute(select(series).where(series.c.id == series_id)).one_or_none()
@@ -101,7 +101,7 @@ def new_series(
             for name in ("prompts", "models", "seeds")
         }
         connection.execute(update(series).where(series.c.id == series_id).values(cancelled=False, **merged))
-    return queue.submit(connection, new)
+    return intake.submit(connection, new)
 
 
 def series_one(connection: Connection, series_id: str) -> Series:
@@ -149,7 +149,7 @@ def _job(connection: Connection, row: Row[Any], *, whole: bool) -> Job:
     return Job(
         id=row.id,
         state=state,
-        request=queue.request_of(row) if row.record is not None else queue.draft_of(row),
+        request=intake.request_of(row) if row.record is not None else intake.draft_of(row),
         attempt=row.attempt,
         failures=row.failures,
         priority=row.priority,

@@ -17,7 +17,7 @@ from sqlalchemy import Connection, Row, delete, insert, select, update
 
 from imagen.core.errors import Crashed
 from imagen.core.job import State
-from imagen.store import queue
+from imagen.store import intake, queue
 from imagen.store.journal import KEEP_S
 from imagen.store.tables import jobs, live, previews, slots, watchers, workers
 
@@ -95,7 +95,7 @@ def bury(connection: Connection, dead: Iterable[str], now: datetime) -> list[str
 def _tidy(connection: Connection, now: datetime) -> None:
     running = select(jobs.c.id).where(jobs.c.state == State.RUNNING)
     stale = now - timedelta(seconds=KEEP_S)
-    queue.fail_unknown_models(connection, now)
+    intake.fail_unknown_models(connection, now)
     connection.execute(update(slots).where(slots.c.job_id.not_in(running)).values(job_id=None, attempt=None))
     connection.execute(delete(watchers).where(watchers.c.expires_at < now))
     connection.execute(delete(live).where(live.c.updated_at < stale, live.c.job_id.not_in(running)))

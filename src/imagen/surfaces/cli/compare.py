@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from imagen.core.errors import NotConfigured, RequestError
+from imagen.core.job import State
 from imagen.core.request import Draft
 from imagen.surfaces.cli import options
 from imagen.surfaces.cli.follow import INTERRUPTED, cancelled_by_ctrl_c, run
@@ -207,27 +208,23 @@ async def _run(app: "App", comparison: "Comparison", *, html: bool, as_json: boo
         return INTERRUPTED
     if result.document.succeeded:
         return 0
-    states = [cell.state.value for cell in result.document.cells]
-    click.echo(f"{_counted(states)}; try the others again with: {again} --failed", err=True)
+    cells = result.document.cells
+    left = sum(cell.state is not State.COMPLETED or cell.error is not None for cell in cells)
+    ended = f"{left} of {_plural(len(cells), 'cell')} ended without a picture"
+    click.echo(f"{ended}; try again with: {again} --failed", err=True)
     return 1
 
 
 def _described(comparison: "Comparison") -> str:
     document = comparison.document
-    parts = [
-        _plural(len(document.prompts), "prompt"),
-        _plural(len(document.models), "model"),
-        f"seed {document.seeds[0]}" if len(document.seeds) == 1 else _plural(len(document.seeds), "seed"),
-    ]
-    return " × ".join(parts)
+    seeds = document.seeds
+    counts = [(len(document.models), "model"), (len(document.prompts), "prompt"), (len(seeds), "seed")]
+    grid = " × ".join(_plural(count, noun) for count, noun in counts if count > 1 or noun == "model")
+    return f"{grid}, seed {seeds[0]}" if len(seeds) == 1 else grid
 
 
 def _plural(count: int, noun: str) -> str:
     return f"{count} {noun}{'' if count == 1 else 's'}"
-
-
-def _counted(states: Sequence[str]) -> str:
-    return ", ".join(f"{states.count(state)} {state}" for state in dict.fromkeys(states))
 
 
 def _check_resume(prompts: Sequence[str], typed: Sequence[str]) -> None:

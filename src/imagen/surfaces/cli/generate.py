@@ -61,6 +61,7 @@ class Wish:
 )
 @click.option("--output", "-o", metavar="FILE|DIR", help="Copy the picture here; never over an existing file.")
 @options.preview_options
+@click.option("--preview-stride", type=int, metavar="N", help="A preview every N steps.")
 @click.option("--json", "json_output", is_flag=True, help="Print the job's events as JSON lines, the end last.")
 @click.option("--series", is_flag=True, help="Compare several models: the same as `imagen compare`.")
 @click.option("--models", metavar="A,B,C", help="The models to compare, with --series.")

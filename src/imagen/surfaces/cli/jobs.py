@@ -19,12 +19,9 @@ if TYPE_CHECKING:
 SHORT = 8  # the last characters of an id, enough to name a job
 
 
-@click.group(invoke_without_command=True)
-@click.pass_context
-def jobs(ctx: click.Context) -> None:
+@click.group(cls=options.ListingGroup)
+def jobs() -> None:
     """List, show, watch, cancel or retry jobs."""
-    if ctx.invoked_subcommand is None:
-        ctx.invoke(list_)
 
 
 @jobs.command("list")
@@ -32,7 +29,7 @@ def jobs(ctx: click.Context) -> None:
 @click.option("--model", "-m", metavar="NAME", help="Only jobs of this model.")
 @click.option("--limit", type=click.IntRange(1, 1000), default=20, show_default=True, help="How many, newest first.")
 @click.option("--json", "json_output", is_flag=True, help="Print one JSON document.")
-def list_(state: str | None = None, model: str | None = None, limit: int = 20, json_output: bool = False) -> None:
+def list_(state: str | None, model: str | None, limit: int, json_output: bool) -> None:
     """The newest jobs."""
 
     async def listed() -> int:
@@ -78,9 +75,9 @@ def show(job_id: str, json_output: bool) -> None:
 @click.argument("job_id", metavar="ID")
 @options.preview_options
 @click.option("--json", "json_output", is_flag=True, help="Print the job's events as JSON lines, the end last.")
-def watch(job_id: str, preview: str | None, no_preview: bool, preview_stride: int | None, json_output: bool) -> None:
+def watch(job_id: str, preview: str | None, no_preview: bool, json_output: bool) -> None:
     """Follow a job to its end, and draw it here when no worker does. Ctrl-C only stops the watching."""
-    policy = options.asked_policy(preview, no_preview, preview_stride)
+    policy = options.asked_policy(preview, no_preview)
     pictures = policy is not None if json_output else policy is None or not policy.off
 
     async def watched() -> int:
@@ -199,5 +196,3 @@ def _cancelled(was: Job, job: Job) -> str:
     if was.state.terminal:
         return f"had {was.state.value} already; unchanged"
     return job.state.value if job.state.terminal else "will be cancelled"
-
-

@@ -26,9 +26,8 @@ def model_option(command: F) -> F:
 
 
 def preview_options(command: F) -> F:
-    """--preview[=ref|inline], --no-preview and --preview-stride N."""
+    """--preview[=ref|inline] and --no-preview."""
     for option in (
-        click.option("--preview-stride", type=int, metavar="N", help="A preview every N steps."),
         click.option("--no-preview", is_flag=True, help="No previews, also on a terminal."),
         click.option(
             "--preview",
@@ -51,7 +50,16 @@ class PreviewCommand(click.Command):
         return super().parse_args(ctx, words + args[end:])
 
 
-def asked_policy(preview: str | None, no_preview: bool, stride: int | None) -> PreviewPolicy | None:
+class ListingGroup(click.Group):
+    """A group that lists when it is told nothing else: `imagen jobs --state failed`."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        if not args or (args[0].startswith("-") and args[0] not in ctx.help_option_names):
+            args = ["list", *args]
+        return super().parse_args(ctx, args)
+
+
+def asked_policy(preview: str | None, no_preview: bool, stride: int | None = None) -> PreviewPolicy | None:
     """The preview wish of a command line; None when it says nothing."""
     if no_preview:
         return preview_policy(False)

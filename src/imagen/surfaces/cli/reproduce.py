@@ -12,7 +12,7 @@ from imagen.core.errors import MissingFile
 from imagen.core.events import Completed
 from imagen.core.request import Request
 from imagen.surfaces.cli.destination import Destination, destination
-from imagen.surfaces.cli.follow import cancelled_by_ctrl_c, face, run, say_end, to_the_end
+from imagen.surfaces.cli.follow import cancelled_by_ctrl_c, face, run, say_end, tell_orphans, to_the_end
 from imagen.surfaces.cli.generate import hand_over
 from imagen.surfaces.cli.output import print_json
 
@@ -42,6 +42,7 @@ async def _reproduce(file: Path, output: Destination | None, json_output: bool) 
     then, expected = await asyncio.to_thread(_recorded, file, recipe)
     async with open_app() as app:
         job = await app.submit(draft)
+        await tell_orphans(app)
         model = app.catalog.get(draft.model)
         shown = face(json_output=False, preview="ref", pictures=sys.stderr.isatty())
         async with app.working([job.id]), cancelled_by_ctrl_c(lambda: app.cancel(job.id), shown):

@@ -8,8 +8,9 @@ import click
 
 from imagen.core.errors import ImagenError
 from imagen.core.job import Cell, Series, State
+from imagen.surfaces.cli import options
 from imagen.surfaces.cli.destination import Destination, destination, place
-from imagen.surfaces.cli.follow import run
+from imagen.surfaces.cli.follow import run, tell_orphans
 from imagen.surfaces.cli.jobs import SHORT
 from imagen.surfaces.cli.output import age, one_line, print_json, print_table
 from imagen.surfaces.wire import series_json
@@ -18,18 +19,15 @@ if TYPE_CHECKING:
     from imagen.app import App
 
 
-@click.group(invoke_without_command=True)
-@click.pass_context
-def series(ctx: click.Context) -> None:
+@click.group(cls=options.ListingGroup)
+def series() -> None:
     """List or show series, or draw the contact sheet of one."""
-    if ctx.invoked_subcommand is None:
-        ctx.invoke(list_)
 
 
 @series.command("list")
 @click.option("--limit", type=click.IntRange(1, 1000), default=20, show_default=True, help="How many, newest first.")
 @click.option("--json", "json_output", is_flag=True, help="Print one JSON document.")
-def list_(limit: int = 20, json_output: bool = False) -> None:
+def list_(limit: int, json_output: bool) -> None:
     """The newest series."""
 
     async def listed() -> int:
@@ -43,6 +41,7 @@ def list_(limit: int = 20, json_output: bool = False) -> None:
                 print_table(("ID", "STATE", "CELLS", "AGE", "MODELS", "PROMPT"), [_row(one) for one in found])
             else:
                 click.echo("no series; make one: imagen compare 'a red fox'", err=True)
+            await tell_orphans(app)
             return 0
 
     run(listed())
