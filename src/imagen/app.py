@@ -157,7 +157,7 @@ class App:
             self._db,
             self._images,
             resolve=self._resolve,
-            backend_for=self._backend_for,
+            backend_for=self.backend_for,
             knows=lambda: tuple(self.catalog.models),
             serves=lambda: (),
             version=VERSION,
@@ -297,10 +297,6 @@ class App:
         real = [model.name for model in usable if model.backend != "mock"]
         return real or [model.name for model in usable]
 
-    def backend_for(self, model: Model) -> Backend:
-        """The backend that draws this model; made once per process."""
-        return self._backend_for(model)
-
     async def check_store(self) -> str:
         """Raise what is wrong with the database; otherwise say where it is."""
         await self._db.read(history.jobs_list, limit=1)
@@ -315,11 +311,12 @@ class App:
     async def _passes(self, model: Model) -> bool:
         try:
             async with asyncio.timeout(CHECK_S):
-                return all(check.ok for check in await self._backend_for(model).check(model))
+                return all(check.ok for check in await self.backend_for(model).check(model))
         except (ImagenError, TimeoutError):
             return False
 
-    def _backend_for(self, model: Model) -> Backend:
+    def backend_for(self, model: Model) -> Backend:
+        """The backend that draws this model; made once per process."""
         if model.backend not in self._backends:
             made = registration(model.backend).create(self.settings.backend(model.backend))
             self._backends[model.backend] = made

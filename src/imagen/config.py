@@ -77,7 +77,7 @@ def load_settings(
 ) -> Settings:
     """Read everything. What is wrong stands in `problems`; the rest is usable."""
     environ = os.environ if environ is None else environ
-    folders: dict[str, Any] = dict(_folders(home, environ))
+    folders: dict[str, Any] = dict(folders_of(home, environ))
     provenance = dict.fromkeys(KEYS, "default")
     values: dict[str, Any] = {name: default for name, (_, default, _) in KEYS.items()}
     problems: list[ImagenError] = []
@@ -115,21 +115,7 @@ def load_settings(
     )
 
 
-def masked(name: str, value: Any) -> Any:
-    """A value as it may be shown: secrets, and passwords inside addresses, are starred."""
-    if isinstance(value, Mapping):
-        return {key: masked(key, item) for key, item in value.items()}
-    if isinstance(value, str):
-        if any(word in name.lower() for word in SECRET):
-            return "***"
-        scheme, found, rest = value.partition("://")
-        if found and "@" in rest.split("/")[0]:
-            user, _, host = rest.rpartition("@")
-            return f"{scheme}://{user.split(':')[0]}:***@{host}"
-    return value
-
-
-def _folders(home: Path | None, environ: Mapping[str, str]) -> dict[str, Path]:
+def folders_of(home: Path | None, environ: Mapping[str, str]) -> dict[str, Path]:
     """One folder for everything when IMAGEN_HOME says so, the platform's folders otherwise."""
     if home is None and environ.get("IMAGEN_HOME"):
         home = Path(environ["IMAGEN_HOME"])
@@ -146,6 +132,20 @@ def _folders(home: Path | None, environ: Mapping[str, str]) -> dict[str, Path]:
         "data_folder": data,
         "cache_folder": cache,
     }
+
+
+def masked(name: str, value: Any) -> Any:
+    """A value as it may be shown: secrets, and passwords inside addresses, are starred."""
+    if isinstance(value, Mapping):
+        return {key: masked(key, item) for key, item in value.items()}
+    if isinstance(value, str):
+        if any(word in name.lower() for word in SECRET):
+            return "***"
+        scheme, found, rest = value.partition("://")
+        if found and "@" in rest.split("/")[0]:
+            user, _, host = rest.rpartition("@")
+            return f"{scheme}://{user.split(':')[0]}:***@{host}"
+    return value
 
 
 def _check(document: Document, name: str, value: Any) -> None:

@@ -326,7 +326,7 @@ def test_two_commands_never_draw_at_once_on_one_device(imagen: Any) -> None:
     """The second waits for the first, says for what, and both are drawn."""
     first = imagen.start("generate", "a fox", "-m", "mock", "--json", "--set", "slow=4", "--size", "64x64")
     assert first.stdout is not None
-    before = []
+    before: list[dict[str, Any]] = []
     while not before or before[-1]["type"] != "progress":
         before.append(json.loads(first.stdout.readline()))
     second = imagen.start("generate", "a cat", "-m", "mock-warm", "--json", *QUICK)

@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -11,7 +12,7 @@ from imagen.core.errors import BadConfig, UnknownJob, UnknownModel
 from imagen.core.job import State
 
 QUICK = {"slow": 0}
-SMALL = {"width": 64, "height": 64, "steps": 4}
+SMALL: dict[str, Any] = {"width": 64, "height": 64, "steps": 4}
 
 
 @pytest.fixture
@@ -157,7 +158,7 @@ async def test_a_series_is_model_by_model_and_complete(app: imagen.App) -> None:
 
 async def test_one_wrong_cell_stops_a_series_before_it_begins(app: imagen.App) -> None:
     """Nothing is queued when any model is unknown."""
-    with pytest.raises(UnknownModel, match="mock-wram.*did you mean 'mock-warm'"):
+    with pytest.raises(UnknownModel, match=r"mock-wram.*did you mean 'mock-warm'"):
         await app.submit_series(["a"], ["mock", "mock-wram"], [1], settings={})
     assert await app.jobs() == []
     assert await app.series_list() == []

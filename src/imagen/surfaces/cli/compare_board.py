@@ -75,8 +75,8 @@ class Board:
         else:
             from rich.text import Text
 
+            self._live.update(self._lines(), refresh=True)  # first, so that no line is seen both live and ended
             self._live.console.print(Text(text), soft_wrap=True)
-            self._refresh(now=True)
 
     def on(self, event: events.Event) -> None:
         """Events come through `tell`, together with their cell."""
@@ -89,18 +89,20 @@ class Board:
         if self._live is not None:
             self._live.stop()
 
-    def _refresh(self, *, now: bool = False) -> None:
+    def _refresh(self) -> None:
         at = time.monotonic()
-        if self._live is None or (not now and at - self._drawn_at < LOOK_S):
-            return
-        self._drawn_at = at
+        if self._live is not None and at - self._drawn_at >= LOOK_S:
+            self._drawn_at = at
+            self._live.update(self._lines(), refresh=True)
+
+    def _lines(self) -> Any:
         from rich.text import Text
 
         waiting = self._cells - self._ended - len(self._running)
         lines = [self._running[index] for index in sorted(self._running)]
         if waiting:
             lines.append(f"{waiting} waiting")
-        self._live.update(Text("\n".join(lines), style="dim", no_wrap=True, overflow="ellipsis"), refresh=True)
+        return Text("\n".join(lines), style="dim", no_wrap=True, overflow="ellipsis")
 
     def _name(self, entry: Entry) -> str:
         prompts, seeds = self._named

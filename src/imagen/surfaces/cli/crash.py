@@ -31,7 +31,7 @@ def write_report(bug: BaseException, arguments: Sequence[str]) -> str:
             with os.fdopen(file, "w", encoding="utf-8", errors="backslashreplace") as log:
                 log.write(text)
             return str(place)
-        except Exception:  # noqa: BLE001, S112 - the report must not fail because of what it reports
+        except Exception:  # the report must not fail because of what it reports
             continue
     return "no file, because none could be written"
 

@@ -1,0 +1,125 @@
+"""All checks there are, run on request: the errors of later, found early."""
+
+import asyncio
+import os
+import shutil
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from imagen.backends.base import Backend
+from imagen.config import Settings
+from imagen.core.errors import Check, Crashed, DiskFull, ImagenError, TimedOut, Unwritable
+from imagen.core.model import Model
+from imagen.models.catalog import Catalog
+
+CHECK_S = 2.0  # a check is a look, not a job; one that takes longer has failed
+ROOM_MIB = 256  # a few dozen pictures of 1024 px and the database's own log
+
+# Returns what there is to say, or raises what is wrong.
+Look = Callable[[], Awaitable[str]]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Finding:
+    """A check, and whether anything would fail if it does not pass."""
+
+    check: Check
+    needed: bool = True
+
+    @property
+    def ok(self) -> bool:
+        return self.check.ok or not self.needed
+
+
+async def diagnose(
+    settings: Settings,
+    catalog: Catalog,
+    backend_for: Callable[[Model], Backend],
+    *,
+    model: str | None = None,
+    looks: Mapping[str, Look],
+) -> list[Finding]:
+    """Settings, model files, folders, `looks`, then every enabled model, or the one that is named."""
+    wanted = catalog.get(model) if model is not None else None
+    checks = [*_files(settings, catalog), *_folders(settings)]
+    for name, look in looks.items():
+        try:
+            checks.append(Check.passed(name, await look()))
+        except ImagenError as error:
+            checks.append(Check.failed(name, error))
+    findings = [Finding(check=check) for check in checks]
+    models = [wanted] if wanted else [one for one in catalog.models.values() if one.enabled]
+    for one, told in zip(models, await check_models(models, backend_for), strict=True):
+        needed = one is wanted or one.name == catalog.default
+        findings += [Finding(check=check, needed=needed) for check in told]
+    return findings
+
+
+async def check_models(
+    models: Sequence[Model], backend_for: Callable[[Model], Backend], *, limit_s: float = CHECK_S
+) -> list[list[Check]]:
+    """What each model's backend says about it, all asked at once; each check is named `model: what`."""
+    return await asyncio.gather(*(_check(model, backend_for, limit_s) for model in models))
+
+
+async def _check(model: Model, backend_for: Callable[[Model], Backend], limit_s: float) -> list[Check]:
+    try:
+        async with asyncio.timeout(limit_s):
+            told = await backend_for(model).check(model)
+    except TimeoutError:
+        late = TimedOut(
+            f"the backend {model.backend!r} did not answer within {limit_s:g} s",
+            hint="see whether it is running and not busy, then try again",
+        )
+        return [Check.failed(model.name, late)]
+    except ImagenError as error:
+        return [Check.failed(model.name, error)]
+    except Exception as exc:  # a backend may come from anywhere, and the others' checks go on
+        broken = Crashed(
+            f"the check of the backend {model.backend!r} broke: {type(exc).__name__}: {exc}",
+            hint="that is a mistake in the backend; tell its author",
+        )
+        return [Check.failed(model.name, broken)]
+    return [Check(name=f"{model.name}: {check.name}", error=check.error, note=check.note) for check in told]
+
+
+def _files(settings: Settings, catalog: Catalog) -> list[Check]:
+    name = "settings"
+    there = str(settings.config_file) if settings.config_file.exists() else "defaults; there is no config.yaml"
+    checks = [Check.failed(name, problem) for problem in settings.problems] or [Check.passed(name, there)]
+    mine = [problem for problem in catalog.problems if problem not in settings.problems]
+    enabled = sum(model.enabled for model in catalog.models.values())
+    checks += [Check.failed("model files", problem) for problem in mine] or [
+        Check.passed("model files", f"{len(catalog.models)} models, {enabled} of them enabled")
+    ]
+    if catalog.default in catalog.models:
+        checks.append(Check.passed("default model", catalog.default_warning or catalog.default))
+    return checks
+
+
+def _folders(settings: Settings) -> list[Check]:
+    """Looked at, not written to: a check changes nothing."""
+    checks = []
+    for name, folder in (("data folder", settings.data_folder), ("images folder", settings.images_folder)):
+        if os.access(_existing(folder), os.W_OK | os.X_OK) and _existing(folder).is_dir():
+            checks.append(Check.passed(name, str(folder)))
+            continue
+        refused = Unwritable(
+            f"the {name} {folder} cannot be written to",
+            hint=f"make {_existing(folder)} a folder you may write to, or set IMAGEN_HOME to another folder",
+        )
+        checks.append(Check.failed(name, refused))
+    free_mib = shutil.disk_usage(_existing(settings.images_folder)).free // 2**20
+    if free_mib < ROOM_MIB:
+        full = DiskFull(
+            f"only {free_mib} MiB are free where the pictures lie",
+            hint=f"free some space around {settings.images_folder}, or set IMAGEN_HOME to another disk",
+        )
+        return [*checks, Check.failed("disk", full)]
+    return [*checks, Check.passed("disk", f"{free_mib / 1024:.1f} GiB free")]
+
+
+def _existing(folder: Path) -> Path:
+    """The folder itself, or the nearest one above it that is there."""
+    return next(place for place in (folder, *folder.parents) if place.exists())

@@ -1,0 +1,219 @@
+"""`imagen models`: what can be asked for. The list is read from a cache and printed without loading the rest."""
+
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from imagen.core.errors import ImagenError
+from imagen.surfaces.cli.output import print_json, print_table
+
+if TYPE_CHECKING:
+    from imagen.config import Settings
+    from imagen.core.model import Model, Option
+    from imagen.models.catalog import Catalog
+
+INDENT = 10
+
+
+@click.group(invoke_without_command=True)
+@click.option("--json", "json_output", is_flag=True, help="Print one JSON document.")
+@click.pass_context
+def models(ctx: click.Context, json_output: bool) -> None:
+    """List, show or check the models."""
+    if ctx.invoked_subcommand is None:
+        ctx.invoke(list_, json_output=json_output)
+
+
+@models.command("list")
+@click.option("--json", "json_output", is_flag=True, help="Print one JSON document.")
+def list_(json_output: bool = False) -> None:
+    """Every model, the default one marked with a star."""
+    from imagen.config import folders_of
+    from imagen.models.cache import cached
+
+    file = folders_of(None, os.environ)["cache_folder"] / "models.json"
+    told = cached(file, os.environ, _sources, _listing)
+    for problem in told["problems"]:
+        say_problem(ImagenError.from_dict(problem))
+    for notice in told["notices"]:
+        click.echo(f"note: {notice}", err=True)
+    if json_output:
+        print_json({key: value for key, value in told.items() if key != "rows"})
+        return
+    print_table(("  NAME", "TITLE", "BACKEND", "LICENCE", "NOTE"), told["rows"])
+    if told["default_warning"]:
+        click.echo(f"note: {told['default_warning']}", err=True)
+
+
+@models.command()
+@click.argument("name")
+@click.option("--json", "json_output", is_flag=True, help="Print one JSON document.")
+def show(name: str, json_output: bool) -> None:
+    """Everything about one model: its defaults, limits and options."""
+    catalog, _ = read_catalog()
+    # One that is switched off can be looked at, only not asked for.
+    model = catalog.models.get(name) or catalog.get(name)
+    if json_output:
+        print_json(_shape(model, catalog))
+        return
+    for title, value in _facts(model, catalog):
+        click.echo(f"{title:<{INDENT}}{value}")
+    if model.options:
+        click.echo("options   --set NAME=VALUE")
+        for option_name, option in model.options.items():
+            click.echo(_wrapped(f"{option_name}: {_option(option)}", "  "))
+    if model.notes:
+        click.echo(_wrapped(model.notes, "notes"))
+
+
+@models.command()
+@click.argument("name", required=False)
+@click.option("--json", "json_output", is_flag=True, help="Print one JSON document.")
+def check(name: str | None, json_output: bool) -> None:
+    """Ask the backend of each model, or of NAME, what would go wrong now.
+
+    Exit code 3 means that NAME would fail.
+    """
+    import asyncio
+
+    catalog, settings = read_catalog()
+    wanted = [catalog.get(name)] if name else [model for model in catalog.models.values() if model.enabled]
+
+    async def asked() -> list[Any]:
+        from imagen.app import App
+        from imagen.engine.doctor import check_models
+
+        app = App(settings)
+        try:
+            return await check_models(wanted, app.backend_for)
+        finally:
+            await app.aclose()
+
+    told = list(zip(wanted, asyncio.run(asked()), strict=True))
+    if json_output:
+        print_json({"models": [_verdict(model, checks) for model, checks in told]})
+    else:
+        rows = []
+        for model, checks in told:
+            errors = [check.error for check in checks if check.error is not None]
+            rows.append((model.name, "fails" if errors else "ok", "; ".join(error.message for error in errors)))
+            for error in errors if name else ():
+                click.echo(f"hint: {error.hint}", err=True)
+        print_table(("NAME", "CHECK", "WHY"), rows)
+    if name and not all(check.ok for _, checks in told for check in checks):
+        sys.exit(3)
+
+
+def read_catalog() -> tuple["Catalog", "Settings"]:
+    """The models without the cache; what is wrong with their files goes to standard error."""
+    from imagen.config import load_settings
+    from imagen.engine.wiring import catalog_of
+
+    settings = load_settings()
+    catalog = catalog_of(settings)
+    for problem in catalog.problems:
+        say_problem(problem)
+    return catalog, settings
+
+
+def say_problem(problem: ImagenError) -> None:
+    """Something is wrong, and the command goes on with the rest."""
+    click.echo(f"warning: {problem.message}\n  hint: {problem.hint}", err=True)
+
+
+def _sources() -> list[Path]:
+    from imagen.config import load_settings
+    from imagen.engine.wiring import model_files
+
+    return list(model_files(load_settings()))
+
+
+def _listing() -> dict[str, Any]:
+    from imagen.config import load_settings
+    from imagen.engine.wiring import catalog_of
+
+    catalog = catalog_of(load_settings())
+    return {
+        "models": [_shape(model, catalog) for model in catalog.models.values()],
+        "default": catalog.default,
+        "default_warning": catalog.default_warning,
+        "problems": [problem.as_dict() for problem in catalog.problems],
+        "notices": list(catalog.notices),
+        "rows": [_row(model, catalog) for model in catalog.models.values()],
+    }
+
+
+def _shape(model: "Model", catalog: "Catalog") -> dict[str, Any]:
+    """As JSON; a backend's key may be a token, so secrets are starred."""
+    from imagen.config import masked
+
+    shape = model.as_dict()
+    return {**shape, "keys": masked("", shape["keys"]), "default": model.name == catalog.default}
+
+
+def _row(model: "Model", catalog: "Catalog") -> list[str]:
+    star = "*" if model.name == catalog.default else " "
+    note = model.notes.partition(". ")[0] if model.enabled else "switched off"
+    return [f"{star} {model.name}", model.title, model.backend, model.licence, note]
+
+
+def _facts(model: "Model", catalog: "Catalog") -> list[tuple[str, str]]:
+    defaults, limits = model.defaults, model.limits
+    sizes = ", ".join(f"{w}x{h}" for w, h in limits.sizes)
+    sides = f"sides from {limits.min} to {limits.max}"
+    if limits.multiple_of > 1:
+        sides += f" in multiples of {limits.multiple_of}"
+    guidance = f", guidance {defaults.guidance:g}" if defaults.guidance is not None else ""
+    state = ["default"] * (model.name == catalog.default) + ["switched off"] * (not model.enabled)
+    facts = [
+        ("model", model.name + (f" ({', '.join(state)})" if state else "")),
+        ("title", model.title),
+        ("backend", model.backend),
+        ("device", f"{model.device}, draws {model.slots} at once"),
+        ("licence", model.licence),
+        ("source", model.source),
+        ("defaults", f"{defaults.width}x{defaults.height}, {defaults.steps} steps{guidance}, {defaults.n} at once"),
+        ("limits", f"{sizes or sides}; steps {limits.steps[0]} to {limits.steps[1]}; up to {limits.n} pictures"),
+        ("memory", f"{model.vram_mib} MiB on the device" if model.vram_mib else ""),
+        ("workflow", model.workflow or ""),
+        ("ignores", ", ".join(model.ignores)),
+        *(("file", " ".join(filter(None, (f.folder, f.path, f.licence and f"({f.licence})")))) for f in model.files),
+        ("from", model.origin),
+    ]
+    return [(title, value) for title, value in facts if value]
+
+
+def _option(option: "Option") -> str:
+    if option.choices:
+        can = "one of " + ", ".join(map(str, option.choices))
+    elif option.range:
+        can = f"{option.type}, {option.range[0]:g} to {option.range[1]:g}"
+    else:
+        can = {"str": "text", "bool": "true or false"}.get(option.type, option.type)
+    default = "" if option.default in (None, "") else f", default {option.default}"
+    return f"{can}{default}" + (f"; {option.help}" if option.help else "")
+
+
+def _wrapped(text: str, title: str) -> str:
+    from textwrap import fill
+
+    gap = " " * (INDENT + 2)
+    begin = f"{title:<{INDENT}}" if title.strip() else title
+    return fill(text, 80, initial_indent=begin, subsequent_indent=" " * INDENT if title.strip() else gap)
+
+
+def _verdict(model: "Model", checks: list[Any]) -> dict[str, Any]:
+    return {
+        "model": model.name,
+        "ok": all(check.ok for check in checks),
+        "checks": [check_json(check) for check in checks],
+    }
+
+
+def check_json(check: Any) -> dict[str, Any]:
+    """One check as JSON."""
+    shape: dict[str, Any] = {"name": check.name, "ok": check.ok, "note": check.note}
+    return shape | ({"error": check.error.as_dict()} if check.error else {})
