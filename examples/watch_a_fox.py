@@ -21,6 +21,8 @@ async def main(folder: Path) -> None:
                     print(f"done: {images[0].url}")
                 case imagen.Failed(error=error):
                     sys.exit(f"{error.message}\n{error.hint}")
+                case _:
+                    pass  # there are more kinds of events, and later versions may add some
 
 
 if __name__ == "__main__":

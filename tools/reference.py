@@ -171,7 +171,8 @@ def python_page() -> str:
     """The public names of the package."""
     import imagen
 
-    parts = ["# Python", _doc(imagen)]
+    what, _, example = _doc(imagen).partition("\n\n")
+    parts = ["# Python", what, f"```python\n{example}\n```"]
     for name in sorted(imagen.__all__, key=str.lower):
         parts.append(_public(name, getattr(imagen, name)))
     return "\n\n".join(parts)
@@ -287,17 +288,18 @@ def _table(titles: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> str:
     return "\n".join([line(titles), "|" + "---|" * len(titles), *(line(row) for row in rows)])
 
 
-def _helps(command: Any, path: str) -> Iterator[tuple[str, str]]:
+def _helps(command: Any, name: str, parent: Any = None) -> Iterator[tuple[str, str]]:
     import click
 
     # As wide as a terminal of 80 columns, whoever runs this and wherever.
-    context = click.Context(command, info_name=path, terminal_width=80, max_content_width=80)
-    yield path, command.get_help(context).rstrip()
+    told = {**command.context_settings, "terminal_width": 80, "max_content_width": 80}
+    context = click.Context(command, info_name=name, parent=parent, **told)
+    yield context.command_path, command.get_help(context).rstrip()
     if isinstance(command, click.Group):
-        for name in command.list_commands(context):
-            child = command.get_command(context, name)
+        for inner in command.list_commands(context):
+            child = command.get_command(context, inner)
             if child is not None and not child.hidden:
-                yield from _helps(child, f"{path} {name}")
+                yield from _helps(child, inner, context)
 
 
 def _public(name: str, value: Any) -> str:
@@ -361,10 +363,7 @@ def _reference(whole: Mapping[str, Any], pointer: str) -> dict[str, Any]:
 
 
 def _doc(thing: Any) -> str:
-    if not inspect.ismodule(thing):
-        return inspect.getdoc(thing) or ""
-    # From the source: Python 3.13 takes the indentation of a docstring's examples away when it compiles.
-    return (ast.get_docstring(ast.parse(inspect.getsource(thing)), clean=False) or "").strip()
+    return inspect.getdoc(thing) or ""
 
 
 def _line(thing: Any) -> str:

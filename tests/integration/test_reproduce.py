@@ -86,6 +86,8 @@ def test_the_new_picture_can_be_kept(imagen: Any, picture: Path) -> None:
         ("list.json", b"[1, 2]"),
         ("broken.json", b"{"),
         ("deep.json", b"[" * 100_000),
+        ("odd.json", b'{"request": {"prompt": "x", "model": [1], "seed": "7"}}'),
+        ("odder.json", b'{"request": {"prompt": "x", "model": "mock", "seed": "7", "options": 3, "n": []}}'),
         ("wrong.json", b'{"schema": 1, "request": {"prompt": 7}, "model": [], "image": 3}'),
     ],
 )

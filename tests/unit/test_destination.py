@@ -7,7 +7,6 @@ from pathlib import Path
 import pytest
 
 from imagen.core.errors import DiskFull, RequestError, Unwritable
-from imagen.surfaces.cli import destination as module
 from imagen.surfaces.cli.destination import Destination, destination, other_format, place
 
 
@@ -95,7 +94,7 @@ def test_a_file_system_without_hard_links_will_do(tmp_path: Path, monkeypatch: p
     def refuse(*_: object) -> None:
         raise OSError(errno.EPERM, os.strerror(errno.EPERM))
 
-    monkeypatch.setattr(module.os, "link", refuse)  # the system's answer, not our code
+    monkeypatch.setattr(os, "link", refuse)  # the system's answer, not our code
     to = destination(str(tmp_path / "fox.png"))
     assert [_place(to).name for _ in range(2)] == ["fox.png", "fox-2.png"]
     assert {path.read_bytes() for path in tmp_path.iterdir()} == {b"picture"}

@@ -55,13 +55,13 @@ def _blocks(*languages: str) -> list[Block]:
         text = page.read_text(encoding="utf-8")
         for match in _FENCE.finditer(text):
             marks = tuple(match[2].split())
-            if marks and marks[0] in languages:
+            if (marks[0] if marks else "") in languages:
                 line = text.count("\n", 0, match.start()) + 1
                 found.append(Block(page=page, line=line, marks=marks, text=match[3]))
     return found
 
 
-SHELL = _blocks("sh", "bash", "console", "shell")
+SHELL = _blocks("", "sh", "bash", "console", "shell")
 PYTHON = _blocks("python", "py")
 
 

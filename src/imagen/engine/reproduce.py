@@ -30,7 +30,8 @@ class Difference:
 def draft_of(recipe: Mapping[str, Any]) -> Draft:
     """What to ask for to get this picture once more: exactly one, with everything said."""
     request = recipe.get("request")
-    if not isinstance(request, Mapping) or not isinstance(request.get("prompt"), str):
+    words = [request.get(name) for name in ("prompt", "model")] if isinstance(request, Mapping) else []
+    if not isinstance(request, Mapping) or not all(isinstance(word, str) for word in words):
         raise RequestError(
             "the file does not say how its picture was made",
             hint="only pictures and sidecars written by imagen can be drawn again",

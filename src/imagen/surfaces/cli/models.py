@@ -25,6 +25,8 @@ def models(ctx: click.Context, json_output: bool) -> None:
     """List, show or check the models."""
     if ctx.invoked_subcommand is None:
         ctx.invoke(list_, json_output=json_output)
+    elif json_output:
+        ctx.default_map = {name: {"json_output": True} for name in ("list", "show", "check")}
 
 
 @models.command("list")
@@ -43,7 +45,7 @@ def list_(json_output: bool = False) -> None:
     if json_output:
         print_json({key: value for key, value in told.items() if key != "rows"})
         return
-    print_table(("  NAME", "TITLE", "BACKEND", "LICENCE", "NOTE"), told["rows"])
+    print_table(("NAME", "TITLE", "BACKEND", "LICENCE", "NOTE"), told["rows"])
     if told["default_warning"]:
         click.echo(f"note: {told['default_warning']}", err=True)
 
@@ -155,9 +157,9 @@ def _shape(model: "Model", catalog: "Catalog") -> dict[str, Any]:
 
 
 def _row(model: "Model", catalog: "Catalog") -> list[str]:
-    star = "*" if model.name == catalog.default else " "
+    star = " *" if model.name == catalog.default else ""
     note = model.notes.partition(". ")[0] if model.enabled else "switched off"
-    return [f"{star} {model.name}", model.title, model.backend, model.licence, note]
+    return [f"{model.name}{star}", model.title, model.backend, model.licence, note]
 
 
 def _facts(model: "Model", catalog: "Catalog") -> list[tuple[str, str]]:

@@ -1,0 +1,162 @@
+"""Lettering: text in any script, drawn with the fonts there are, and never a crash for lack of a glyph."""
+
+import subprocess
+from collections.abc import Iterator
+from functools import cache, cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING
+from unicodedata import category
+
+from PIL import ImageFont
+
+if TYPE_CHECKING:
+    from PIL import ImageDraw
+
+FONTS = Path(__file__).parent / "fonts"
+BOLD, PLAIN, WIDE = FONTS / "Inter-SemiBold.otf", FONTS / "Inter-Regular.otf", FONTS / "DejaVuSans.ttf"
+INVISIBLE = ("Cc", "Cf", "Cs", "Zl", "Zp")  # controls and line ends: nothing to see, much to go wrong
+NOWHERE = "\uffff"  # no font has a glyph for it: what is drawn for it is drawn for everything that is missing
+ELSEWHERE = (  # where systems without fontconfig keep fonts with many scripts
+    "/System/Library/Fonts/Supplemental/Arial Unicode.ttf",
+    "/System/Library/Fonts/PingFang.ttc",
+    "C:/Windows/Fonts/msyh.ttc",
+    "C:/Windows/Fonts/malgun.ttf",
+    "C:/Windows/Fonts/seguisym.ttf",
+)
+
+
+class Lettering:
+    """One size and weight of text."""
+
+    def __init__(self, size: int, *, bold: bool = False) -> None:
+        self.size = size
+        self._first = [BOLD if bold else PLAIN, WIDE]
+
+    @property
+    def line_height(self) -> int:
+        return round(self.size * 1.35)
+
+    def width(self, text: str) -> float:
+        """How wide the text will be."""
+        return sum(self._run_width(font, run) for font, run in self._runs(text))
+
+    def draw(self, canvas: "ImageDraw.ImageDraw", left: float, top: float, text: str, fill: str) -> None:
+        """One line of text, its first baseline where it is for every font."""
+        baseline = top + self.size
+        for font, run in self._runs(text):
+            if font is None:
+                for character in run:
+                    left += self._draw_missing(canvas, left, baseline, character, fill)
+                continue
+            canvas.text((left, baseline), run, font=font, fill=fill, anchor="ls")
+            left += font.getlength(run)
+
+    def fit(self, text: str, width: float) -> str:
+        """The text, cut with … if it is wider than that."""
+        if self.width(text) <= width:
+            return text
+        low, high = 0, len(text)
+        while low < high:
+            middle = (low + high + 1) // 2
+            low, high = (middle, high) if self.width(text[:middle].rstrip() + "…") <= width else (low, middle - 1)
+        return text[:low].rstrip() + "…"
+
+    def wrap(self, text: str, width: float, lines: int) -> list[str]:
+        """Broken at spaces, or anywhere in a word that is wider than a line; the last line says if there was more."""
+        rest = " ".join(text.split())
+        told: list[str] = []
+        while rest and len(told) < lines - 1:
+            if self.width(rest) <= width:
+                break
+            here = self.fit(rest, width).removesuffix("…")
+            cut = len(here) if rest[len(here) : len(here) + 1] == " " else here.rfind(" ")
+            cut = cut if cut > 0 else max(1, len(here))
+            told.append(rest[:cut].rstrip())
+            rest = rest[cut:].lstrip()
+        return [*told, self.fit(rest, width)] if rest else told
+
+    def _runs(self, text: str) -> Iterator[tuple[ImageFont.FreeTypeFont | None, str]]:
+        """Stretches that one font can draw; None for characters that none can."""
+        run, current = "", None
+        for character in text:
+            if category(character) in INVISIBLE:
+                character = " "
+            font = self._font_for(character)
+            if run and font is not current:
+                yield current, run
+                run = ""
+            run, current = run + character, font
+        if run:
+            yield current, run
+
+    def _font_for(self, character: str) -> ImageFont.FreeTypeFont | None:
+        for path in self._first:
+            font = _font(path, self.size)
+            if font is not None and _has(path, character):
+                return font
+        found = _elsewhere(character)
+        return _font(found, self.size) if found else None
+
+    def _run_width(self, font: ImageFont.FreeTypeFont | None, run: str) -> float:
+        return font.getlength(run) if font is not None else len(run) * self._missing_width
+
+    @cached_property
+    def _missing_width(self) -> float:
+        return round(self.size * 0.9)
+
+    def _draw_missing(
+        self, canvas: "ImageDraw.ImageDraw", left: float, baseline: float, character: str, fill: str
+    ) -> float:
+        """A box with the character's number, so that it can at least be looked up."""
+        tiny = _font(PLAIN, max(5, self.size // 3))
+        code = f"{ord(character):04X}"
+        width, top = self._missing_width, baseline - self.size * 0.75
+        canvas.rectangle((left + 1, top, left + width - 2, baseline), outline=fill)
+        if tiny is not None and self.size >= 14:
+            middle = left + width / 2
+            canvas.text((middle, top + self.size * 0.36), code[:-2], font=tiny, fill=fill, anchor="ms")
+            canvas.text((middle, baseline - self.size * 0.06), code[-2:], font=tiny, fill=fill, anchor="ms")
+        return width
+
+
+@cache
+def _font(path: Path, size: int) -> ImageFont.FreeTypeFont | None:
+    try:
+        # Raqm joins Arabic letters and turns right-to-left text round; where it is missing the letters stand alone.
+        return ImageFont.truetype(str(path), size, layout_engine=ImageFont.Layout.RAQM)
+    except OSError:
+        return None  # not a font, or one of fixed pictures, as emoji often are
+
+
+@cache
+def _has(path: Path, character: str) -> bool:
+    if character == " ":
+        return True
+    try:
+        # The plain engine: Raqm puts a dotted circle under a lone mark, which would pass for a glyph.
+        font = ImageFont.truetype(str(path), 24, layout_engine=ImageFont.Layout.BASIC)
+    except OSError:
+        return False
+    return bytes(font.getmask(character)) != bytes(font.getmask(NOWHERE))
+
+
+@cache
+def _elsewhere(character: str) -> Path | None:
+    """A font of this system that has the character."""
+    for path in (*_by_fontconfig(character), *map(Path, ELSEWHERE)):
+        if path.exists() and _has(path, character):
+            return path
+    return None
+
+
+@cache
+def _by_fontconfig(character: str) -> tuple[Path, ...]:
+    wanted = [f":charset={ord(character):x}:scalable=true", "file"]
+    try:
+        told = subprocess.run(["fc-list", *wanted], capture_output=True, text=True, timeout=5, check=False).stdout
+    except (OSError, subprocess.SubprocessError):
+        return ()
+    paths = sorted(line.strip().rstrip(":") for line in told.splitlines())
+    # Sans before Serif before the rest, and nothing italic, to keep one voice.
+    paths.sort(key=lambda path: ("Sans" not in path, "Italic" in path or "Oblique" in path, "Bold" in path))
+    return tuple(Path(path) for path in paths[:4])

@@ -1,0 +1,84 @@
+"""A complete config.yaml out of the settings' and the catalog's own words, everything in it commented out."""
+
+import json
+import re
+from collections.abc import Iterator
+from dataclasses import asdict
+from textwrap import wrap
+from typing import Any
+
+from imagen.config import KEYS
+from imagen.core.model import Model, Option
+from imagen.core.request import PreviewPolicy
+from imagen.models.catalog import Catalog
+
+WIDTH = 100
+
+_WORD = re.compile(r"[A-Za-z][A-Za-z0-9_-]*")
+_NOT_TEXT = ("true", "false", "yes", "no", "on", "off", "null", "y", "n")  # bare, these words mean something else
+
+HEAD = """\
+## Settings of imagen. A line with one # is a setting: take `# ` away to change it.
+## A line with two is an explanation. What is left out keeps the value shown here.
+## Flags win over the environment, the environment (IMAGEN_DATABASE, ...) over this file.
+"""
+
+
+def sample(catalog: Catalog) -> str:
+    """The text of the sample; with every `# ` taken away it says what is the case anyway."""
+    lines = [HEAD.rstrip()]
+    for name, (_, default, help_) in KEYS.items():
+        lines += ["", *_prose(help_)]
+        match name:
+            case "default_model":
+                lines.append(f"# {name}: {_yaml(catalog.default)}")
+            case "preview":
+                told = {key: value for key, value in asdict(PreviewPolicy()).items() if value is not None}
+                lines += _prose("Instead of leaving the number of previews open: count: 6, or stride: 5.")
+                lines.append(f"# {name}: {_yaml(told)}")
+            case "backends":
+                lines.append("# backends:")
+                lines += [f"#   {backend}: {{}}" for backend in sorted({m.backend for m in catalog.models.values()})]
+            case "models":
+                lines.append("# models:")
+                for model in catalog.models.values():
+                    lines += _model(model)
+            case _:
+                lines.append(f"# {name}: {_yaml(default)}")
+    return "\n".join(lines) + "\n"
+
+
+def _model(model: Model) -> Iterator[str]:
+    yield from ("", *_prose(" · ".join(filter(None, (model.title, model.licence, model.source)))))
+    if model.notes:
+        yield from _prose(model.notes)
+    yield f"#   {_yaml(model.name)}:"
+    yield f"#     enabled: {_yaml(model.enabled)}"
+    yield f"#     defaults: {_yaml({key: value for key, value in asdict(model.defaults).items() if value is not None})}"
+    if model.options:
+        yield "#     options:"
+        for name, option in model.options.items():
+            yield from _prose(f"      {name}: {_range(option)}; {option.help}".rstrip("; "))
+            yield f"#       {_yaml(name)}: {_yaml(option.default)}"
+
+
+def _range(option: Option) -> str:
+    if option.choices:
+        return "one of " + ", ".join(map(str, option.choices))
+    if option.range:
+        return f"{option.type}, {option.range[0]:g} to {option.range[1]:g}"
+    return option.type
+
+
+def _prose(text: str) -> list[str]:
+    begin = "## " + " " * (len(text) - len(text.lstrip()))
+    return wrap(text.strip(), WIDTH, initial_indent=begin, subsequent_indent=begin)
+
+
+def _yaml(value: Any) -> str:
+    """A value on one line. JSON is YAML; bare words read better than quoted ones where that is safe."""
+    if isinstance(value, dict):
+        return "{" + ", ".join(f"{key}: {_yaml(item)}" for key, item in value.items()) + "}"
+    if isinstance(value, str) and _WORD.fullmatch(value) and value.lower() not in _NOT_TEXT:
+        return value
+    return json.dumps(value, ensure_ascii=False)
