@@ -27,7 +27,7 @@ check-types:
 check-layers:
 	@$(BIN)/lint-imports --no-logo > .venv/layers.log || { cat .venv/layers.log; exit 1; }
 check-docs:
-	@$(BIN)/python tools/reference.py --check
+	@$(BIN)/python -m tools.reference --check
 check-lint:
 	@$(BIN)/ruff check
 check-format:
@@ -38,7 +38,7 @@ format: dev ## bring the code into shape
 	@$(BIN)/ruff format
 
 docs: dev ## write docs/reference from the code
-	@$(BIN)/python tools/reference.py
+	@$(BIN)/python -m tools.reference
 
 bench: dev ## run every benchmark; each prints its figure and its budget
 	@for script in benchmarks/*.py; do echo "== $$script"; $(BIN)/python "$$script" || exit 1; done

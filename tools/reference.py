@@ -1,17 +1,18 @@
 """Write docs/reference from the code, or with --check say where the two have drifted apart."""
 
 import argparse
-import ast
 import difflib
 import inspect
 import json
+import re
 import sys
-import textwrap
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, is_dataclass, replace
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import is_dataclass, replace
 from enum import Enum
 from pathlib import Path
 from typing import Any, get_args
+
+from tools.source import doc, field_table, fields, key_table, line, lower, signature, table, upper
 
 ROOT = Path(__file__).resolve().parents[1]
 REFERENCE = ROOT / "docs" / "reference"
@@ -22,9 +23,6 @@ ELSEWHERE = {"name", "keys", "origin"}
 
 # What the catalog fills in, so that the dataclass requires it and a file does not.
 DEFAULTED = {"device": "by the backend", "slots": "by the backend"}
-
-# Types as somebody who writes YAML calls them.
-IN_YAML = {"str": "text", "int": "whole number", "float": "number", "bool": "true or false", "Any": "any value"}
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -75,18 +73,18 @@ def events_page() -> str:
     """The event union, as data."""
     from imagen.core import events, job
 
-    parts = ["# Events", _doc(events), "Every event has"]
-    parts.append(_field_table(_fields(events._Event)))
+    parts = ["# Events", doc(events), "Every event has"]
+    parts.append(field_table(fields(events._Event)))
     parts.append("and what its type adds. Readers ignore types and fields they do not know.")
     for kind in events.KINDS:
         nature = "durable, ends the job" if kind.terminal else "durable" if kind.durable else "ephemeral"
-        parts.append(f"## `{kind.type}`\n\n`imagen.{kind.__name__}`, {nature}. {_doc(kind)}")
-        if table := _field_table(_fields(kind)):
+        parts.append(f"## `{kind.type}`\n\n`imagen.{kind.__name__}`, {nature}. {doc(kind)}")
+        if table := field_table(fields(kind)):
             parts.append(table)
     parts.append(
         "## A stored image\n\nOn the wire an `image` event carries these beside its envelope; `images` lists them."
     )
-    parts.append(_field_table(_fields(job.StoredImage)))
+    parts.append(field_table(fields(job.StoredImage)))
     return "\n\n".join(parts)
 
 
@@ -94,7 +92,7 @@ def errors_page() -> str:
     """The error tree and what each leaf means to a program."""
     from imagen.core import errors
 
-    lines, _, tree = _doc(errors).partition("\n\n")
+    lines, _, tree = doc(errors).partition("\n\n")
     parts = ["# Errors", lines, f"```text\n{tree}\n```"]
     parts.append(
         "Each carries `message` (what happened), `hint` (what to do next), `retryable`, and where they apply `param`,\n"
@@ -107,11 +105,11 @@ def errors_page() -> str:
             str(kind.exit_code),
             str(kind.http_status),
             "yes" if kind.retryable else "",
-            _doc(kind),
+            doc(kind),
         )
         for code, kind in errors.BY_CODE.items()
     ]
-    parts.append(_table(("code", "class", "exit", "HTTP", "retried", "meaning"), rows))
+    parts.append(table(("code", "class", "exit", "HTTP", "retried", "meaning"), rows))
     return "\n\n".join(parts)
 
 
@@ -119,7 +117,7 @@ def config_page() -> str:
     """The keys of config.yaml and how they are overridden."""
     from imagen import config
 
-    parts = ["# Settings", _doc(config)]
+    parts = ["# Settings", doc(config)]
     parts.append(
         "`IMAGEN_HOME` puts everything under one folder: `config.yaml`, `models/`, `imagen.db`, `images/`, `logs/`.\n"
         "Without it the platform's own folders are used. `imagen config path` says where the file is, and\n"
@@ -131,11 +129,11 @@ def config_page() -> str:
             kind,
             "" if default in (None, {}) else f"`{default}`",
             f"`{config.PREFIX}{name.upper()}`" if name in config.FROM_ENVIRONMENT else "",
-            _upper(meaning),
+            upper(meaning),
         )
         for name, (kind, default, meaning) in config.KEYS.items()
     ]
-    parts.append(_table(("key", "type", "default", "environment", "meaning"), rows))
+    parts.append(table(("key", "type", "default", "environment", "meaning"), rows))
     parts.append(
         "A setting of a backend can come from the environment too:\n"
         f"`{config.PREFIX}NAME_KEY` sets `key` of the backend `name`."
@@ -154,16 +152,16 @@ def model_file_page() -> str:
         "Any key that stands neither here nor among the slots of its workflow is an error that names file and line.",
         "## Every model",
     ]
-    common = [field for field in _fields(model.Model) if field.name not in ELSEWHERE]
-    parts.append(_key_table([replace(field, default=DEFAULTED.get(field.name, field.default)) for field in common]))
+    common = [field for field in fields(model.Model) if field.name not in ELSEWHERE]
+    parts.append(key_table([replace(field, default=DEFAULTED.get(field.name, field.default)) for field in common]))
     inner = {"defaults": model.Defaults, "limits": model.Limits, "options": model.Option, "files": model.ModelFile}
     for name, kind in inner.items():
         shape = {"options": "A mapping; for each name: ", "files": "A list; each of: "}.get(name, "")
-        parts.append(f"### `{name}`\n\n{shape}{_lower(_doc(kind)) if shape else _doc(kind)}")
-        parts.append(_key_table(_fields(kind)))
+        parts.append(f"### `{name}`\n\n{shape}{lower(doc(kind)) if shape else doc(kind)}")
+        parts.append(key_table(fields(kind)))
     for name, registration in sorted(registrations().items()):
         parts.append(f"## Keys of the backend `{name}`")
-        parts.append(_key_table(_fields(registration.keys)) or "None of its own.")
+        parts.append(key_table(fields(registration.keys)) or "None of its own.")
     return "\n\n".join(parts)
 
 
@@ -171,7 +169,7 @@ def python_page() -> str:
     """The public names of the package."""
     import imagen
 
-    what, _, example = _doc(imagen).partition("\n\n")
+    what, _, example = doc(imagen).partition("\n\n")
     parts = ["# Python", what, f"```python\n{example}\n```"]
     for name in sorted(imagen.__all__, key=str.lower):
         parts.append(_public(name, getattr(imagen, name)))
@@ -188,8 +186,52 @@ def sidecar_page() -> str:
     for path in schemas:
         schema = json.loads(path.read_text(encoding="utf-8"))
         parts.append(f"## {schema.get('title', path.stem)}\n\n`{path.name}`. {schema.get('description', '')}".rstrip())
-        parts.append(_table(("key", "type", "meaning"), list(_schema_rows(schema, schema))))
+        parts.append(table(("key", "type", "meaning"), list(_schema_rows(schema, schema))))
     return "\n\n".join(parts)
+
+
+TABLES = """\
+# Tables
+
+Another program may ask for pictures, cancel them and watch them by SQL alone. On SQLite the tables are in
+`imagen.db`, on PostgreSQL in the schema `imagen`. The columns below are promises: they stay. What else there is may
+change with a version.
+
+```sql
+INSERT INTO jobs (prompt, model) VALUES ('a red fox', 'mock');
+UPDATE jobs SET cancel_requested = true WHERE id = '…';
+```
+
+Columns left empty are filled in by whoever draws the job, before `started`. A row that cannot be drawn becomes
+`failed` with the reason in `error`. `state` is `queued`, `running`, `completed`, `failed` or `cancelled`; it is for
+reading. After the insert, `cancel_requested` is the one column to write."""
+
+
+def tables_page() -> str:
+    """The tables that other programs may read and write."""
+    from imagen.store import tables
+
+    parts = [TABLES]
+    source = inspect.getsource(tables)
+    for promise in (tables.jobs, tables.images):
+        columns = source[source.index(f'    "{promise.name}",') :].partition("# frozen")[2].partition("# ours")[0]
+        names = re.findall(r'Column\("(\w+)"', columns)
+        parts.append(f"## `{promise.name}`")
+        parts.append(table(("column", "SQLite", "PostgreSQL", "default"), [_column(promise.c[name]) for name in names]))
+    return "\n\n".join(parts)
+
+
+def _column(column: Any) -> tuple[str, ...]:
+    from sqlalchemy.dialects import postgresql, sqlite
+
+    kinds = [column.type.compile(dialect=dialect()).lower() for dialect in (sqlite.dialect, postgresql.dialect)]
+    if column.server_default is None:
+        default = "" if column.nullable else "required"
+    else:
+        # A default that the database computes is an expression; what it means says more than how it is written.
+        computed = {"id": "a new id", "created_at": "now", "cancel_requested": "false"}
+        default = computed.get(column.name) or str(column.server_default.arg).strip("'")
+    return f"`{column.name}`", *kinds, default
 
 
 PAGES: dict[str, Callable[[], str]] = {
@@ -200,92 +242,8 @@ PAGES: dict[str, Callable[[], str]] = {
     "model-file.md": model_file_page,
     "python.md": python_page,
     "sidecar.md": sidecar_page,
+    "tables.md": tables_page,
 }
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Field:
-    """One field of a dataclass as its source tells it."""
-
-    name: str
-    type: str
-    default: str
-    comment: str
-
-
-def _fields(kind: type) -> list[Field]:
-    """Read from the source and not from the class, because there the comments stand and a default is readable."""
-    source = textwrap.dedent(inspect.getsource(kind))
-    lines = source.splitlines()
-    body = ast.parse(source).body[0]
-    assert isinstance(body, ast.ClassDef)
-    found = []
-    for node in body.body:
-        if not isinstance(node, ast.AnnAssign) or not isinstance(node.target, ast.Name):
-            continue
-        annotation = ast.unparse(node.annotation)
-        if annotation.startswith("ClassVar"):
-            continue
-        _, _, comment = lines[(node.end_lineno or node.lineno) - 1].partition("  # ")
-        found.append(Field(name=node.target.id, type=annotation, default=_default(node.value), comment=comment))
-    return found
-
-
-def _default(value: ast.expr | None) -> str:
-    if value is None:
-        return "required"
-    text = ast.unparse(value)
-    match value:
-        case ast.Call(func=ast.Name(id="field")):
-            factory = next((item.value for item in value.keywords if item.arg == "default_factory"), None)
-            plain = next((item.value for item in value.keywords if item.arg == "default"), None)
-            if factory is None:
-                return "required" if plain is None else _default(plain)
-            return {"dict": "`{}`", "list": "`[]`"}.get(ast.unparse(factory), "see below")
-        case ast.Tuple(elts=[]):
-            return "`[]`"
-        case ast.Constant(value=None):
-            return ""
-        case ast.Constant(value=""):
-            return '`""`'
-        case _:
-            return f"`{text}`" if len(text) <= 24 else ""
-
-
-def _field_table(fields: list[Field]) -> str:
-    if not fields:
-        return ""
-    return _table(
-        ("field", "type", "default", ""),
-        [(f"`{field.name}`", f"`{field.type}`", field.default, field.comment) for field in fields],
-    )
-
-
-def _key_table(fields: list[Field]) -> str:
-    """The same for people who write YAML."""
-    rows = []
-    for field in fields:
-        kinds = []
-        for kind in field.type.split(" | "):
-            match kind.partition("["):
-                case ("tuple", _, _):
-                    kinds.append("list")
-                case ("Mapping", _, _) | ("Defaults" | "Limits", _, _):
-                    kinds.append("mapping")
-                case ("Literal", _, choices):
-                    kinds.append(choices.rstrip("]").replace("'", "").replace(", ", " or "))
-                case _ if kind != "None":
-                    kinds.append(IN_YAML.get(kind, kind))
-        default = field.default.replace("True", "true").replace("False", "false").replace("'", "")
-        rows.append((f"`{field.name}`", ", ".join(kinds), default.replace("(", "[").replace(")", "]"), field.comment))
-    return _table(("key", "type", "default", ""), rows) if rows else ""
-
-
-def _table(titles: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> str:
-    def line(cells: tuple[str, ...]) -> str:
-        return "| " + " | ".join(cell.replace("|", "\\|").replace("\n", " ") for cell in cells) + " |"
-
-    return "\n".join([line(titles), "|" + "---|" * len(titles), *(line(row) for row in rows)])
 
 
 def _helps(command: Any, name: str, parent: Any = None) -> Iterator[tuple[str, str]]:
@@ -305,15 +263,15 @@ def _helps(command: Any, name: str, parent: Any = None) -> Iterator[tuple[str, s
 def _public(name: str, value: Any) -> str:
     if not inspect.isclass(value):
         if callable(value):
-            return f"## `{name}{_signature(value)}`\n\n{_line(value)}"
+            return f"## `{name}{signature(value)}`\n\n{line(value)}"
         return f"## `{name}`\n\nOne of {', '.join(f'`{kind.__name__}`' for kind in get_args(value))}."
-    told = f"## `{name}`\n\n{_line(value)}"
+    told = f"## `{name}`\n\n{line(value)}"
     if value.__module__ == "imagen.core.events":
         return f"{told} Its fields: [events](events.md#{name.lower()})."
     if issubclass(value, Exception):
         return f"{told} What is below it: [errors](errors.md)."
     if is_dataclass(value):
-        return f"{told}\n\n{_field_table(_fields(value))}"
+        return f"{told}\n\n{field_table(fields(value))}"
     if issubclass(value, Enum):
         return f"{told} {', '.join(f'`{item.value}`' for item in value)}."
     return told + _methods(value)
@@ -321,20 +279,11 @@ def _public(name: str, value: Any) -> str:
 
 def _methods(kind: type) -> str:
     lines = [
-        f"- `{name}{_signature(value)}`: {_line(value)}"
+        f"- `{name}{signature(value)}`: {line(value)}"
         for name, value in vars(kind).items()
         if not name.startswith("_") and inspect.isfunction(inspect.unwrap(value)) and value.__doc__
     ]
     return "\n\n" + "\n".join(lines) if lines else ""
-
-
-def _signature(function: Any) -> str:
-    source = textwrap.dedent(inspect.getsource(inspect.unwrap(function)))
-    node = ast.parse(source).body[0]
-    assert isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
-    arguments = ast.unparse(node.args).removeprefix("self, ").removeprefix("self")
-    returns = f" -> {ast.unparse(node.returns)}" if node.returns else ""
-    return f"({arguments}){returns}"
 
 
 def _schema_rows(
@@ -360,22 +309,6 @@ def _reference(whole: Mapping[str, Any], pointer: str) -> dict[str, Any]:
     for part in pointer.removeprefix("#/").split("/"):
         found = found[part]
     return dict(found)
-
-
-def _doc(thing: Any) -> str:
-    return inspect.getdoc(thing) or ""
-
-
-def _line(thing: Any) -> str:
-    return " ".join(_doc(thing).split())
-
-
-def _upper(text: str) -> str:
-    return text[:1].upper() + text[1:]
-
-
-def _lower(text: str) -> str:
-    return text[:1].lower() + text[1:]
 
 
 if __name__ == "__main__":

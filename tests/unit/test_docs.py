@@ -206,7 +206,7 @@ def test_the_readme_is_one_look() -> None:
 def test_the_reference_is_what_the_code_says() -> None:
     """docs/reference has not drifted from the code; `make docs` writes it anew."""
     run = subprocess.run(
-        [sys.executable, ROOT / "tools" / "reference.py", "--check"],
+        [sys.executable, "-m", "tools.reference", "--check"],
         cwd=ROOT,
         capture_output=True,
         text=True,
