@@ -17,8 +17,9 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=ROUNDS, help="how often each is started (default: %(default)s)")
     rounds = parser.parse_args().rounds
-    # Real paths: a version manager's shim would add 70-200 ms to each start and flatter the ratio.
-    python = str(Path(sys.executable).resolve())
+    # The interpreter that `imagen` itself starts: another one, or a version manager's shim, may start up slower
+    # (its own site-packages, 70-200 ms for the shim) and would flatter the ratio.
+    python = sys.executable
     imagen = str(Path(sys.executable).with_name("imagen"))
     commands = {"python -c pass": [python, "-c", "pass"], **{name: [imagen, *name.split()[1:]] for name in BUDGETS}}
 

@@ -22,7 +22,7 @@ from imagen.core.events import Event
 from imagen.core.ids import new_id
 from imagen.core.job import Cell, Job, Series, State, StoredImage
 from imagen.core.model import Model
-from imagen.core.request import Draft, Request, preview_policy
+from imagen.core.request import Draft, Request, drafted, preview_policy
 from imagen.engine.wiring import watched_catalog
 from imagen.engine.worker import Worker, sweep
 from imagen.models.catalog import Catalog
@@ -59,6 +59,7 @@ class App:
         self._backends: dict[str, Backend] = {}
         self._obituaries = presence.Obituaries()
         self._mine: set[str] = set()
+        self._fault: BaseException | None = None  # why the worker of this process stopped working
 
     async def start(self) -> None:
         """Open the database, making it if it is new. A broken config.yaml is refused here."""
@@ -101,7 +102,7 @@ class App:
         Takes the fields of a Draft; `preview` may be true, false or a policy such as `{"count": 6}`.
         `emit_previews` and `preview_stride` are accepted as other spellings of it.
         """
-        job = await self.submit(_draft(prompt, fields))
+        job = await self.submit(drafted(prompt, fields))
         ended = False
         try:
             async with self.working([job.id]), aclosing(self._draw(job, fields)) as events:
@@ -130,6 +131,8 @@ class App:
                 if previews and time.monotonic() >= renew_at:
                     renew_at = time.monotonic() + journal.WATCH_S / 2
                     await self._db.write(journal.watch, watcher, job_id, datetime.now(UTC))
+                if self._fault is not None:
+                    raise self._fault
                 mark = self._db.mark()
                 news = await self._db.read(journal.news, job_id, after, tick, with_previews=previews)
                 after, tick = news.seq, news.tick
@@ -147,6 +150,7 @@ class App:
     async def working(self, job_ids: Iterable[str] | None = None) -> AsyncIterator[None]:
         """While inside, this process draws these jobs (None: those it submitted) that no live worker would."""
         wanted = None if job_ids is None else set(job_ids)
+        self._fault = None
 
         def unserved(connection: Connection) -> Sequence[str]:
             ids = self._mine if wanted is None else wanted
@@ -166,6 +170,7 @@ class App:
             log=lambda line: self.log(line),
         )
         working = asyncio.create_task(worker.run(), name=worker.id)
+        working.add_done_callback(self._note_fault)
         try:
             yield
         finally:
@@ -308,6 +313,10 @@ class App:
         dead = self._obituaries.dead(rows)
         return [dict(row._mapping) for row in rows if row.id not in dead]
 
+    def _note_fault(self, working: asyncio.Task[None]) -> None:
+        # Followers of this process wait for what this worker draws: without it they would wait for ever.
+        self._fault = None if working.cancelled() else working.exception()
+
     async def _passes(self, model: Model) -> bool:
         try:
             async with asyncio.timeout(CHECK_S):
@@ -334,7 +343,7 @@ class App:
         )
 
     def _draw(self, job: Job, fields: Mapping[str, Any]) -> AsyncGenerator[Event]:
-        policy = _draft("x", fields).preview
+        policy = drafted("x", fields).preview
         return self.follow(job.id, previews=policy is not None and not policy.off)
 
     async def _end_of(self, job_id: str) -> None:
@@ -379,15 +388,6 @@ def series_cells(prompts: Sequence[str], models: Sequence[str], seeds: Sequence[
     return [
         Cell(index=index, prompt=prompt, model=model, seed=seed) for index, (model, prompt, seed) in enumerate(grid)
     ]
-
-
-def _draft(prompt: str, fields: Mapping[str, Any]) -> Draft:
-    given = dict(fields)
-    wish = given.pop("preview", None)
-    others = {name: given.pop(name) for name in ("emit_previews", "preview_stride") if name in given}
-    if others:
-        wish = others | (dict(wish) if isinstance(wish, Mapping) else {})
-    return Draft(prompt=prompt, preview=preview_policy(wish), **given)
 
 
 def _model_of(job: Job) -> str | None:

@@ -51,7 +51,12 @@ async def test_leaving_the_loop_cancels_the_work(app: imagen.App) -> None:
 
 @pytest.mark.parametrize(
     "wish",
-    [{"preview": {"stride": 1}}, {"emit_previews": True, "preview_stride": 1}, {"preview": {"previewStride": 1}}],
+    [
+        {"preview": {"stride": 1}},
+        {"emit_previews": True, "preview_stride": 1},
+        {"preview": {"previewStride": 1}},
+        {"emitPreviews": True, "previewStride": 1},
+    ],
 )
 async def test_every_spelling_of_the_preview_wish_gives_previews(app: imagen.App, wish: dict[str, object]) -> None:
     """The first seed's names and ours mean the same; the last step is never shown."""
@@ -127,6 +132,20 @@ async def test_a_live_worker_is_left_to_do_its_work(tmp_path: Path) -> None:
         assert started[0].worker == served.id
         working.cancel()
         await asyncio.gather(working, return_exceptions=True)
+
+
+async def test_a_follower_hears_when_its_worker_breaks(app: imagen.App, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A fault in the worker itself ends the wait, instead of making it endless."""
+    from imagen.store import queue
+
+    def broken(*_args: object, **_named: object) -> None:
+        raise ZeroDivisionError("a fault of ours")
+
+    monkeypatch.setattr(queue, "claim", broken)
+    async with asyncio.timeout(10):
+        with pytest.raises(ZeroDivisionError):
+            async for _ in app.generate("a fox", model="mock", options=QUICK, **SMALL):
+                pass
 
 
 async def test_a_retry_is_a_new_job_with_the_same_request(app: imagen.App) -> None:

@@ -110,6 +110,16 @@ class Draft:
     webhook: str | None = None
 
 
+def drafted(prompt: str, fields: Mapping[str, Any]) -> Draft:
+    """A draft from keyword arguments, with the preview wish in any of its spellings."""
+    given = dict(fields)
+    wish = given.pop("preview", None)
+    others = {name: given.pop(name) for name in _ALIASES if name in given}
+    if others:
+        wish = others | (dict(wish) if isinstance(wish, Mapping) else {})
+    return Draft(prompt=prompt, preview=preview_policy(wish), **given)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Request:
     """Everything a backend needs to draw, and to draw the same again."""

@@ -55,8 +55,8 @@ class Entry:
     steps: int | None = None
     state: State = State.QUEUED
     timings: Mapping[str, float] = field(default_factory=dict)
-    vram_peak_mib: float | None = None
-    cost: float | None = None
+    vram_peak_mib: int | None = None
+    cost: Any = None
     file: str | None = None
     sha256: str | None = None
     error: Mapping[str, Any] | None = None

@@ -10,6 +10,8 @@ from urllib.parse import quote
 
 from imagen.core.job import State
 from imagen.engine.compare_document import Document, Entry
+from imagen.engine.sheet import SheetCell, draw_sheet
+from imagen.previews.decode import Unreadable, decode
 
 Picture = bytes | Path | None
 
@@ -68,8 +70,6 @@ class Layout:
 
 def sheet(document: Document, pictures: Mapping[int, Picture]) -> bytes:
     """The contact sheet as PNG."""
-    from imagen.engine.sheet import SheetCell, draw_sheet
-
     layout = Layout.of(document)
     cells = [
         SheetCell(
@@ -197,16 +197,10 @@ def _embedded(picture: Picture, alt: str) -> str | None:
 
 def _shrunk(path: Path) -> bytes | None:
     """A cell-sized WebP of a whole picture; None for a file that is no picture any more."""
-    from PIL import Image
-
+    out = io.BytesIO()
     try:
-        with Image.open(path) as picture:
-            picture.draft("RGB", (CELL_PX, CELL_PX))
-            small = picture.convert("RGB")
-        small.thumbnail((CELL_PX, CELL_PX), Image.Resampling.LANCZOS)
-        out = io.BytesIO()
-        small.save(out, "WEBP", quality=82)
-    except (OSError, ValueError, Image.DecompressionBombError):
+        decode(path, fit=(CELL_PX, CELL_PX)).save(out, "WEBP", quality=82)
+    except (Unreadable, OSError):
         return None
     return out.getvalue()
 

@@ -159,7 +159,9 @@ class Live:
                 return
             self._dirty.clear()
             frames, self._frames = self._frames, []
-            self._note(await self._db.write(self._write, self._phase, self._progress, frames))
+            # The tick as of now: one that rose meanwhile belongs to a frame that the next write brings,
+            # and a follower who had seen it already would skip that frame.
+            self._note(await self._db.write(self._write, self._tick, self._phase, self._progress, frames))
 
     def _note(self, told: journal.Attention) -> None:
         self._watched = told.watched
@@ -173,20 +175,23 @@ class Live:
     def _write(
         self,
         connection: Connection,
+        tick: int,
         phase: events.Phase | None,
         progress: events.Progress | None,
         frames: list[events.Preview],
     ) -> journal.Attention:
         claim = self._claim
-        journal.set_live(connection, claim.job, claim.attempt, self._tick, phase, progress)
+        journal.set_live(connection, claim.job, claim.attempt, tick, phase, progress)
         for frame in frames:
             journal.set_preview(connection, frame, keep=self._promised)
         return journal.attention(connection, claim.job, datetime.now(UTC))
 
     async def _keep_writing(self, on_cancel: Callable[[], object]) -> None:
         while True:
+            # Not wait_for: before Python 3.12 it swallows a cancellation that comes together with the event.
             with suppress(TimeoutError):
-                await asyncio.wait_for(self._dirty.wait(), LOOK_S)
+                async with asyncio.timeout(LOOK_S):
+                    await self._dirty.wait()
             if self._dirty.is_set():
                 await self.flush()
             else:

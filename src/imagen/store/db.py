@@ -170,7 +170,9 @@ class _Bell:
         future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._waiting.add(future)
         try:
-            await asyncio.wait_for(future, timeout_s)
+            # Not wait_for: before Python 3.12 it swallows a cancellation that comes together with the bell.
+            async with asyncio.timeout(timeout_s):
+                await future
         except TimeoutError:
             pass
         finally:
