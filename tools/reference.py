@@ -295,13 +295,23 @@ def _schema_rows(
         told = item
         while "$ref" in told:
             told = _reference(whole, told["$ref"]) | {key: value for key, value in told.items() if key != "$ref"}
-        kinds = told.get("type", "const" if "const" in told else "any")
-        kind = " or ".join(kinds) if isinstance(kinds, list) else str(kinds)
-        yield f"`{prefix}{name}`", kind, str(told.get("description", ""))
+        yield f"`{prefix}{name}`", _schema_type(told), str(told.get("description", ""))
         if "properties" in told:
             yield from _schema_rows(told, whole, f"{prefix}{name}.")
         elif isinstance(told.get("items"), dict):
             yield from _schema_rows(told["items"], whole, f"{prefix}{name}[].")
+
+
+def _schema_type(told: Mapping[str, Any]) -> str:
+    match told:
+        case {"const": value}:
+            return f"always {value}"
+        case {"enum": values}:
+            return " or ".join("null" if value is None else str(value) for value in values)
+        case {"type": [*kinds]}:
+            return " or ".join(kinds)
+        case _:
+            return str(told.get("type", "any value"))
 
 
 def _reference(whole: Mapping[str, Any], pointer: str) -> dict[str, Any]:

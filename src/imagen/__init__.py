@@ -11,7 +11,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from imagen.app import App, open  # noqa: A004 - imagen.open reads well, and shadows nothing outside this module
+    from imagen.app import App, open
     from imagen.core.errors import BackendError, ImagenError, RequestError, SetupError
     from imagen.core.events import (
         Cancelled,

@@ -20,7 +20,7 @@ from imagen.config import Settings, load_settings
 from imagen.core.errors import Conflict, ImagenError, MissingFile, UnknownModel
 from imagen.core.events import Event
 from imagen.core.ids import new_id
-from imagen.core.job import Cell, Job, Series, State, StoredImage
+from imagen.core.job import Cell, Job, Series, State, StoredImage, cells_of
 from imagen.core.model import Model
 from imagen.core.request import Draft, Request, drafted, preview_policy
 from imagen.engine.wiring import watched_catalog
@@ -45,6 +45,19 @@ async def open(*, home: Path | str | None = None, settings: Settings | None = No
         yield app
     finally:
         await app.aclose()
+
+
+async def upgrade(settings: Settings | None = None) -> str:
+    """Bring the database to the version of this program; says what was done."""
+    settings = settings or load_settings()
+    db = Database(settings.database_url)
+    try:
+        before, after = await db.upgrade()
+    finally:
+        await db.close()
+    return (
+        f"{settings.database_url}: version {before or 'none'} -> {after}" if before != after else f"already at {after}"
+    )
 
 
 class App:
@@ -155,7 +168,7 @@ class App:
         def unserved(connection: Connection) -> Sequence[str]:
             ids = self._mine if wanted is None else wanted
             served = self._served(connection)
-            return [job.id for job in history.queued(connection, ids) if _model_of(job) not in served]
+            return [job.id for job in history.queued(connection, ids) if job.request.model not in served]
 
         worker = Worker(
             self._db,
@@ -238,7 +251,7 @@ class App:
 
         With `series_id` of one that exists, the cells are added to it.
         """
-        wanted = cells if cells is not None else series_cells(prompts, models, seeds)
+        wanted = cells if cells is not None else cells_of(prompts, models, seeds)
         asked = {name: settings[name] for name in _SERIES_FIELDS if settings.get(name) is not None}
         new_series = series_id or new_id()
         new = [
@@ -371,7 +384,7 @@ class App:
         solo = any(row.solo for row in rows if row.id in alive)
         orphans = []
         for job in history.waiting(connection):
-            left = job.worker not in alive if job.state is State.RUNNING else _model_of(job) not in served
+            left = job.worker not in alive if job.state is State.RUNNING else job.request.model not in served
             # A one-shot command that runs right now works its own queued jobs; whose they are nobody can tell.
             if left and job.id not in self._mine and not (solo and job.state is State.QUEUED and job.attempt == 0):
                 orphans.append(job)
@@ -380,18 +393,6 @@ class App:
 
 _SIZES = {"cell": CELL, "thumbnail": THUMBNAIL}
 _SERIES_FIELDS = ("width", "height", "steps", "negative", "guidance", "options")
-
-
-def series_cells(prompts: Sequence[str], models: Sequence[str], seeds: Sequence[int]) -> list[Cell]:
-    """Every prompt with every seed for one model, then the next model: each is loaded once."""
-    grid = [(model, prompt, seed) for model in models for prompt in prompts for seed in seeds]
-    return [
-        Cell(index=index, prompt=prompt, model=model, seed=seed) for index, (model, prompt, seed) in enumerate(grid)
-    ]
-
-
-def _model_of(job: Job) -> str | None:
-    return job.request.model
 
 
 def _not_ended(job: Job) -> ImagenError:

@@ -274,6 +274,20 @@ def test_ctrl_c_cancels_and_keeps_what_there_is(imagen: Any, until: Any) -> None
     assert before.items() <= stamps(out).items()
 
 
+def test_stopped_politely_it_cancels_nothing(imagen: Any, until: Any) -> None:
+    """SIGTERM gives the cell at work back to the queue; resuming draws it under the job it had."""
+    process = imagen.start("compare", "a fox", "--models", "mock,mock-warm", *SMALL, "--set", "slow=1", "-o", "out")
+    out = imagen.here / "out"
+    until(lambda: (out / "compare.json").exists() and "completed" in states(out))
+    process.terminate()
+    process.communicate(timeout=60)
+    assert process.returncode == 143
+    jobs = [cell["job"] for cell in record(out)["cells"]]
+    assert imagen("compare", "--resume", "out").returncode == 0
+    assert [cell["job"] for cell in record(out)["cells"]] == jobs
+    assert states(out) == ["completed"] * 2
+
+
 def test_a_folder_with_someones_files_keeps_them(imagen: Any) -> None:
     """Whatever carries a name that we would have used stays; ours gets a number."""
     out = imagen.here / "out"

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from imagen.core.errors import Conflict, OutOfMemory, RequestError, UnknownModel, Unwritable
-from imagen.core.job import Cell, Job, State, StoredImage
+from imagen.core.job import Cell, Job, State, StoredImage, cells_of
 from imagen.core.model import Model, ModelFile
 from imagen.core.request import Draft, Request
 from imagen.engine.compare import plan
@@ -20,7 +20,6 @@ from imagen.engine.compare_document import (
     DOCUMENT,
     Document,
     Entry,
-    cells_of,
     entry_of,
     plain_name,
     read,

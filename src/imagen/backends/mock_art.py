@@ -386,8 +386,7 @@ def _mix(first: Rgb, second: Rgb, share: float) -> Rgb:
 
 def _flat(ink: Rgb) -> Paint:
     def paint(canvas: Floats, y: Floats) -> None:
-        for channel in range(3):
-            canvas[channel] = ink[channel]
+        canvas[:3] = np.float32(ink[:3]).reshape(-1, 1, 1)
 
     return paint
 

@@ -1,6 +1,6 @@
 """Job and Series: what is remembered about one request, and about an ordered set of them."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import datetime
 from enum import StrEnum
@@ -125,3 +125,12 @@ class Series:
         if states == {State.COMPLETED}:
             return "completed"
         return "cancelled" if self.cancelled and State.FAILED not in states else "partial"
+
+
+def cells_of(prompts: Sequence[str], models: Sequence[str], seeds: Sequence[int], first: int = 0) -> list[Cell]:
+    """Every prompt with every seed for one model, then the next model: each is loaded once."""
+    grid = [(model, prompt, seed) for model in models for prompt in prompts for seed in seeds]
+    return [
+        Cell(index=index, prompt=prompt, model=model, seed=seed)
+        for index, (model, prompt, seed) in enumerate(grid, first)
+    ]

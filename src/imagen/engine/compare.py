@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 
 from imagen.core.errors import ImagenError, RequestError, UnknownSeries
 from imagen.core.ids import new_id
-from imagen.core.job import Cell, Series
+from imagen.core.job import Cell, Series, cells_of
 from imagen.core.model import Model
 from imagen.core.request import Draft, Request
 from imagen.engine.compare_document import (
@@ -18,7 +18,6 @@ from imagen.engine.compare_document import (
     Asked,
     Document,
     Entry,
-    cells_of,
     entry_of,
     read,
     told,

@@ -2,7 +2,7 @@
 
 import json
 import unicodedata
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import PurePosixPath, PureWindowsPath
 from typing import Any
@@ -141,15 +141,6 @@ class Document:
     def as_bytes(self) -> bytes:
         """The text of compare.json."""
         return (json.dumps(self.as_dict(), ensure_ascii=False, indent=2) + "\n").encode()
-
-
-def cells_of(prompts: Sequence[str], models: Sequence[str], seeds: Sequence[int], first: int = 0) -> list[Cell]:
-    """Every prompt with every seed for one model, then the next model: each is loaded once."""
-    grid = [(model, prompt, seed) for model in models for prompt in prompts for seed in seeds]
-    return [
-        Cell(index=index, prompt=prompt, model=model, seed=seed)
-        for index, (model, prompt, seed) in enumerate(grid, first)
-    ]
 
 
 def entry_of(cell: Cell, request: Request | None, model: Model | None) -> Entry:

@@ -11,7 +11,7 @@ from urllib.parse import quote
 from imagen.core.job import State
 from imagen.engine.compare_document import Document, Entry
 from imagen.engine.sheet import SheetCell, draw_sheet
-from imagen.previews.decode import Unreadable, decode
+from imagen.previews.decode import Unreadable, decode, kind_of
 
 Picture = bytes | Path | None
 
@@ -19,9 +19,9 @@ CELL_PX = 512  # longest edge of an embedded picture; the whole one is a click a
 DELETED = "the picture was deleted"
 
 STYLE = """
-:root { color-scheme: light dark; --paper: #fafaf8; --ink: #1c1c1a; --dim: #6d6c66; --line: #e3e2dc; --red: #a33428; }
+:root { color-scheme: light dark; --paper: #f7f6f3; --ink: #1f1f22; --dim: #75737a; --red: #8f3b1d; --blush: #f6e7e1; }
 @media (prefers-color-scheme: dark) {
-  :root { --paper: #191918; --ink: #eae9e3; --dim: #98978f; --line: #33322f; --red: #ef8a7d; }
+  :root { --paper: #191918; --ink: #eae9e3; --dim: #98978f; --red: #f0a58f; --blush: #35251f; }
 }
 * { box-sizing: border-box; }
 body { margin: 0; padding: 2.5rem clamp(1rem, 4vw, 3.5rem); background: var(--paper); color: var(--ink);
@@ -36,7 +36,7 @@ p.about { margin: 0 0 2rem; color: var(--dim); }
 figure { margin: 0; }
 figure img { display: block; width: 100%; height: auto; border-radius: 3px; }
 .none { display: flex; flex-direction: column; justify-content: center; aspect-ratio: 1; padding: 1.25rem;
-  border: 1px solid var(--line); border-radius: 3px; overflow-wrap: anywhere; }
+  background: var(--blush); border-radius: 3px; overflow-wrap: anywhere; }
 .none strong { color: var(--red); font-weight: 500; }
 .none span, .dim { color: var(--dim); }
 figcaption { margin-top: .6rem; font-variant-numeric: tabular-nums; overflow-wrap: anywhere; }
@@ -189,10 +189,10 @@ def _size(entry: Entry) -> tuple[int, int] | None:
 
 def _embedded(picture: Picture, alt: str) -> str | None:
     data = _shrunk(picture) if isinstance(picture, Path) else picture
-    if data is None:
+    kind = kind_of(data) if data else None
+    if data is None or kind is None:
         return None
-    mime = "image/webp" if data[:4] == b"RIFF" else "image/jpeg" if data[:2] == b"\xff\xd8" else "image/png"
-    return f'<img src="data:{mime};base64,{b64encode(data).decode()}" alt="{_text(alt)}" loading="lazy">'
+    return f'<img src="data:{kind.mime};base64,{b64encode(data).decode()}" alt="{_text(alt)}" loading="lazy">'
 
 
 def _shrunk(path: Path) -> bytes | None:

@@ -41,8 +41,9 @@ def _asked(environ: Mapping[str, str]) -> str:
 def _programs() -> list[str]:
     """The folders of installed packages, which change with every installation, and the code that reads models."""
     packages = [place for place in sys.path if place.endswith(("site-packages", "dist-packages"))]
-    own = Path(__file__).parent
-    return packages + [str(own / name) for name in ("catalog.py", "cache.py")] + [str(own.parent / "config.py")]
+    models = Path(__file__).parent
+    readers = ("models/cache.py", "models/catalog.py", "models/entry.py", "config.py", "surfaces/cli/models.py")
+    return packages + [str(models.parent / name) for name in readers]
 
 
 def _seen(places: Iterable[str]) -> Seen:
@@ -51,9 +52,9 @@ def _seen(places: Iterable[str]) -> Seen:
         try:
             stat = os.stat(place)
         except OSError:
-            found.append([place, None, None])
+            found.append([place])
         else:
-            found.append([place, stat.st_mtime_ns, stat.st_size])
+            found.append([place, stat.st_mtime_ns, stat.st_size, stat.st_ino])
     return found
 
 

@@ -147,14 +147,25 @@ class CatalogWatch:
 
 
 def _keep_good(old: Catalog, new: Catalog) -> Catalog:
-    kept = {
-        name: model
-        for name, model in old.models.items()
-        # Gone because its file broke, not because it was removed: named itself, or its whole file is.
-        if name not in new.models and (name in new.broken or model.origin.rpartition(":")[0] in new.broken)
-    }
-    default = old.default if old.default in kept else new.default
-    return replace(new, models=dict(sorted({**new.models, **kept}.items())), default=default)
+    """What is gone or fell back because a file broke, rather than because it was removed, stays as it was."""
+    kept = {name: model for name, model in old.models.items() if _broke(model, new)}
+    catalog = replace(new, models=dict(sorted({**new.models, **kept}.items())))
+    if old.default in kept or any(Path(name).is_absolute() for name in new.broken):
+        return replace(catalog, default=old.default, default_warning=old.default_warning)
+    return catalog
+
+
+def _broke(model: Model, new: Catalog) -> bool:
+    """Its file as a whole, or itself in a file that can be read; a good entry in the same place wins."""
+    if _file(model) in new.broken:
+        return True
+    now = new.models.get(model.name)
+    return model.name in new.broken and (now is None or _file(now) != _file(model))
+
+
+def _file(model: Model) -> str:
+    file, _, line = model.origin.rpartition(":")
+    return file if line.isdigit() else model.origin
 
 
 def _fingerprint(files: Iterable[Path]) -> frozenset[tuple[str, int, int, int]]:

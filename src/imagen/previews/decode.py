@@ -57,8 +57,8 @@ def decode(source: bytes | Path, *, fit: tuple[int, int] | None = None) -> Image
         if fit:
             image.draft(None, (2 * max(fit), 2 * max(fit)))
         image.load()
-        upright = ImageOps.exif_transpose(image) or image
-        return shrink(upright, fit) if fit else upright.copy() if upright is image else upright
+        upright = ImageOps.exif_transpose(image)
+        return shrink(upright, fit) if fit else upright
 
 
 def shrink(image: Image.Image, fit: tuple[int, int]) -> Image.Image:
@@ -100,5 +100,5 @@ def _opened(source: bytes | Path) -> Iterator[ImageFile.ImageFile]:
             yield image
         except Unreadable:
             raise
-        except Exception as exc:  # Pillow has no list of what damaged pictures raise: OSError, struct.error, SyntaxError …
+        except Exception as exc:  # Pillow has no list of what damaged pictures raise: OSError, struct.error …
             raise Unreadable(f"a damaged {kind.extension.upper()} picture: {exc}") from exc

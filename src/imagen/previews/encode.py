@@ -88,7 +88,7 @@ def encode_png(rgb: bytes, width: int, height: int) -> bytes:
         filtered[:, 0] = 2  # the PNG filter "Up": each row as the difference to the one above
         filtered[0, 1:] = here[0] - rows[top - 1] if top else here[0]
         np.subtract(here[1:], here[:-1], out=filtered[1:, 1:])
-        packed.append(packer.compress(filtered))
+        packed.append(packer.compress(filtered.data))
     packed.append(packer.flush())
     header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
     parts = [PNG_SIGNATURE, png_chunk(b"IHDR", header), png_chunk(b"IDAT", b"".join(packed)), png_chunk(b"IEND", b"")]

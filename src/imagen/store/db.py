@@ -42,6 +42,17 @@ class Database:
         """Create the tables in a new database; refuse one of another version."""
         await self._run(self._writer, self._prepare)
 
+    async def upgrade(self) -> tuple[str | None, str | None]:
+        """Bring the tables to this program's version, in one transaction; the versions before and after."""
+
+        def transaction() -> tuple[str | None, str | None]:
+            with self.engine.begin() as connection:
+                before = schema.version(connection)
+                schema.upgrade(connection)
+                return before, schema.version(connection)
+
+        return await self._run(self._writer, transaction)
+
     async def write(self, work: Callable[Concatenate[Connection, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Run `work` in one writing transaction. Once begun it ends, even if the caller is cancelled."""
 

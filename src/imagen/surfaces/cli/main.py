@@ -22,6 +22,7 @@ COMMANDS = {
     "series": ("series", "series", "List or show series, or draw the contact sheet of one."),
     "reproduce": ("reproduce", "reproduce", "Draw FILE again, a PNG or the JSON beside it, and compare the pixels."),
     "config": ("config", "config", "Show, check or start the settings."),
+    "db": ("db", "db", "Bring the database to the version of this program."),
     "doctor": ("doctor", "doctor", "Say what would go wrong, before it does."),
 }
 

@@ -1,0 +1,18 @@
+"""`imagen db upgrade`: the one thing that ever has to be done to the database by hand."""
+
+import asyncio
+
+import click
+
+
+@click.group()
+def db() -> None:
+    """Bring the database to the version of this program."""
+
+
+@db.command()
+def upgrade() -> None:
+    """Move the tables on after a new imagen was installed; keeps everything."""
+    from imagen.app import upgrade as run
+
+    click.echo(asyncio.run(run()))

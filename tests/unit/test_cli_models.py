@@ -1,0 +1,157 @@
+"""`imagen models`: the list, one model, and the checks; quick because what did not change is not read again."""
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+from tests.cli_kit import imagen
+
+from imagen.models.cache import cached
+from imagen.surfaces.cli.output import columns
+
+
+@pytest.fixture
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("IMAGEN_HOME", str(tmp_path))
+    return tmp_path
+
+
+def write_model(home: Path, name: str, text: str) -> Path:
+    file = home / "models" / name / "model.yaml"
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(text, encoding="utf-8")
+    return file
+
+
+def test_the_list_fits_and_marks_the_default(home: Path) -> None:
+    """`imagen models` is `imagen models list`."""
+    write_model(home, "mine", "backend: mock\ntitle: 狐" + "x" * 90 + "\nlicence: MIT\nenabled: false\n")
+    (home / "config.yaml").write_text("default_model: mock-warm\n")
+    ran = imagen("models")
+    assert ran.code == 0
+    lines = ran.out.splitlines()
+    assert lines[0].split() == ["NAME", "TITLE", "BACKEND", "LICENCE", "NOTE"]
+    assert [line.split()[0] for line in lines if "*" in line] == ["mock-warm"]
+    assert any("switched off" in line for line in lines)
+    assert all(columns(line) <= 80 for line in lines)
+    assert imagen("models", "list").out == ran.out
+
+
+def test_as_json_it_is_one_document(home: Path) -> None:
+    """Wherever the option stands."""
+    for arguments in (("models", "--json"), ("models", "list", "--json"), ("models", "--json", "list")):
+        told = json.loads(imagen(*arguments).out)
+        assert told["default"] == "mock"
+        assert "steps" in told["models"][0]["defaults"]
+
+
+@pytest.mark.parametrize("times", [1, 2], ids=["cold", "warm"])
+def test_what_is_broken_is_named_and_the_rest_listed(home: Path, times: int) -> None:
+    """Also when it is read from the cache."""
+    (home / "config.yaml").write_text("default_model: mock-warm\nstroage: local\n")
+    file = write_model(home, "mine", "backend: mock\nlicense: MIT\n")
+    for _ in range(times):
+        ran = imagen("models")
+    assert ran.code == 0
+    assert f"{file}:2" in ran.err
+    assert f"{home / 'config.yaml'}:2" in ran.err
+    assert "mock-warm *" in ran.out
+    assert imagen("models", "show", "mock").code == 0
+    assert imagen("models", "check", "mock").code == 0
+
+
+def test_every_change_reaches_the_list(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A new file, a changed one, a removed one, the config and the environment."""
+
+    def names() -> dict[str, str]:
+        return {model["name"]: model["title"] for model in json.loads(imagen("models", "--json").out)["models"]}
+
+    assert "mine" not in names()
+    file = write_model(home, "mine", "backend: mock\ntitle: One\n")
+    assert names()["mine"] == "One"
+    file.write_text("backend: mock\ntitle: Two\n")
+    assert names()["mine"] == "Two"
+    file.unlink()
+    assert "mine" not in names()
+    (home / "config.yaml").write_text("models: {mine: {workflow: mock, title: Three}}\n")
+    assert names()["mine"] == "Three"
+    monkeypatch.setenv("IMAGEN_DEFAULT_MODEL", "mock-cool")
+    assert json.loads(imagen("models", "--json").out)["default"] == "mock-cool"
+
+
+def test_a_cache_that_cannot_be_read_or_written_only_costs_time(home: Path) -> None:
+    """A torn file, a folder in its place: the list is the same."""
+    want = imagen("models").out
+    cache = home / "cache" / "models.json"
+    for text in ("", "{", "[]", '{"asked": 1}', "null"):
+        cache.write_text(text)
+        assert imagen("models").out == want
+    cache.unlink()
+    cache.mkdir()
+    assert imagen("models").out == want
+
+
+def test_the_cache_holds_no_secret(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Settings of the environment are compared by their hash."""
+    monkeypatch.setenv("IMAGEN_MOCK_TOKEN", "hunter2")
+    imagen("models")
+    assert "hunter2" not in (home / "cache" / "models.json").read_text()
+
+
+def test_what_changes_while_it_is_read_is_read_again(tmp_path: Path) -> None:
+    """The files are looked at before they are read, not after."""
+    source, cache = tmp_path / "source", tmp_path / "cache.json"
+    source.write_text("1")
+
+    def read() -> str:
+        text = source.read_text()
+        source.write_text("22")
+        return text
+
+    assert cached(cache, {}, lambda: [source], read) == "1"
+    assert cached(cache, {}, lambda: [source], read) == "22"
+    assert cached(cache, {}, lambda: [source], lambda: "not asked") == "22"
+    assert cached(cache, {"IMAGEN_X": "1"}, lambda: [source], lambda: "other setting") == "other setting"
+
+
+def test_one_model_is_shown_with_its_options(home: Path) -> None:
+    """Defaults, limits, and each option with what it takes; also of one that is switched off."""
+    ran = imagen("models", "show", "mock")
+    assert "768x768" in ran.out
+    assert "slow: float, 0 to 3600, default 1.0" in " ".join(ran.out.split())
+    assert all(columns(line) <= 80 for line in ran.out.splitlines() if not line.startswith("from"))
+    assert json.loads(imagen("models", "show", "mock", "--json").out)["default"] is True
+    write_model(home, "off", "backend: mock\nenabled: false\n")
+    assert "switched off" in imagen("models", "show", "off").out
+
+
+def test_a_model_that_is_not_there_is_said(home: Path) -> None:
+    """With a suggestion; a broken one with its own error."""
+    ran = imagen("models", "show", "mock-wram")
+    assert ran.code == 2
+    assert "did you mean 'mock-warm'" in ran.err
+    write_model(home, "mine", "backend: mock\nlicense: MIT\n")
+    assert imagen("models", "show", "mine").code == 3
+
+
+def test_checks_name_what_fails(home: Path) -> None:
+    """All of them is a report; one that is named decides the exit code."""
+    ran = imagen("models", "check")
+    assert ran.code == 0
+    verdicts = {line.split()[0]: line.split()[1] for line in ran.out.splitlines()[1:]}
+    assert verdicts["mock"] == "ok"
+    assert verdicts["mock-broken"] == "fails"
+    assert imagen("models", "check", "mock").code == 0
+    ran = imagen("models", "check", "mock-broken", "--json")
+    assert ran.code == 3
+    (told,) = json.loads(ran.out)["models"]
+    assert told["ok"] is False
+    assert told["checks"][0]["error"]["code"] == "out_of_memory"
+
+
+def test_looking_at_models_makes_no_database(home: Path) -> None:
+    """Only the cache is written."""
+    for arguments in (("models",), ("models", "check"), ("models", "show", "mock")):
+        imagen(*arguments)
+    assert os.listdir(home) == ["cache"]

@@ -1,0 +1,167 @@
+"""The same errors, found early."""
+
+import asyncio
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tests.cli_kit import imagen
+
+from imagen.backends.mock import registration
+from imagen.config import Settings, load_settings
+from imagen.core.errors import Check, ImagenError, Unreachable
+from imagen.core.model import Model
+from imagen.engine.doctor import Finding, check_models, diagnose
+from imagen.engine.wiring import catalog_of
+
+MODEL = Model(name="m", backend="odd", device="cpu@here")
+
+
+class Odd:
+    """A backend whose check does what a test wants."""
+
+    def __init__(self, does: Any) -> None:
+        self.does = does
+
+    async def check(self, model: Model) -> Sequence[Check]:
+        if isinstance(self.does, Exception):
+            raise self.does
+        await asyncio.sleep(self.does)
+        return [Check.passed("there")]
+
+
+async def findings(settings: Settings, model: str | None = None, **looks: Any) -> dict[str, Finding]:
+    mock = registration.create({})
+    told = await diagnose(settings, catalog_of(settings), lambda _model: mock, model=model, looks=looks)
+    return {finding.check.name: finding for finding in told}
+
+
+def settings_of(home: Path, config: str = "") -> Settings:
+    home.joinpath("config.yaml").write_text(config)
+    return load_settings(home=home, environ={})
+
+
+async def test_a_fresh_home_is_fine_and_stays_as_it_is(tmp_path: Path) -> None:
+    """Looking changes nothing, and a model that fails by design is only a note."""
+    home = tmp_path / "not yet"
+    found = await findings(load_settings(home=home, environ={}))
+    assert all(finding.ok for finding in found.values())
+    assert not found["mock-broken: draws"].check.ok
+    assert not home.exists()
+
+
+@pytest.mark.parametrize("how", ["named", "default"])
+async def test_a_model_that_is_needed_must_pass(tmp_path: Path, how: str) -> None:
+    """Because it was named, or because it draws where nobody names one."""
+    settings = settings_of(tmp_path, "default_model: mock-broken\n" if how == "default" else "")
+    found = await findings(settings, "mock-broken" if how == "named" else None)
+    assert not found["mock-broken: draws"].ok
+    assert ("mock: draws" in found) is (how == "default")
+
+
+async def test_a_broken_file_is_found_and_the_rest_is_looked_at(tmp_path: Path) -> None:
+    """Settings and model files each with their line."""
+    folder = tmp_path / "models" / "mine"
+    folder.mkdir(parents=True)
+    (folder / "model.yaml").write_text("backend: mock\nlicense: MIT\n")
+    found = await findings(settings_of(tmp_path, "stroage: local\n"))
+    settings_error, file_error = found["settings"].check.error, found["model files"].check.error
+    assert settings_error is not None
+    assert file_error is not None
+    assert "config.yaml:1" in settings_error.message
+    assert "model.yaml:2" in file_error.message
+    assert found["mock: draws"].ok
+
+
+async def test_a_folder_that_refuses_is_found(tmp_path: Path) -> None:
+    """A file in its place is one way to refuse."""
+    (tmp_path / "file").write_text("")
+    found = await findings(load_settings(home=tmp_path / "file" / "home", environ={}))
+    assert not found["data folder"].ok
+    assert not found["images folder"].ok
+
+
+async def test_what_else_is_looked_at_passes_or_tells_its_error(tmp_path: Path) -> None:
+    """Each look returns what there is to say, or raises."""
+
+    async def fine() -> str:
+        return "as it should be"
+
+    async def gone() -> str:
+        raise Unreachable("no answer", hint="start it")
+
+    found = await findings(settings_of(tmp_path), fine=fine, gone=gone)
+    assert found["fine"].check.note == "as it should be"
+    assert isinstance(found["gone"].check.error, Unreachable)
+
+
+@pytest.mark.parametrize(
+    ("does", "code"),
+    [
+        (60, "timed_out"),
+        (Unreachable("gone", hint="start it"), "unreachable"),
+        (ValueError("no"), "crashed"),
+    ],
+)
+async def test_a_check_that_hangs_or_breaks_has_failed(does: Any, code: str) -> None:
+    """A plugin's mistake is a finding, and does not take the doctor down."""
+    ((check,),) = await check_models([MODEL], lambda _model: Odd(does), limit_s=0.05)  # type: ignore[arg-type, return-value] # only its check is asked
+    assert isinstance(check.error, ImagenError)
+    assert check.error.code == code
+    assert "m" in check.name
+
+
+class TestCommand:
+    """What a person sees."""
+
+    @pytest.fixture(autouse=True)
+    def home(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+        monkeypatch.setenv("IMAGEN_HOME", str(tmp_path))
+        return tmp_path
+
+    def test_everything_is_fine_at_first(self) -> None:
+        """Exit code 0, and the failing mock is a note."""
+        ran = imagen("doctor")
+        assert ran.code == 0
+        assert "FAIL" not in ran.out
+        assert "note  mock-broken" in ran.out
+
+    def test_a_named_model_decides(self) -> None:
+        """Exit code 3 when it would fail, 2 when there is none of that name."""
+        assert imagen("doctor", "mock").code == 0
+        assert imagen("doctor", "mock-broken").code == 3
+        assert imagen("doctor", "mokc").code == 2
+
+    def test_as_json_it_is_one_document(self) -> None:
+        """With the errors as they would be raised."""
+        ran = imagen("doctor", "mock-broken", "--json")
+        told = json.loads(ran.out)
+        assert (ran.code, told["ok"]) == (3, False)
+        (failed,) = [check for check in told["checks"] if not check["ok"]]
+        assert failed["error"]["code"] == "out_of_memory"
+
+    @pytest.mark.parametrize(
+        ("config", "environ"),
+        [("a: [\n", {}), ("models: {mock: {titel: x}}\n", {}), ("", {"IMAGEN_DATABASE": "mysql://me:hunter2@host/x"})],
+    )
+    def test_broken_settings_are_found_and_the_rest_is_looked_at(
+        self, home: Path, monkeypatch: pytest.MonkeyPatch, config: str, environ: dict[str, str]
+    ) -> None:
+        """No setting can keep the doctor from working."""
+        (home / "config.yaml").write_text(config)
+        for name, value in environ.items():
+            monkeypatch.setenv(name, value)
+        ran = imagen("doctor")
+        assert ran.code == 3, ran.out
+        assert ran.out.count("FAIL") == 1
+        assert "ok    mock: draws" in ran.out
+        assert "hunter2" not in ran.out + ran.err
+
+    def test_a_database_that_is_none_is_found(self, home: Path) -> None:
+        """Another file under its name is the owner's turn."""
+        (home / "imagen.db").write_text("this is no database, whatever its name says" * 100)
+        ran = imagen("doctor")
+        assert ran.code == 3
+        assert "FAIL  database" in ran.out
