@@ -20,7 +20,9 @@ class Ran:
 
 def imagen(*arguments: str) -> Ran:
     """Run the console script's own function."""
-    out, err = (io.TextIOWrapper(io.BytesIO(), encoding="utf-8", write_through=True) for _ in range(2))
+    raw_out, raw_err = io.BytesIO(), io.BytesIO()
+    out = io.TextIOWrapper(raw_out, encoding="utf-8", write_through=True)
+    err = io.TextIOWrapper(raw_err, encoding="utf-8", write_through=True)
     before = sys.argv, sys.stdout, sys.stderr
     sys.argv, sys.stdout, sys.stderr = ["imagen", *arguments], out, err
     try:
@@ -29,5 +31,4 @@ def imagen(*arguments: str) -> Ran:
     finally:
         sys.argv, sys.stdout, sys.stderr = before
     assert isinstance(end.value.code, int)
-    told = [stream.buffer.getvalue().decode() for stream in (out, err) if isinstance(stream.buffer, io.BytesIO)]
-    return Ran(code=end.value.code, out=told[0], err=told[1])
+    return Ran(code=end.value.code, out=raw_out.getvalue().decode(), err=raw_err.getvalue().decode())

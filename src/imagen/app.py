@@ -12,7 +12,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal
 
-from sqlalchemy import Connection
+from sqlalchemy import Connection, Row
 
 from imagen.backends.base import Backend
 from imagen.backends.registry import registration
@@ -202,7 +202,8 @@ class App:
         """A new job with the same resolved request; in a series it takes over the cell."""
         old = await self.job(job_id)
         if not old.state.terminal:
-            raise _not_ended(old)
+            hint = f"wait for its end, or `imagen jobs cancel {old.id}` first"
+            raise Conflict(f"job {old.id} is {old.state.value}", hint=hint)
         request = old.request
         draft = Draft(**{name: getattr(request, name) for name in Request.__dataclass_fields__})
         try:
@@ -322,9 +323,7 @@ class App:
 
     async def workers(self) -> list[Mapping[str, Any]]:
         """The workers that are alive."""
-        rows = await self._db.read(presence.everyone)
-        dead = self._obituaries.dead(rows)
-        return [dict(row._mapping) for row in rows if row.id not in dead]
+        return [dict(row._mapping) for row in await self._db.read(self._alive)]
 
     def _note_fault(self, working: asyncio.Task[None]) -> None:
         # Followers of this process wait for what this worker draws: without it they would wait for ever.
@@ -371,20 +370,22 @@ class App:
             raise MissingFile(f"there is no picture {image_id}", hint="see `imagen jobs list`")
         return path
 
-    def _served(self, connection: Connection) -> set[str]:
+    def _alive(self, connection: Connection) -> list[Row[Any]]:
         rows = presence.everyone(connection)
         dead = self._obituaries.dead(rows)
-        return {model for row in rows if not row.solo and row.id not in dead for model in row.models}
+        return [row for row in rows if row.id not in dead]
+
+    def _served(self, connection: Connection) -> set[str]:
+        return {model for row in self._alive(connection) if not row.solo for model in row.models}
 
     def _orphans(self, connection: Connection) -> list[Job]:
-        rows = presence.everyone(connection)
-        dead = self._obituaries.dead(rows)
-        alive = {row.id for row in rows if row.id not in dead}
-        served = {model for row in rows if not row.solo and row.id in alive for model in row.models}
-        solo = any(row.solo for row in rows if row.id in alive)
+        alive = self._alive(connection)
+        here = {row.id for row in alive}
+        solo = any(row.solo for row in alive)
+        served = self._served(connection)
         orphans = []
         for job in history.waiting(connection):
-            left = job.worker not in alive if job.state is State.RUNNING else job.request.model not in served
+            left = job.worker not in here if job.state is State.RUNNING else job.request.model not in served
             # A one-shot command that runs right now works its own queued jobs; whose they are nobody can tell.
             if left and job.id not in self._mine and not (solo and job.state is State.QUEUED and job.attempt == 0):
                 orphans.append(job)
@@ -393,10 +394,3 @@ class App:
 
 _SIZES = {"cell": CELL, "thumbnail": THUMBNAIL}
 _SERIES_FIELDS = ("width", "height", "steps", "negative", "guidance", "options")
-
-
-def _not_ended(job: Job) -> ImagenError:
-    return Conflict(
-        f"job {job.id} is {job.state.value}",
-        hint=f"wait for its end, or `imagen jobs cancel {job.id}` first",
-    )

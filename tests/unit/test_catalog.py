@@ -194,7 +194,7 @@ class TestWatch:
             return catalog_of(load_settings(home=tmp_path, environ={}))
 
         def after(config: str = "", **models: str) -> Catalog:
-            catalog(tmp_path, config, **models)
+            catalog(tmp_path, config, {}, **models)
             if not watch:
                 watch.append(CatalogWatch(load, lambda: model_files(settings), lambda: now[0]))
             now[0] += LOOK_S

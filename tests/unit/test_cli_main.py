@@ -1,5 +1,6 @@
 """One place where every error of the command line ends, and commands that load only when they are asked for."""
 
+import errno
 import json
 import os
 import subprocess
@@ -150,6 +151,14 @@ def test_a_reader_that_goes_away_is_no_error(home: Path) -> None:
     assert ran.returncode == BROKEN_PIPE
     assert "Broken" not in ran.stderr
     assert "Traceback" not in ran.stderr
+
+
+def test_a_full_disk_is_not_called_a_bug(broken: list[BaseException]) -> None:
+    """Where no room is left the owner is told, whoever found out."""
+    broken.append(OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)))
+    ran = imagen("doctor")
+    assert ran.code == 3
+    assert "error: no room left" in ran.err
 
 
 def test_python_m_imagen_is_the_same() -> None:

@@ -155,7 +155,7 @@ class TestCommand:
             monkeypatch.setenv(name, value)
         ran = imagen("doctor")
         assert ran.code == 3, ran.out
-        assert ran.out.count("FAIL") == 1
+        assert ran.out.count("FAIL  ") == 1
         assert "ok    mock: draws" in ran.out
         assert "hunter2" not in ran.out + ran.err
 

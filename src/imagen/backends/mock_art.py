@@ -386,7 +386,7 @@ def _mix(first: Rgb, second: Rgb, share: float) -> Rgb:
 
 def _flat(ink: Rgb) -> Paint:
     def paint(canvas: Floats, y: Floats) -> None:
-        canvas[:3] = np.float32(ink[:3]).reshape(-1, 1, 1)
+        canvas[:3] = np.array(ink[:3], np.float32).reshape(-1, 1, 1)
 
     return paint
 

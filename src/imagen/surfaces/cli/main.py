@@ -1,5 +1,6 @@
 """`imagen`: the commands there are, each loaded when it is asked for, and the one place where errors end."""
 
+import errno
 import os
 import sys
 from collections.abc import Sequence
@@ -8,15 +9,20 @@ from typing import Any, NoReturn
 
 import click
 
-from imagen.core.errors import ImagenError, RequestError
+from imagen.core.errors import DiskFull, ImagenError, RequestError
 
 INTERRUPTED = 130  # what shells expect of a program ended by Ctrl-C
 BROKEN_PIPE = 141  # and of one whose reader went away
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
 
 # name -> module, attribute, help. The help stands here so that `imagen --help` need not load the commands.
 COMMANDS = {
     "generate": ("generate", "generate", "Draw PROMPT and print where the picture is."),
-    "compare": ("compare", "compare", "Draw prompts with several models, side by side."),
+    "compare": (
+        "compare",
+        "compare",
+        "Draw each PROMPT with several models; write pictures, a contact sheet and compare.json.",
+    ),
     "models": ("models", "models", "List, show or check the models."),
     "jobs": ("jobs", "jobs", "List, show, watch, cancel or retry jobs."),
     "series": ("series", "series", "List or show series, or draw the contact sheet of one."),
@@ -103,6 +109,8 @@ def _run(arguments: Sequence[str]) -> int:
     except ImagenError as error:
         return _tell(error, arguments)
     except Exception as bug:
+        if isinstance(bug, OSError) and bug.errno in NO_ROOM:
+            return _tell(DiskFull(f"no room left to write: {bug}", hint="free some space and try again"), arguments)
         return _tell(_unexpected(bug, arguments), arguments)
 
 
