@@ -99,8 +99,13 @@ def load_settings(
             provenance[name] = document.where(name)
     for name in FROM_ENVIRONMENT:
         if environ.get(PREFIX + name.upper()):
-            values[name] = environ[PREFIX + name.upper()]
-            provenance[name] = f"environment {PREFIX}{name.upper()}"
+            variable, value = PREFIX + name.upper(), environ[PREFIX + name.upper()]
+            if name in PLACES and value != PLACES[name]:
+                hint = f"unset it, or set it to {PLACES[name]}"
+                problems.append(BadConfig(f"{variable}: the {name} {masked(name, value)!r} is not known", hint=hint))
+                continue
+            values[name] = value
+            provenance[name] = f"environment {variable}"
     for name, value in (flags or {}).items():
         if value is not None:
             values[name] = value

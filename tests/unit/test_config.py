@@ -119,3 +119,13 @@ def test_secrets_are_starred(name: str, value: object, shown: object) -> None:
 def test_every_key_is_documented() -> None:
     """`config init` and the reference print these words."""
     assert all(help_ for _, _, help_ in KEYS.values())
+
+
+def test_a_place_of_another_version_is_refused_wherever_it_is_said(tmp_path: Path) -> None:
+    """By the environment as by the file, and no password is repeated."""
+    address = "postgresql://me:secret@host/db"
+    settings = load_settings(home=tmp_path, environ={"IMAGEN_DATABASE": address})
+    (problem,) = settings.problems
+    assert "IMAGEN_DATABASE" in problem.message
+    assert "secret" not in problem.message
+    assert settings.database == "sqlite"

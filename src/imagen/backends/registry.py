@@ -1,6 +1,6 @@
 """Backends by name: found through the entry points of installed packages, loaded only when asked for."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from importlib.metadata import EntryPoint, entry_points
 
 from imagen.backends.base import Registration
@@ -39,14 +39,24 @@ def registration(name: str) -> Registration:
 
 
 def registrations() -> Mapping[str, Registration]:
-    """All backends that can be loaded here."""
-    found: dict[str, Registration] = {}
-    for name in names():
-        try:
-            found[name] = registration(name)
-        except (MissingExtra, BadConfig):
-            continue  # said when somebody asks for it by name
-    return found
+    """All backends that are installed; each is loaded when it is looked up, and says then what it lacks."""
+    return _Installed()
+
+
+class _Installed(Mapping[str, Registration]):
+    def __init__(self) -> None:
+        self._names = names()
+
+    def __getitem__(self, name: str) -> Registration:
+        if name not in self._names:
+            raise KeyError(name)
+        return registration(name)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._names)
+
+    def __len__(self) -> int:
+        return len(self._names)
 
 
 def _points() -> dict[str, EntryPoint]:
