@@ -221,7 +221,8 @@ def test_watching_a_job_that_ended_tells_its_events_again(imagen: Any) -> None:
 
 def test_leaving_a_watch_leaves_the_job_alone(imagen: Any) -> None:
     """Ctrl-C on a watch is not a cancel."""
-    drawing = imagen.start("generate", "a fox", "--json", "--set", "slow=5", *SMALL)
+    # Long enough that the watcher is surely up, on a busy machine too, before the picture is done.
+    drawing = imagen.start("generate", "a fox", "--json", "--set", "slow=12", *SMALL)
     job = _until_event(drawing, "progress")[0]["job"]
     watching = imagen.start("jobs", "watch", job, "--json")
     _until_event(watching, "started")

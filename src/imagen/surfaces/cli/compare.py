@@ -15,7 +15,7 @@ from imagen.core.errors import NotConfigured, RequestError
 from imagen.core.job import State
 from imagen.core.request import Draft
 from imagen.surfaces.cli import options
-from imagen.surfaces.cli.follow import INTERRUPTED, cancelled_by_ctrl_c, run
+from imagen.surfaces.cli.follow import INTERRUPTED, cancelled_by_ctrl_c, run, tell_orphans
 
 if TYPE_CHECKING:
     from imagen.app import App
@@ -85,6 +85,7 @@ def compare(
         from imagen.app import open as open_app
 
         async with open_app() as app:
+            await tell_orphans(app)
             chosen = options.names(models) or await app.usable_models()
             return await run_compare(
                 app,
@@ -172,6 +173,7 @@ async def _resume(
             "-o is for a series that has no folder yet", hint=f"without -o it goes on in {target}", param="output"
         )
     async with open_app() as app:
+        await tell_orphans(app)
         comparison = await resume(
             target,
             app,
