@@ -194,8 +194,8 @@ TABLES = """\
 # Tables
 
 Another program may ask for pictures, cancel them and watch them by SQL alone. On SQLite the tables are in
-`imagen.db`, on PostgreSQL in the schema `imagen`. The columns below are promises: they stay. What else there is may
-change with a version.
+`imagen.db`. The columns below are promises: they stay, also on PostgreSQL, where a later version keeps them in the
+schema `imagen`. What else there is may change with a version.
 
 ```sql
 INSERT INTO jobs (prompt, model) VALUES ('a red fox', 'mock');

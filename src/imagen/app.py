@@ -47,19 +47,6 @@ async def open(*, home: Path | str | None = None, settings: Settings | None = No
         await app.aclose()
 
 
-async def upgrade(settings: Settings | None = None) -> str:
-    """Bring the database to the version of this program; says what was done."""
-    settings = settings or load_settings()
-    db = Database(settings.database_url)
-    try:
-        before, after = await db.upgrade()
-    finally:
-        await db.close()
-    return (
-        f"{settings.database_url}: version {before or 'none'} -> {after}" if before != after else f"already at {after}"
-    )
-
-
 class App:
     """Submit, follow, cancel, show. Made by `open`."""
 
@@ -72,6 +59,9 @@ class App:
         self._backends: dict[str, Backend] = {}
         self._obituaries = presence.Obituaries()
         self._mine: set[str] = set()
+        self._drawing: set[str] = set()  # jobs of `generate` loops that nobody finished yet
+        self._workers: set[asyncio.Task[None]] = set()
+        self._closed = False
         self._fault: BaseException | None = None  # why the worker of this process stopped working
 
     async def start(self) -> None:
@@ -81,7 +71,16 @@ class App:
         await self._db.open()
 
     async def aclose(self) -> None:
-        """Give back everything this process holds."""
+        """Cancel what was left behind in a `generate` loop, and give back everything this process holds."""
+        await asyncio.sleep(0)  # a loop that was just left ends itself first, if the interpreter lets it
+        for job_id in tuple(self._drawing):
+            await self.cancel(job_id)
+            await self._end_of(job_id)
+        self._closed = True
+        workers = tuple(self._workers)
+        for working in workers:
+            working.cancel()
+        await asyncio.gather(*workers, return_exceptions=True)
         for backend in self._backends.values():
             await backend.aclose()
         await self._db.close()
@@ -117,6 +116,7 @@ class App:
         """
         job = await self.submit(drafted(prompt, fields))
         ended = False
+        self._drawing.add(job.id)
         try:
             async with self.working([job.id]), aclosing(self._draw(job, fields)) as events:
                 try:
@@ -124,10 +124,11 @@ class App:
                         ended = event.terminal
                         yield event
                 finally:
-                    if not ended:
+                    if not ended and not self._closed:
                         await self.cancel(job.id)
                         await self._end_of(job.id)
         finally:
+            self._drawing.discard(job.id)
             self._mine.discard(job.id)
 
     async def follow(self, job_id: str, *, after: int = 0, previews: bool = False) -> AsyncGenerator[Event]:
@@ -155,7 +156,7 @@ class App:
                     return
                 await self._db.changed(mark, LOOK_S)
         finally:
-            if previews:
+            if previews and not self._closed:
                 with suppress(ImagenError):
                     await self._db.write(journal.unwatch, watcher)
 
@@ -183,6 +184,7 @@ class App:
             log=lambda line: self.log(line),
         )
         working = asyncio.create_task(worker.run(), name=worker.id)
+        self._workers.add(working)
         working.add_done_callback(self._note_fault)
         try:
             yield
@@ -295,7 +297,7 @@ class App:
 
     async def sweep(self) -> list[str]:
         """Put the jobs of dead workers back into the queue."""
-        return await sweep(self._db, self._obituaries, self.log)
+        return await sweep(self._db, self._obituaries, self.log, tuple(self.catalog.models))
 
     async def image_bytes(
         self, image: StoredImage | str, *, size: Literal["full", "cell", "thumbnail"] = "full"
@@ -326,6 +328,7 @@ class App:
         return [dict(row._mapping) for row in await self._db.read(self._alive)]
 
     def _note_fault(self, working: asyncio.Task[None]) -> None:
+        self._workers.discard(working)
         # Followers of this process wait for what this worker draws: without it they would wait for ever.
         self._fault = None if working.cancelled() else working.exception()
 

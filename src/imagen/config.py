@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from imagen.core.errors import BadConfig, ImagenError, RequestError
+from imagen.core.errors import BadConfig, ImagenError, RequestError, Unwritable
 from imagen.core.request import preview_policy
 from imagen.reading import Document, read_yaml
 
@@ -87,6 +87,9 @@ def load_settings(
             document = read_yaml(folders["config_file"])
     except BadConfig as error:
         problems.append(error)
+    except OSError as exc:
+        hint = "make the folder readable for you, or set IMAGEN_HOME to another"
+        problems.append(Unwritable(f"cannot read {folders['config_file']}: {exc.strerror}", hint=hint))
     for name, value in document.data.items():
         try:
             document.known([name], KEYS)
@@ -161,7 +164,9 @@ def _check(document: Document, name: str, value: Any) -> None:
             if not isinstance(value, str):
                 raise document.wrong(f"`{name}` is text, not {value!r}", name, hint="put it in quotes")
             if name in PLACES and value != PLACES[name]:
-                raise document.wrong(f"the {name} {value!r} is not known", name, hint=f"use `{name}: {PLACES[name]}`")
+                raise document.wrong(
+                    f"the {name} {masked(name, value)!r} is not known", name, hint=f"use `{name}: {PLACES[name]}`"
+                )
         case "policy":
             try:
                 preview_policy(value)

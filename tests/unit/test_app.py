@@ -49,6 +49,24 @@ async def test_leaving_the_loop_cancels_the_work(app: imagen.App) -> None:
     assert (await app.job(job.id)).state is State.CANCELLED
 
 
+@pytest.mark.parametrize("kept", [True, False])
+async def test_leaving_the_loop_and_the_app_at_once_cancels_too(tmp_path: Path, kept: bool) -> None:
+    """With nothing awaited in between, and even with the loop's iterator still in somebody's hands."""
+    async with imagen.open(home=tmp_path) as app:
+        events = app.generate("a fox", model="mock", options={"slow": 60}, width=64, height=64, steps=600)
+        held = events if kept else None
+        async for event in events:
+            if isinstance(event, imagen.Progress):
+                break
+        del events
+    async with imagen.open(home=tmp_path) as again:
+        (job,) = await again.jobs()
+        assert job.state is State.CANCELLED
+        assert await again.orphans() == []
+    if held is not None:
+        await held.aclose()
+
+
 @pytest.mark.parametrize(
     "wish",
     [

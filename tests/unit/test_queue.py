@@ -6,11 +6,11 @@ from pathlib import Path
 import pytest
 from alembic.config import Config
 from alembic.script import ScriptDirectory
-from sqlalchemy import Engine, create_engine, inspect, text, update
+from sqlalchemy import Connection, Engine, create_engine, inspect, text, update
 from tests.store_kit import MODEL, OTHER, WORKER, arrive, database, grammar, new, record, resolve, take
 
 import imagen.store
-from imagen.core.errors import BadConfig, Conflict, Unreachable, WrongDatabase
+from imagen.core.errors import BadConfig, Conflict, SetupError, Unreachable, WrongDatabase
 from imagen.core.events import Completed, Failed
 from imagen.core.job import State
 from imagen.core.model import Model
@@ -29,6 +29,10 @@ async def end(db: Database, claim: Claim) -> None:
         timings={},
         facts={},
     )
+
+
+def run_sql(connection: Connection, statement: str) -> None:
+    connection.exec_driver_sql(statement)
 
 
 async def test_a_job_is_taken_once(tmp_path: Path) -> None:
@@ -179,12 +183,37 @@ async def test_a_model_nobody_knows_fails_after_a_minute(tmp_path: Path) -> None
         await db.write(lambda c: c.execute(text("insert into jobs (prompt, model) values ('x', 'nope')")))
         assert await take(db) is None
         now = datetime.now(UTC)
-        assert await db.write(intake.fail_unknown_models, now) == 0
-        assert await db.write(intake.fail_unknown_models, now + timedelta(seconds=61)) == 1
+        assert await db.write(intake.fail_unknown_models, now, ["test"]) == 0
+        later = now + timedelta(seconds=61)
+        assert await db.write(intake.fail_unknown_models, later, ["test", "nope"]) == 0
+        assert await db.write(intake.fail_unknown_models, later, ["test"]) == 1
         (job,) = await db.read(history.jobs_list)
         assert job.error is not None
         assert job.error.code == "unknown_model"
         grammar(await record(db, job.id))
+
+
+async def test_an_old_row_of_a_known_model_is_left_to_be_drawn(tmp_path: Path) -> None:
+    """A sweep ends what nobody knows, not what nobody had time for."""
+    old = "insert into jobs (prompt, model, created_at) values ('x', '{}', '2020-01-01T00:00:00.000Z')"
+    async with database(tmp_path) as db:
+        await db.write(arrive, "worker-2", models=("other",))
+        for model in ("test", "other", "nope"):
+            await db.write(run_sql, old.format(model))
+        await db.write(presence.bury, [], datetime.now(UTC), ["test"])
+        left = await db.read(history.jobs_list, state="queued")
+        assert {job.request.model for job in left} == {"test", "other"}
+
+
+@pytest.mark.parametrize("moment", ["yesterday", "2026-13-45", "12:00", "", "2460000.5"])
+async def test_a_moment_that_is_none_is_refused_by_the_database(tmp_path: Path, moment: str) -> None:
+    """Better refused to whoever writes it than found by whoever reads it."""
+    async with database(tmp_path) as db:
+        for column in ("created_at", "run_after"):
+            with pytest.raises(SetupError, match="CHECK"):
+                await db.write(run_sql, f"insert into jobs (prompt, {column}) values ('x', '{moment}')")
+        await db.write(run_sql, "insert into jobs (prompt, created_at) values ('x', '2026-01-02 10:00')")
+        assert len(await db.read(history.jobs_list)) == 1
 
 
 async def test_cancel_by_sql_ends_a_queued_job(tmp_path: Path) -> None:

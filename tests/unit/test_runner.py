@@ -273,6 +273,47 @@ async def test_an_error_that_is_no_errors_of_ours_ends_the_job_with_a_hint(tmp_p
         assert end.error.hint
 
 
+@pytest.mark.parametrize(
+    ("said", "word"),
+    [
+        (asyncio.CancelledError(), "CancelledError"),
+        (SystemExit(7), "SystemExit"),
+        (KeyboardInterrupt(), "KeyboardInterrupt"),
+        (Phase(name="dancing"), "dancing"),  # type: ignore[arg-type]
+        ("hello", "str"),
+    ],
+)
+async def test_a_backend_that_misbehaves_fails_its_job_once(tmp_path: Path, said: Any, word: str) -> None:
+    """Whatever it does, the program goes on, and the job says what the backend did."""
+    async with database(tmp_path) as db:
+        job, state = await draw(db, tmp_path, Script(said))
+        assert state is State.FAILED
+        events = await record(db, job)
+        grammar(events)
+        end = events[-1]
+        assert isinstance(end, Failed)
+        assert end.error.code == "crashed"
+        assert word in end.error.message
+
+
+async def test_the_record_says_where_a_backend_broke(tmp_path: Path) -> None:
+    """The traceback is kept with the job, for whoever wrote the backend."""
+    async with database(tmp_path) as db:
+        job, _ = await draw(db, tmp_path, Script(ZeroDivisionError("oops")))
+        ended = await db.read(history.job, job)
+        assert ended.error is not None
+        assert "test_runner.py" in (ended.error.detail or "")
+
+
+async def test_another_size_than_asked_is_said(tmp_path: Path) -> None:
+    """The picture is kept as it is, with a warning."""
+    async with database(tmp_path) as db:
+        job, state = await draw(db, tmp_path, Script(picture()), width=16)
+        assert state is State.COMPLETED
+        (warning,) = [event for event in await record(db, job) if isinstance(event, Warning)]
+        assert "8x8" in warning.message
+
+
 async def test_progress_never_goes_back_and_knows_its_total_at_once(tmp_path: Path) -> None:
     """Steps out of order, beyond the total or of no total are not told."""
     told: list[tuple[int, int]] = []

@@ -36,11 +36,21 @@ def share(image: Image.Image, colour: tuple[int, int, int]) -> float:
 
 def test_pictures_stand_in_their_columns() -> None:
     """The first is on the left, the second on the right."""
-    sheet = opened(draw_sheet("two", [""], ["a", "b"], [cell(), cell(column=1, picture=picture(GREEN, (512, 512)))]))
+    sheet = opened(
+        draw_sheet(
+            "two", [""], ["a", "b"], [cell(), cell(column=1, picture=picture(GREEN, (512, 512)), size=(512, 512))]
+        )
+    )
     left, right = sheet.crop((0, 0, sheet.width // 2, sheet.height)), sheet.crop((sheet.width // 2, 0, *sheet.size))
     assert share(left, RED) > 0
     assert share(left, GREEN) == 0
     assert share(right, GREEN) > 0.2
+
+
+def test_small_pictures_stand_in_small_places() -> None:
+    """They are not blown up, and not lost in the middle of nothing."""
+    small = [cell(column=n, picture=picture(size=(320, 200)), size=(320, 200)) for n in range(3)]
+    assert share(opened(draw_sheet("small", [""], ["a", "b", "c"], small)), RED) > 0.4
 
 
 def test_a_failed_cell_shows_its_error() -> None:

@@ -264,7 +264,6 @@ def test_elsewhere_each_durable_event_is_one_plain_line_at_most():
     view.close()
     stream.seek(0)
     assert stream.read().splitlines() == [
-        "queued, 2 before it",
         "drawing with mock · 60x40 · 4 steps · seed 7",
         "warning: mind the gap",
         "starting again: the worker went away",

@@ -101,6 +101,14 @@ class Folder:
         """True when the file is there."""
         return (self.path / name).is_file()
 
+    def holds(self, name: str, sha256: str | None) -> bool:
+        """Whether the picture of this name is there and whole: a cut-off copy is not the picture."""
+        try:
+            data = (self.path / name).read_bytes()
+        except OSError:
+            return False
+        return sha256 is None or hashlib.sha256(data).hexdigest() == sha256
+
     def free_name(self, name: str) -> str:
         """`name`, or the first numbered form of it that nobody uses."""
         stem, dot, suffix = name.rpartition(".")

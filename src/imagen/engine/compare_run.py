@@ -143,7 +143,7 @@ class Comparison:
         fresh: list[Entry] = []
         for entry in self.document.cells:
             job = jobs.get(entry.place)
-            here = entry.file is not None and self.folder.has(entry.file)
+            here = entry.file is not None and self.folder.holds(entry.file, entry.sha256)
             if job is not None:
                 self._known[entry.index] = job
             match next_move(entry, job, here=here, retry_failed=self._retry_failed):

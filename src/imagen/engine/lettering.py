@@ -14,7 +14,6 @@ if TYPE_CHECKING:
 
 FONTS = Path(__file__).parent / "fonts"
 BOLD, PLAIN, WIDE = FONTS / "Inter-SemiBold.otf", FONTS / "Inter-Regular.otf", FONTS / "DejaVuSans.ttf"
-INVISIBLE = ("Cc", "Cf", "Cs", "Zl", "Zp")  # controls and line ends: nothing to see, much to go wrong
 NOWHERE = "\uffff"  # no font has a glyph for it: what is drawn for it is drawn for everything that is missing
 ELSEWHERE = (  # where systems without fontconfig keep fonts with many scripts
     "/System/Library/Fonts/Supplemental/Arial Unicode.ttf",
@@ -79,9 +78,14 @@ class Lettering:
         """Stretches that one font can draw; None for characters that none can."""
         run, current = "", None
         for character in text:
-            if category(character) in INVISIBLE:
+            kind = category(character)
+            if kind in ("Cf", "Cs") or "\ufe00" <= character <= "\ufe0f":
+                continue  # joiners and variants: nothing to see by themselves
+            if kind in ("Cc", "Zl", "Zp"):
                 character = " "
-            font = self._font_for(character)
+            # Spaces and marks stay with the word before them, so that a right-to-left phrase is turned round as one.
+            stays = current is not None and kind[0] in "ZPM" and _has(Path(str(current.path)), character)
+            font = current if stays else self._font_for(character)
             if run and font is not current:
                 yield current, run
                 run = ""

@@ -6,10 +6,11 @@ recorded once and only after they are stored, and a preview that fails costs a w
 
 import asyncio
 import time
+import traceback
 from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import aclosing
 from datetime import UTC, datetime
-from typing import Any, assert_never
+from typing import Any
 
 from imagen.backends.base import Backend
 from imagen.core import events, signals
@@ -25,7 +26,7 @@ from imagen.store.db import Database
 from imagen.store.images import CELL, THUMBNAIL, ImageStore, side_path
 from imagen.store.queue import Claim, LeaseLost
 
-LATER = "see `imagen jobs show {job}` for the whole record"
+MAX_DETAIL = 4000  # characters of a traceback: its end says what broke and where
 
 
 def started(claim: Claim, watched: bool, policy: PreviewPolicy) -> events.Started:
@@ -97,6 +98,9 @@ class _Attempt:
                 return None
             if self.live.cancel_asked:
                 return await self._cancelled()
+            task = asyncio.current_task()
+            if task is None or not task.cancelling():
+                return await self._failed(self._broke(asyncio.CancelledError("nobody had cancelled it")))
             drawing.cancel()
             await asyncio.gather(drawing, return_exceptions=True)
             await self._give_back("the worker was stopped", None)
@@ -104,12 +108,7 @@ class _Attempt:
         except ImagenError as error:
             return await self._failed(error)
         except Exception as exc:
-            broke = Crashed(
-                f"the backend {self.claim.model.backend} broke: {type(exc).__name__}: {exc}",
-                hint=f"this is a fault in the backend, not in the request; {LATER.format(job=self.claim.job)}",
-            )
-            broke.__cause__ = exc
-            return await self._failed(broke)
+            return await self._failed(self._broke(exc))
         else:
             return await self._completed()
         finally:
@@ -125,8 +124,12 @@ class _Attempt:
                 first, count, resume = handle["first"], handle["n"], handle["token"]
             self.live.share(done=len(self.saved - set(range(first, first + count))), n=request.n, now=count)
             said = self.backend.generate(request.part(first, count), self.claim.model, self.live, resume=resume)
-            async with aclosing(said):
-                await self._listen(said, first, count)
+            try:
+                async with aclosing(said):
+                    await self._listen(said, first, count)
+            except (SystemExit, KeyboardInterrupt, GeneratorExit) as exc:
+                # Out of a backend these would end the whole program, and every other job with it.
+                raise self._broke(exc) from exc
         missing = set(range(request.n)) - self.saved
         if missing:
             raise Crashed(
@@ -138,6 +141,8 @@ class _Attempt:
         async for signal in said:
             match signal:
                 case signals.Phase(name=name):
+                    if name not in signals.PHASES:
+                        raise self._nonsense(f"the phase {name!r}; there are {', '.join(signals.PHASES)}")
                     self.watch.enter(name)
                     self.live.phase(name)
                 case signals.Step():
@@ -152,8 +157,8 @@ class _Attempt:
                     await self.db.write(queue.keep_handle, self.claim, handle)
                 case signals.Output():
                     await self._save(signal, first)
-                case _:
-                    assert_never(signal)
+                case _:  # the type checker knows that nothing is left; a backend from outside may not
+                    raise self._nonsense(f"{type(signal).__name__}, which is no signal")
 
     async def _step(self, signal: signals.Step, first: int) -> None:
         if self.watch.phase not in ("sampling", "decoding"):
@@ -182,10 +187,7 @@ class _Attempt:
         index = first + output.index
         request, model = self.claim.request, self.claim.model
         if not 0 <= index < request.n:
-            raise Crashed(
-                f"the backend {model.backend} gave picture {index + 1} of {request.n}",
-                hint="this is a fault in the backend; report it there",
-            )
+            raise self._nonsense(f"picture {index + 1} of {request.n}")
         if index in self.saved:
             return
         self.watch.enter("saving")
@@ -193,6 +195,9 @@ class _Attempt:
         import imagen.engine.sidecar as sidecar  # Pillow and its friends, only once there is something to save
 
         done = await asyncio.to_thread(sidecar.finish, output, request, model, index)
+        if (done.width, done.height) != (request.width, request.height):
+            asked = f"{request.width}x{request.height}"
+            await self._warn("size_differs", f"{asked} was asked, the backend gave {done.width}x{done.height}")
         at = datetime.now(UTC)
         image_id = new_id()
         path = self.images.path_of(image_id, done.extension, at)
@@ -218,6 +223,21 @@ class _Attempt:
         said = events.Image(job=self.claim.job, attempt=self.claim.attempt, at=at, image=image)
         self.live.seq = await self.db.write(queue.add_image, self.claim, said, path=path, mime=done.mime)
         self.saved.add(index)
+
+    def _broke(self, exc: BaseException) -> Crashed:
+        """A fault in a backend, with where it happened for whoever wrote the backend."""
+        words = " ".join(str(exc).split()) or "it said nothing more"
+        return Crashed(
+            f"the backend {self.claim.model.backend} broke: {type(exc).__name__}: {words}",
+            hint=f"a fault in the backend, not in the request; where it is: `imagen jobs show {self.claim.job}`",
+            detail="".join(traceback.format_exception(exc))[-MAX_DETAIL:],
+        )
+
+    def _nonsense(self, said: str) -> Crashed:
+        return Crashed(
+            f"the backend {self.claim.model.backend} said {said}",
+            hint="this is a fault in the backend; docs/howto/write-a-backend.md says what it may say",
+        )
 
     async def _warn(self, code: str, message: str) -> None:
         await self.live.flush()

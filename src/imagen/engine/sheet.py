@@ -16,6 +16,7 @@ GROUND, INK, QUIET, LINE = "#f7f6f3", "#1f1f22", "#75737a", "#e4e2dc"
 TROUBLE_GROUND, TROUBLE_INK = "#f6e7e1", "#8f3b1d"
 
 CELL_PX = 512  # the largest a picture is shown
+SMALL_PX = 224  # below that a caption has no room, unless there are very many
 SMALLEST_PX = 96
 SHEET_PX = 3600  # how wide a sheet gets before its pictures shrink
 MAX_PIXELS = 100_000_000  # beyond that viewers give up
@@ -87,7 +88,9 @@ class _Plan:
     def of(cls, title: str, rows: Sequence[str], wide: int, cells: Sequence[SheetCell]) -> "_Plan":
         ratios = [cell.size[1] / cell.size[0] for cell in cells if cell.size and min(cell.size) > 0]
         ratio = min(max(ratios, default=1.0), 1.5)
-        cell = min(CELL_PX, max(SMALLEST_PX, SHEET_PX // max(wide, 1)))
+        widest = max((cell.size[0] for cell in cells if cell.size), default=CELL_PX)
+        # Small pictures get small places: they are never blown up, and never stand lost in a large one.
+        cell = min(CELL_PX, max(SMALL_PX, widest), max(SMALLEST_PX, SHEET_PX // max(wide, 1)))
         while cell > SMALLEST_PX and wide * len(rows) * cell * cell * (ratio + 0.3) > MAX_PIXELS:
             cell = round(cell * 0.9)
         gap = max(12, cell // 16)

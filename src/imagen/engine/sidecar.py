@@ -185,7 +185,7 @@ def read_recipe(path: Path) -> dict[str, Any]:
     try:
         told = json.loads(data)
     except (ValueError, RecursionError) as exc:
-        raise RequestError(f"{path} is no sidecar of imagen: {exc}", hint=hint, param="file") from exc
+        raise RequestError(f"{path} is neither a PNG nor a sidecar of imagen", hint=hint, param="file") from exc
     if not isinstance(told, dict) or not isinstance(told.get("request"), dict):
         raise RequestError(f"{path} is no sidecar of imagen: it has no request", hint=hint, param="file")
     if isinstance(told.get("schema"), int) and told["schema"] > SCHEMA:

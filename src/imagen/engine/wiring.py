@@ -48,6 +48,19 @@ def watched_catalog(settings: Settings) -> CatalogWatch:
     return CatalogWatch(load, lambda: model_files(settings))
 
 
+async def upgrade_database(settings: Settings) -> str:
+    """Bring the database to the version of this program; says what was done."""
+    from imagen.store.db import Database
+
+    db = Database(settings.database_url)
+    try:
+        before, after = await db.upgrade()
+    finally:
+        await db.close()
+    moved = f"version {before or 'none'} -> {after}" if before != after else f"already at version {after}"
+    return f"{settings.database_file}: {moved}"
+
+
 def model_files(settings: Settings) -> Iterable[Path]:
     """Every file that says something about models, and the folders in which one may appear."""
     yield settings.config_file

@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 from sqlalchemy import Connection
 
 from imagen.backends.base import Backend
-from imagen.core.errors import ImagenError
+from imagen.core.errors import Crashed, ImagenError
 from imagen.core.events import Started
 from imagen.core.ids import new_id
 from imagen.core.model import Model
@@ -68,7 +68,7 @@ class Worker:
         self._monotonic = monotonic
         self._running: dict[str, asyncio.Task[None]] = {}
         self._loaded: dict[str, tuple[str, int, float]] = {}  # device -> model, jobs in a row, since when
-        self._returns: list[tuple[Claim, str]] = []  # jobs the database would not take back yet
+        self._returns: list[tuple[Claim, ImagenError]] = []  # jobs the database would not take back yet
 
     async def run(self) -> None:
         """Work until cancelled."""
@@ -127,18 +127,18 @@ class Worker:
         while True:
             try:
                 await self._sweep()
-                for claim, reason in self._returns[:]:
+                for claim, error in self._returns[:]:
                     with contextlib.suppress(queue.LeaseLost):
-                        await self._db.write(queue.give_back, claim, reason=reason)
-                    self._returns.remove((claim, reason))
+                        await self._db.write(queue.give_back, claim, reason=error.message, error=error)
+                    self._returns.remove((claim, error))
                 if not await self._db.write(presence.beat, self.id, self._serves()):
                     await self._db.write(self._arrive)
-            except ImagenError as error:
-                self._log(f"the database does not answer, trying on: {error.message}")
+            except ImagenError as away:
+                self._log(f"the database does not answer, trying on: {away.message}")
             await asyncio.sleep(presence.HEARTBEAT_S)
 
     async def _sweep(self) -> None:
-        await sweep(self._db, self._obituaries, self._log, but=self.id)
+        await sweep(self._db, self._obituaries, self._log, self._knows(), but=self.id)
 
     async def _claim(self) -> Claim | None:
         try:
@@ -180,18 +180,28 @@ class Worker:
         except ImagenError as error:
             # Not even its failure could be recorded. It goes back as soon as the database answers.
             self._log(f"job {claim.job}: {error.message}")
-            self._returns.append((claim, error.message))
+            self._returns.append((claim, error))
+        except Exception as exc:
+            # A fault of ours must not leave a job running with nobody behind it.
+            self._log(f"job {claim.job}: {type(exc).__name__}: {exc}")
+            hint = "this is a mistake in imagen, not yours; please report it"
+            self._returns.append((claim, Crashed(f"imagen broke: {type(exc).__name__}: {exc}", hint=hint)))
         finally:
             self._running.pop(claim.job, None)
 
 
 async def sweep(
-    db: Database, obituaries: presence.Obituaries, log: Callable[[str], None], *, but: str | None = None
+    db: Database,
+    obituaries: presence.Obituaries,
+    log: Callable[[str], None],
+    knows: Sequence[str],
+    *,
+    but: str | None = None,
 ) -> list[str]:
     """Put the jobs of dead workers back; returns their ids."""
     rows = await db.read(presence.everyone)
     dead = [name for name in obituaries.dead(rows) if name != but]
-    lost = await db.write(presence.bury, dead, datetime.now(UTC))
+    lost = await db.write(presence.bury, dead, datetime.now(UTC), knows)
     for job_id in lost:
         log(f"job {job_id} was left by a worker that died")
     return lost

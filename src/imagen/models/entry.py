@@ -1,6 +1,7 @@
 """One model as it is written: checked key by key, so that every mistake is named by file and line."""
 
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, is_dataclass
 from typing import Any, Protocol, TypeVar, get_type_hints
@@ -13,6 +14,8 @@ from imagen.reading import Document, maybe
 
 MERGED = ("defaults", "limits", "options")  # given key by key over what is inherited; other keys replace
 OPTION_TYPES = ("str", "int", "float", "bool")
+
+NAME = re.compile(r"\w[\w.-]{0,99}")
 
 T = TypeVar("T")
 
@@ -83,6 +86,11 @@ def model_of(
     backend_settings: Mapping[str, Mapping[str, Any]],
     host: str,
 ) -> Model:
+    if not NAME.fullmatch(entry.name):
+        raise entry.wrong(
+            f"{entry.name!r} cannot be the name of a model",
+            hint="use letters, digits, `.`, `_` and `-`, up to 100 of them: names end up in file names",
+        )
     keys = dict(entry.keys)
     backend = keys.pop("backend", None)
     if backend is None:

@@ -93,6 +93,7 @@ class Database:
         assert self._file is not None
         try:
             self._file.parent.mkdir(parents=True, exist_ok=True)
+            self._file.exists()  # asks for the right to look into the folder
         except OSError as exc:
             raise Unwritable(
                 f"cannot make the folder of the database, {self._file.parent}: {exc.strerror}",

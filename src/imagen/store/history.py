@@ -6,11 +6,12 @@ from typing import Any
 
 from sqlalchemy import Connection, Row, and_, func, insert, select, update
 
-from imagen.core.errors import ImagenError, UnknownJob, UnknownSeries
+from imagen.core.errors import ImagenError, RequestError, UnknownJob, UnknownSeries
 from imagen.core.job import Cell, Job, Series, State
 from imagen.store import intake, journal, queue
 from imagen.store.tables import images, jobs, live, series, slots
 
+MAX_PAGE = 1000
 PREFIX = 6  # characters of an id that are enough to mean it, if it is the only one
 
 
@@ -31,7 +32,11 @@ def jobs_list(
     limit: int = 50,
 ) -> list[Job]:
     """Newest first, a page at a time: `before` is the id of the last one seen."""
+    if not 1 <= limit <= MAX_PAGE:
+        raise RequestError(f"a page of {limit} jobs is not possible", hint=f"ask for 1 to {MAX_PAGE}", param="limit")
     query = select(jobs)
+    if state and state not in State.__members__.values():
+        raise RequestError(f"there is no state {state!r}", hint=f"states: {', '.join(State)}", param="state")
     if state:
         query = query.where(jobs.c.state == state)
     if model:
@@ -194,7 +199,9 @@ def _position(connection: Connection, row: Row[Any]) -> int:
 
 
 def _holder(connection: Connection, row: Row[Any]) -> str | None:
-    """In words: who draws on the device this job waits for."""
+    """In words: what a job that waits is waiting for."""
+    if row.record is None:
+        return f"somebody who knows the model {row.model!r}" if row.model else "somebody who draws"
     held = connection.execute(
         select(jobs.c.id, jobs.c.model, jobs.c.worker)
         .join(slots, slots.c.job_id == jobs.c.id)

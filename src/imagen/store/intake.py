@@ -114,11 +114,19 @@ def adopt(
             journal.append(connection, Warning(job=row.id, code=code, message=message, at=now))
 
 
-def fail_unknown_models(connection: Connection, now: datetime) -> int:
-    """End rows that came by SQL and name a model nobody alive knows."""
+def fail_unknown_models(connection: Connection, now: datetime, known: Iterable[str]) -> int:
+    """End rows that came by SQL and name a model that is in no live catalog: neither in ours nor in a worker's."""
     old = now - timedelta(seconds=UNKNOWN_MODEL_S)
     rows = connection.execute(
-        select(jobs).where(jobs.c.state == State.QUEUED, jobs.c.record.is_(None), jobs.c.created_at < old).limit(100)
+        select(jobs)
+        .where(
+            jobs.c.state == State.QUEUED,
+            jobs.c.record.is_(None),
+            jobs.c.created_at < old,
+            jobs.c.model.is_not(None),
+            jobs.c.model.not_in(list(known)),
+        )
+        .limit(100)
     ).all()
     for row in rows:
         error = UnknownModel(

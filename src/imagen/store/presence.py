@@ -68,8 +68,11 @@ def everyone(connection: Connection) -> list[Row[Any]]:
     return list(connection.execute(select(workers)).all())
 
 
-def bury(connection: Connection, dead: Iterable[str], now: datetime) -> list[str]:
-    """Take the jobs of dead workers away from them and tidy up; returns the ids of the jobs put back or ended."""
+def bury(connection: Connection, dead: Iterable[str], now: datetime, knows: Iterable[str] = ()) -> list[str]:
+    """Take the jobs of dead workers away from them and tidy up; returns the ids of the jobs put back or ended.
+
+    `knows` are the models of the caller's own catalog.
+    """
     names = list(dead)
     connection.execute(delete(workers).where(workers.c.id.in_(names)))
     # A running job whose worker is not even listed was left by one that was buried while it slept.
@@ -85,9 +88,11 @@ def bury(connection: Connection, dead: Iterable[str], now: datetime) -> list[str
             reason=f"worker {row.worker} died",
             error=Crashed(
                 f"the worker {row.worker} died while drawing",
-                hint="look at its log; three deaths in a row end a job, `imagen jobs retry` starts it anew",
+                hint="three deaths end a job; `imagen jobs retry` starts it anew once the reason is mended",
             ),
         )
+    alive = {model for row in everyone(connection) for model in row.models}
+    intake.fail_unknown_models(connection, now, {*knows, *alive})
     _tidy(connection, now)
     return [row.id for row in lost]
 
@@ -95,7 +100,6 @@ def bury(connection: Connection, dead: Iterable[str], now: datetime) -> list[str
 def _tidy(connection: Connection, now: datetime) -> None:
     running = select(jobs.c.id).where(jobs.c.state == State.RUNNING)
     stale = now - timedelta(seconds=KEEP_S)
-    intake.fail_unknown_models(connection, now)
     connection.execute(update(slots).where(slots.c.job_id.not_in(running)).values(job_id=None, attempt=None))
     connection.execute(delete(watchers).where(watchers.c.expires_at < now))
     connection.execute(delete(live).where(live.c.updated_at < stale, live.c.job_id.not_in(running)))

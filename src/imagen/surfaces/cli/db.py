@@ -13,6 +13,7 @@ def db() -> None:
 @db.command()
 def upgrade() -> None:
     """Move the tables on after a new imagen was installed; keeps everything."""
-    from imagen.app import upgrade as run
+    from imagen.config import load_settings
+    from imagen.engine.wiring import upgrade_database
 
-    click.echo(asyncio.run(run()))
+    click.echo(asyncio.run(upgrade_database(load_settings())))

@@ -178,7 +178,7 @@ async def _facts(app: "App", job: Job) -> list[tuple[str, Any]]:
         path = await app.image_path(image) if image.state == "stored" else None
         told.append((f"image {image.index + 1}", image.state if image.state != "stored" else path or image.url))
     if isinstance(job.error, ImagenError):
-        told += [("error", job.error.message), ("hint", job.error.hint)]
+        told += [("error", one_line(job.error.message)), ("hint", job.error.hint), ("detail", job.error.detail)]
     return [(name, value) for name, value in told if value not in (None, "")]
 
 

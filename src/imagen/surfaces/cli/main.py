@@ -9,7 +9,7 @@ from typing import Any, NoReturn
 
 import click
 
-from imagen.core.errors import DiskFull, ImagenError, RequestError
+from imagen.core.errors import DiskFull, ImagenError, RequestError, Unwritable
 
 INTERRUPTED = 130  # what shells expect of a program ended by Ctrl-C
 BROKEN_PIPE = 141  # and of one whose reader went away
@@ -111,6 +111,13 @@ def _run(arguments: Sequence[str]) -> int:
     except Exception as bug:
         if isinstance(bug, OSError) and bug.errno in NO_ROOM:
             return _tell(DiskFull(f"no room left to write: {bug}", hint="free some space and try again"), arguments)
+        if isinstance(bug, PermissionError):
+            return _tell(
+                Unwritable(
+                    f"not allowed: {bug.filename}", hint="change its rights, or set IMAGEN_HOME to another folder"
+                ),
+                arguments,
+            )
         return _tell(_unexpected(bug, arguments), arguments)
 
 

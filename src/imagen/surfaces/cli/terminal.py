@@ -53,9 +53,8 @@ class LiveView:
     def on(self, event: events.Event) -> None:
         """Show what this event changes."""
         match event:
-            case events.Queued(position=position):
-                if position:
-                    self._tell(f"queued, {position} before it")
+            case events.Queued():
+                pass  # what it waits for, if it waits, is said by whoever knows
             case events.Started():
                 self._request = event.request
                 self._words = "starting"

@@ -65,6 +65,14 @@ def upgrade() -> None:
         sa.Column("cancelled_by", sa.Text),
         sa.Column("webhook", sa.Text),
         sa.CheckConstraint("state in ('queued', 'running', 'completed', 'failed', 'cancelled')", name="state"),
+        sa.CheckConstraint(
+            "created_at is null or (created_at glob '[0-9][0-9][0-9][0-9]-*' and julianday(created_at) is not null)",
+            name="created_at",
+        ).ddl_if(dialect="sqlite"),
+        sa.CheckConstraint(
+            "run_after is null or (run_after glob '[0-9][0-9][0-9][0-9]-*' and julianday(run_after) is not null)",
+            name="run_after",
+        ).ddl_if(dialect="sqlite"),
         sa.CheckConstraint("options is null or json_valid(options)", name="options").ddl_if(dialect="sqlite"),
         sa.CheckConstraint("preview is null or json_valid(preview)", name="preview").ddl_if(dialect="sqlite"),
         sa.Index(
