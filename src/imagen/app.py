@@ -28,7 +28,7 @@ from imagen.engine.worker import Worker, sweep
 from imagen.models.catalog import Catalog
 from imagen.store import history, intake, journal, presence, queue
 from imagen.store.db import Database
-from imagen.store.images import CELL, THUMBNAIL, ImageStore, side_path
+from imagen.store.images import ImageStore, side_path
 from imagen.store.intake import NewJob
 
 LOOK_S = 1.0  # a follower looks at least this often, whatever the bell does
@@ -60,7 +60,8 @@ class App:
         self._obituaries = presence.Obituaries()
         self._mine: set[str] = set()
         self._drawing: set[str] = set()  # jobs of `generate` loops that nobody finished yet
-        self._workers: set[asyncio.Task[None]] = set()
+        self._wishes: dict[object, frozenset[str] | None] = {}  # what each `working` wants drawn
+        self._working: asyncio.Task[None] | None = None
         self._closed = False
         self._fault: BaseException | None = None  # why the worker of this process stopped working
 
@@ -77,10 +78,9 @@ class App:
             await self.cancel(job_id)
             await self._end_of(job_id)
         self._closed = True
-        workers = tuple(self._workers)
-        for working in workers:
-            working.cancel()
-        await asyncio.gather(*workers, return_exceptions=True)
+        if self._working is not None:
+            self._working.cancel()
+            await asyncio.gather(self._working, return_exceptions=True)
         for backend in self._backends.values():
             await backend.aclose()
         await self._db.close()
@@ -114,11 +114,13 @@ class App:
         Takes the fields of a Draft; `preview` may be true, false or a policy such as `{"count": 6}`.
         `emit_previews` and `preview_stride` are accepted as other spellings of it.
         """
-        job = await self.submit(drafted(prompt, fields))
+        draft = drafted(prompt, fields)
+        job = await self.submit(draft)
+        shown = draft.preview is not None and not draft.preview.off
         ended = False
         self._drawing.add(job.id)
         try:
-            async with self.working([job.id]), aclosing(self._draw(job, fields)) as events:
+            async with self.working([job.id]), aclosing(self.follow(job.id, previews=shown)) as events:
                 try:
                     async for event in events:
                         ended = event.terminal
@@ -163,36 +165,20 @@ class App:
     @asynccontextmanager
     async def working(self, job_ids: Iterable[str] | None = None) -> AsyncIterator[None]:
         """While inside, this process draws these jobs (None: those it submitted) that no live worker would."""
-        wanted = None if job_ids is None else set(job_ids)
-        self._fault = None
-
-        def unserved(connection: Connection) -> Sequence[str]:
-            ids = self._mine if wanted is None else wanted
-            served = self._served(connection)
-            return [job.id for job in history.queued(connection, ids) if job.request.model not in served]
-
-        worker = Worker(
-            self._db,
-            self._images,
-            resolve=self._resolve,
-            backend_for=self.backend_for,
-            knows=lambda: tuple(self.catalog.models),
-            serves=lambda: (),
-            version=VERSION,
-            server_policy=preview_policy(self.settings.preview),
-            only=unserved,
-            log=lambda line: self.log(line),
-        )
-        working = asyncio.create_task(worker.run(), name=worker.id)
-        self._workers.add(working)
-        working.add_done_callback(self._note_fault)
+        wish = object()
+        self._wishes[wish] = None if job_ids is None else frozenset(job_ids)
+        if self._working is None or self._working.done():
+            self._working = self._start_working()
         try:
             yield
         finally:
-            working.cancel()
-            (end,) = await asyncio.gather(working, return_exceptions=True)
-            if isinstance(end, Exception):
-                raise end
+            del self._wishes[wish]
+            if not self._wishes and self._working is not None:
+                working, self._working = self._working, None
+                working.cancel()
+                (end,) = await asyncio.gather(working, return_exceptions=True)
+                if isinstance(end, Exception):
+                    raise end
 
     async def cancel(self, job_id: str, *, by: str = "you") -> Job:
         """Ask for the end of a job; one that ended stays as it is."""
@@ -304,7 +290,7 @@ class App:
     ) -> bytes:
         """The bytes of a stored picture or of one of its small copies."""
         path = await self._path(image)
-        return await self._images.get(path if size == "full" else side_path(path, _SIZES[size]))
+        return await self._images.get(path if size == "full" else side_path(path, size))
 
     async def image_path(self, image: StoredImage | str) -> Path | None:
         """Where a stored picture lies, when it lies in a folder."""
@@ -327,8 +313,31 @@ class App:
         """The workers that are alive."""
         return [dict(row._mapping) for row in await self._db.read(self._alive)]
 
+    def _start_working(self) -> asyncio.Task[None]:
+        # One worker for all loops of this process, so that what was submitted first is drawn first.
+        worker = Worker(
+            self._db,
+            self._images,
+            resolve=self._resolve,
+            backend_for=self.backend_for,
+            knows=lambda: tuple(self.catalog.models),
+            serves=lambda: (),
+            version=VERSION,
+            server_policy=preview_policy(self.settings.preview),
+            only=self._unserved,
+            log=lambda line: self.log(line),
+        )
+        self._fault = None
+        working = asyncio.create_task(worker.run(), name=worker.id)
+        working.add_done_callback(self._note_fault)
+        return working
+
+    def _unserved(self, connection: Connection) -> Sequence[str]:
+        wanted = {job for wish in self._wishes.values() for job in (self._mine if wish is None else wish)}
+        served = self._served(connection)
+        return [job.id for job in history.queued(connection, wanted) if job.request.model not in served]
+
     def _note_fault(self, working: asyncio.Task[None]) -> None:
-        self._workers.discard(working)
         # Followers of this process wait for what this worker draws: without it they would wait for ever.
         self._fault = None if working.cancelled() else working.exception()
 
@@ -356,10 +365,6 @@ class App:
             priority=draft.priority,
             webhook=draft.webhook,
         )
-
-    def _draw(self, job: Job, fields: Mapping[str, Any]) -> AsyncGenerator[Event]:
-        policy = drafted("x", fields).preview
-        return self.follow(job.id, previews=policy is not None and not policy.off)
 
     async def _end_of(self, job_id: str) -> None:
         async with aclosing(self.follow(job_id)) as events:
@@ -395,5 +400,4 @@ class App:
         return orphans
 
 
-_SIZES = {"cell": CELL, "thumbnail": THUMBNAIL}
 _SERIES_FIELDS = ("width", "height", "steps", "negative", "guidance", "options")

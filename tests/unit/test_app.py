@@ -116,6 +116,23 @@ async def test_a_watcher_who_arrives_late_makes_previews_begin(app: imagen.App) 
     assert seen
 
 
+async def test_what_was_submitted_first_is_drawn_first(app: imagen.App) -> None:
+    """Six loops at once, one device: nobody overtakes."""
+    order: list[int] = []
+
+    async def draw(number: int) -> None:
+        async for event in app.generate(f"fox {number}", model="mock", options={"slow": 0.1}, **SMALL):
+            if isinstance(event, imagen.Started):
+                order.append(number)
+
+    async with asyncio.TaskGroup() as group:
+        for number in range(6):
+            group.create_task(draw(number))
+            while len(await app.jobs()) <= number:
+                await asyncio.sleep(0.005)
+    assert order == sorted(order)
+
+
 async def test_a_job_nobody_draws_is_found_and_finished(tmp_path: Path) -> None:
     """Submitted by a process that ended: the next one sees it, and can draw it."""
     async with imagen.open(home=tmp_path) as first:

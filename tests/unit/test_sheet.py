@@ -47,6 +47,24 @@ def test_pictures_stand_in_their_columns() -> None:
     assert share(right, GREEN) > 0.2
 
 
+@pytest.mark.parametrize("count", [36, 400])
+def test_many_seeds_of_one_model_are_wrapped_too(count: int) -> None:
+    """One column of many rows is no tower: viewers refuse those."""
+    rows = [f"seed {number}" for number in range(count)]
+    sheet = opened(draw_sheet("tall", rows, ["m"], [cell(row=n, picture=picture(size=(8, 8))) for n in range(count)]))
+    assert sheet.height < 16_000
+    assert sheet.height < 4 * sheet.width
+
+
+def test_a_right_to_left_phrase_keeps_its_order() -> None:
+    """Its words are laid out as one phrase, not one by one from the left."""
+    text = Lettering(24)
+    phrase = "שועל בשלג"
+    assert "".join(run for _, run in text._runs(phrase)).strip() == phrase
+    mixed = [run.strip() for _, run in text._runs("שועל 35 mm") if run.strip()]
+    assert mixed[-1] == "שועל"
+
+
 def test_small_pictures_stand_in_small_places() -> None:
     """They are not blown up, and not lost in the middle of nothing."""
     small = [cell(column=n, picture=picture(size=(320, 200)), size=(320, 200)) for n in range(3)]

@@ -44,6 +44,21 @@ def test_a_picture_carries_what_reproduces_it() -> None:
     assert texts["parameters"].splitlines()[-1].startswith("Steps: 4, Seed: 8, Size: 8x8, Model: m, Version: imagen ")
 
 
+def test_the_seed_a_backend_says_it_used_is_the_one_that_is_kept() -> None:
+    """A server that chose its own seed can be asked for the same picture again."""
+    output = Output(data=PIXELS, mime=RAW_RGB, width=8, height=8, seed=99)
+    texts = sidecar.text_chunks(sidecar.finish(output, request(), MODEL, 1).data)
+    assert json.loads(texts["imagen"])["request"]["seed"] == 99
+
+
+def test_many_texts_together_are_bounded_too(tmp_path: Path) -> None:
+    """Each within the limit, all of them far beyond it."""
+    bomb = png_chunk(b"zTXt", b"x\0\0" + zlib.compress(bytes(3_000_000)))
+    (tmp_path / "x").write_bytes(PNG_SIGNATURE + bomb * 100 + png_chunk(b"IEND", b""))
+    with pytest.raises(RequestError):
+        sidecar.read_recipe(tmp_path / "x")
+
+
 def test_other_programs_read_the_texts() -> None:
     """Pillow finds both, in any script, and the pixels are the backend's."""
     prompt = 'лиса 狐狸, "quoted"\nsecond line'

@@ -3,9 +3,10 @@
 import subprocess
 from collections.abc import Iterator
 from functools import cache, cached_property
+from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING
-from unicodedata import category
+from unicodedata import bidirectional, category
 
 from PIL import ImageFont
 
@@ -14,6 +15,8 @@ if TYPE_CHECKING:
 
 FONTS = Path(__file__).parent / "fonts"
 BOLD, PLAIN, WIDE = FONTS / "Inter-SemiBold.otf", FONTS / "Inter-Regular.otf", FONTS / "DejaVuSans.ttf"
+JOINERS = "\u200c\u200d"  # said between letters and between emoji, to part or to join them
+INVISIBLE = ("Cc", "Cf", "Cs", "Zl", "Zp")  # controls and line ends: nothing to see, much to go wrong
 NOWHERE = "\uffff"  # no font has a glyph for it: what is drawn for it is drawn for everything that is missing
 ELSEWHERE = (  # where systems without fontconfig keep fonts with many scripts
     "/System/Library/Fonts/Supplemental/Arial Unicode.ttf",
@@ -75,23 +78,25 @@ class Lettering:
         return [*told, self.fit(rest, width)] if rest else told
 
     def _runs(self, text: str) -> Iterator[tuple[ImageFont.FreeTypeFont | None, str]]:
-        """Stretches that one font can draw; None for characters that none can."""
-        run, current = "", None
+        """Stretches that one font can draw, from left to right; None for characters that none can."""
+        runs: list[tuple[ImageFont.FreeTypeFont | None, str]] = []
         for character in text:
-            kind = category(character)
-            if kind in ("Cf", "Cs") or "\ufe00" <= character <= "\ufe0f":
-                continue  # joiners and variants: nothing to see by themselves
-            if kind in ("Cc", "Zl", "Zp"):
+            if "\ufe00" <= character <= "\ufe0f":
+                continue  # says which picture of a sign is meant; nothing to see by itself
+            joins = character in JOINERS or category(character) in ("Mn", "Me", "Mc")
+            if category(character) in INVISIBLE and not joins:
                 character = " "
-            # Spaces and marks stay with the word before them, so that a right-to-left phrase is turned round as one.
-            stays = current is not None and kind[0] in "ZPM" and _has(Path(str(current.path)), character)
+            current, run = runs[-1] if runs else (None, "")
+            if joins and character in JOINERS and current is None:
+                continue
+            # A space stays with the letters before it, or the words of one font would be laid out one by one.
+            stays = bool(run) and current is not None and (character == " " or joins)
             font = current if stays else self._font_for(character)
-            if run and font is not current:
-                yield current, run
-                run = ""
-            run, current = run + character, font
-        if run:
-            yield current, run
+            if run and font is current:
+                runs[-1] = current, run + character
+            else:
+                runs.append((font, character))
+        yield from _visual(runs)
 
     def _font_for(self, character: str) -> ImageFont.FreeTypeFont | None:
         for path in self._first:
@@ -123,6 +128,40 @@ class Lettering:
         return width
 
 
+def _visual(runs: list[tuple[ImageFont.FreeTypeFont | None, str]]) -> list[tuple[ImageFont.FreeTypeFont | None, str]]:
+    """Runs in the order in which they stand on the line; within one, Raqm does the same."""
+    strong = [kind for _, run in runs for kind in map(bidirectional, run) if kind in ("L", "R", "AL")]
+    if strong.count("L") == len(strong):
+        return runs
+    line = strong[0] != "L"  # the first letter decides for the whole line
+    # Spaces between runs go with the line, not with the run before them.
+    parts = [
+        (font, part)
+        for font, run in runs
+        for part in (run.rstrip(" "), " " * (len(run) - len(run.rstrip(" "))))
+        if part
+    ]
+    ways = [_way(run) for _, run in parts]
+    for place, way in enumerate(ways):
+        if way is None:
+            after = next((later for later in ways[place + 1 :] if later is not None), None)
+            ways[place] = after if place and after == ways[place - 1] else line
+    ordered = list(zip(parts, ways, strict=True))
+    if line:
+        ordered.reverse()
+    placed: list[tuple[ImageFont.FreeTypeFont | None, str]] = []
+    for way, group in groupby(ordered, key=lambda item: item[1]):
+        stretch = [part for part, _ in group]
+        placed += stretch if way == line else reversed(stretch)
+    return placed
+
+
+def _way(run: str) -> bool | None:
+    """True for right-to-left, None where nothing says."""
+    kinds = (bidirectional(character) for character in run)
+    return next((kind in ("R", "AL") for kind in kinds if kind in ("R", "AL", "L", "EN", "AN")), None)
+
+
 @cache
 def _font(path: Path, size: int) -> ImageFont.FreeTypeFont | None:
     try:
@@ -136,19 +175,32 @@ def _font(path: Path, size: int) -> ImageFont.FreeTypeFont | None:
 def _has(path: Path, character: str) -> bool:
     if character == " ":
         return True
+    font = _plain(path)
+    return font is not None and bytes(font.getmask(character)) != bytes(font.getmask(NOWHERE))
+
+
+@cache
+def _plain(path: Path) -> ImageFont.FreeTypeFont | None:
     try:
         # The plain engine: Raqm puts a dotted circle under a lone mark, which would pass for a glyph.
-        font = ImageFont.truetype(str(path), 24, layout_engine=ImageFont.Layout.BASIC)
+        return ImageFont.truetype(str(path), 24, layout_engine=ImageFont.Layout.BASIC)
     except OSError:
-        return False
-    return bytes(font.getmask(character)) != bytes(font.getmask(NOWHERE))
+        return None
+
+
+_HELPED: list[Path] = []
 
 
 @cache
 def _elsewhere(character: str) -> Path | None:
     """A font of this system that has the character."""
+    # A font that helped before usually helps again, and asking fontconfig costs a process.
+    for path in _HELPED:
+        if _has(path, character):
+            return path
     for path in (*_by_fontconfig(character), *map(Path, ELSEWHERE)):
         if path.exists() and _has(path, character):
+            _HELPED.append(path)
             return path
     return None
 

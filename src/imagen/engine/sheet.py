@@ -19,7 +19,9 @@ CELL_PX = 512  # the largest a picture is shown
 SMALL_PX = 224  # below that a caption has no room, unless there are very many
 SMALLEST_PX = 96
 SHEET_PX = 3600  # how wide a sheet gets before its pictures shrink
-MAX_PIXELS = 100_000_000  # beyond that viewers give up
+MAX_PIXELS = 40_000_000  # 120 MB while drawing; our own reader takes up to 67 million
+MAX_HEIGHT_PX = 16_000  # taller ones are not opened by many viewers
+MAX_CELLS = 1_000  # at the smallest size, beyond which nobody looks; the title says how many were left out
 THREADS = 2  # decoding lets go of the interpreter; more threads only cost memory
 
 
@@ -40,11 +42,19 @@ class SheetCell:
 
 def draw_sheet(title: str, rows: Sequence[str], columns: Sequence[str], cells: Sequence[SheetCell]) -> bytes:
     """The sheet as PNG. `rows` are headings, which may be empty; one row of many cells is wrapped like text."""
+    if len(cells) > MAX_CELLS:
+        rows, columns = rows[: max(1, MAX_CELLS // max(1, len(columns)))], columns[:MAX_CELLS]
+        kept = [cell for cell in cells if cell.row < len(rows) and cell.column < len(columns)]
+        title, cells = f"The first {len(kept)} of {len(cells)}: {title}", kept
     wide, high = len(columns), len(rows)
+    if wide == 1 and high > 4:
+        # One model and many seeds or prompts: a strip nobody can look at, so it is laid out like one long row.
+        cells = [replace(cell, row=0, column=cell.row, note=_told(rows[cell.row], cell)) for cell in cells]
+        wide, high, rows = high, 1, [""]
     if high == 1 and not rows[0] and wide > 4:
-        wide = _wrapped(wide)
+        count, wide = wide, _wrapped(wide)
         cells = [replace(cell, row=cell.column // wide, column=cell.column % wide) for cell in cells]
-        high = ceil(len(columns) / wide)
+        high = ceil(count / wide)
         rows = [""] * high
     plan = _Plan.of(title, rows, wide, cells)
     sheet = Image.new("RGB", (plan.width, plan.height), GROUND)
@@ -91,8 +101,11 @@ class _Plan:
         widest = max((cell.size[0] for cell in cells if cell.size), default=CELL_PX)
         # Small pictures get small places: they are never blown up, and never stand lost in a large one.
         cell = min(CELL_PX, max(SMALL_PX, widest), max(SMALLEST_PX, SHEET_PX // max(wide, 1)))
-        while cell > SMALLEST_PX and wide * len(rows) * cell * cell * (ratio + 0.3) > MAX_PIXELS:
-            cell = round(cell * 0.9)
+        while cell > SMALLEST_PX:
+            height = len(rows) * (cell * (ratio + 0.2) + 60)  # 60: headings and captions, which shrink less
+            if height <= MAX_HEIGHT_PX and height * wide * cell * 1.07 <= MAX_PIXELS:
+                break
+            cell = max(SMALLEST_PX, round(cell * 0.9))
         gap = max(12, cell // 16)
         margin = max(24, cell // 11)
         label = Lettering(max(12, cell // 23), bold=True)
@@ -128,6 +141,11 @@ class _Plan:
         )
 
 
+def _told(heading: str, cell: SheetCell) -> str:
+    """The cell's note with its row's heading, unless the facts say the same."""
+    return " · ".join(part for part in (heading if heading != f"seed {cell.seed}" else "", cell.note) if part)
+
+
 def _wrapped(count: int) -> int:
     """How many columns for one long row: a little wider than high, with the fewest empty places at the end."""
     ideal = sqrt(count * 1.4)
@@ -137,10 +155,14 @@ def _wrapped(count: int) -> int:
 
 def _picture(cell: SheetCell, plan: _Plan) -> Image.Image | str:
     if cell.picture is None:
-        return cell.error or "no picture"
+        return cell.error or cell.note or "no picture"
     try:
         return decode(cell.picture, fit=(plan.cell, plan.box))
-    except (Unreadable, OSError) as exc:
+    except FileNotFoundError:
+        return cell.error or "the picture is not there any more"
+    except OSError as exc:
+        return cell.error or f"the picture cannot be read: {exc.strerror}"
+    except Unreadable as exc:
         return cell.error or f"the picture cannot be shown: {exc}"
 
 

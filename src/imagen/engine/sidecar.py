@@ -8,7 +8,7 @@ import hashlib
 import json
 import zlib
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -26,6 +26,7 @@ THUMBNAIL_PX = 320
 CELL_PX = 512  # what one cell of a contact sheet shows at most
 QUALITY = 85
 MAX_TEXT = 4 * 2**20  # of one text chunk, unpacked: a few bytes of hostile zTXt can claim a gigabyte
+MAX_TEXTS = 16 * 2**20  # of all of them together: many small bombs make a large one
 MAX_JSON = 16 * 2**20
 
 
@@ -46,6 +47,8 @@ class Finished:
 
 def finish(output: Output, request: Request, model: Model, index: int) -> Finished:
     """Everything that costs time between a backend's picture and the store; pixels are never encoded twice."""
+    if output.seed is not None:
+        request = replace(request, seed=output.seed - index)  # the recipe must tell the seed that was really used
     if output.mime == RAW_RGB:
         image = raw_rgb(output.data, output.width, output.height)
         kind, data = PNG, encode_png(output.data, output.width, output.height)
@@ -65,7 +68,13 @@ def finish(output: Output, request: Request, model: Model, index: int) -> Finish
             "imagen": _line(recipe(request, model, index)),
             "parameters": parameters_text(request, model, index),
         }
-        data = with_text(data, texts)
+        try:
+            data = with_text(data, texts)
+        except RequestError as exc:  # Pillow forgives a missing end; here it is the backend's fault, not the caller's
+            raise Crashed(
+                f"the backend {model.backend} gave a PNG that is cut off",
+                hint="look at the backend's own log; this request can be tried again with `imagen jobs retry`",
+            ) from exc
     return Finished(
         data=data,
         mime=kind.mime,
@@ -118,7 +127,7 @@ def parameters_text(request: Request, model: Model, index: int) -> str:
 
 def sidecar(request: Request, model: Model, image: StoredImage, run: Mapping[str, Any]) -> dict[str, Any]:
     """The JSON beside a picture."""
-    told = recipe(request, model, image.index)
+    told = recipe(replace(request, seed=image.seed - image.index), model, image.index)
     # Where a picture lies may change; which one it is does not.
     described = {key: value for key, value in image.as_dict().items() if key not in ("url", "state")}
     return {**told, "image": described, "run": dict(run)}
@@ -144,6 +153,7 @@ def with_text(png: bytes, texts: Mapping[str, str]) -> bytes:
 def text_chunks(png: bytes) -> dict[str, str]:
     """The texts inside a PNG. Hostile files are common: sizes are bounded, oddities skipped."""
     texts: dict[str, str] = {}
+    room = MAX_TEXTS
     for kind, body in _chunks(png):
         name, _, rest = body.partition(b"\0")
         try:
@@ -161,6 +171,9 @@ def text_chunks(png: bytes) -> dict[str, str]:
                     continue
         except (UnicodeDecodeError, zlib.error):
             continue
+        room -= len(text)
+        if room < 0:
+            break
         texts[name.decode("latin-1")] = text
     return texts
 
@@ -206,7 +219,11 @@ def pixels_sha256(picture: bytes) -> str:
 
 
 def _pixels_sha256(image: Any) -> str:
+    if image.mode.startswith("I"):  # 16 bits of grey: in 8 bits nearly all of them would be the same white
+        return hashlib.sha256(f"{image.mode} {image.width}x{image.height} ".encode() + image.tobytes()).hexdigest()
     plain = image if image.mode in ("RGB", "RGBA") else image.convert("RGBA" if image.has_transparency_data else "RGB")
+    if plain.mode == "RGBA" and plain.getchannel("A").getextrema() == (255, 255):
+        plain = plain.convert("RGB")  # nothing shows through: it looks the same as without the channel
     head = f"{plain.mode} {plain.width}x{plain.height} ".encode()
     return hashlib.sha256(head + plain.tobytes()).hexdigest()
 
