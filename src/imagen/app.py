@@ -96,14 +96,9 @@ class App:
         if idempotency_key is None:
             ids = await self._db.write(intake.submit, [new])
         else:
-            body = repr(sorted((name, str(getattr(draft, name))) for name in draft.__dataclass_fields__))
+            body = sha256(repr(draft).encode()).hexdigest()
             ids = await self._db.write(
-                intake.submit_once,
-                [new],
-                owner="local",
-                route="/v1/jobs",
-                key=idempotency_key,
-                body_hash=sha256(body.encode()).hexdigest(),
+                intake.submit_once, [new], owner="local", route="/v1/jobs", key=idempotency_key, body_hash=body
             )
         self._mine.update(ids)
         return await self.job(ids[0])
