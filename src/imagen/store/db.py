@@ -2,6 +2,7 @@
 
 import asyncio
 import sqlite3
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -102,8 +103,21 @@ class Database:
         schema.prepare(self.engine)
 
     async def _run(self, pool: ThreadPoolExecutor, work: Callable[[], T]) -> T:
+        """In a thread, and again while SQLite says "locked": it does not always wait as long as it was told."""
+
+        def patient() -> T:
+            until = time.monotonic() + BUSY_S
+            while True:
+                try:
+                    return work()
+                except OperationalError as exc:
+                    # The transaction is rolled back by now, and `work` only talks to the database.
+                    if "locked" not in str(exc.orig) or time.monotonic() > until:
+                        raise
+                    time.sleep(POLL_S)
+
         try:
-            return await asyncio.get_running_loop().run_in_executor(pool, work)
+            return await asyncio.get_running_loop().run_in_executor(pool, patient)
         except DatabaseError as exc:
             raise self._explain(exc) from exc
 
@@ -173,7 +187,7 @@ class _Bell:
 
     def listen(self) -> None:
         if self._watch is None:
-            connection = sqlite3.connect(self._file)
+            connection = sqlite3.connect(self._file, timeout=BUSY_S)
             self._watch = asyncio.create_task(self._look(connection, _version(connection)), name="imagen-bell")
 
     async def wait(self, mark: int, timeout_s: float) -> None:

@@ -173,7 +173,6 @@ async def _resume(
             "-o is for a series that has no folder yet", hint=f"without -o it goes on in {target}", param="output"
         )
     async with open_app() as app:
-        await tell_orphans(app)
         comparison = await resume(
             target,
             app,
