@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.integration.conftest import PROGRAM
 
 PNG = b"\x89PNG\r\n\x1a\n"
 QUICK = ("--set", "slow=0", "--size", "64x64")
@@ -369,3 +370,25 @@ def test_a_full_disk_says_what_was_kept(imagen: Any) -> None:
     assert "THE ORIGINAL" in run.stdout
     assert run.stdout.split()[-1] == "3"
     assert not list(imagen.here.iterdir())
+
+
+def test_a_full_image_store_fails_the_job_and_leaves_no_litter(imagen: Any) -> None:
+    """Exit code 3 and what to do; of a picture that could not be stored whole nothing stays."""
+    imagen("jobs")  # the database is there before the disk is full
+    program = (
+        "import os, resource, sys\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (400_000, 400_000))\n"
+        "os.execv(sys.argv[1], sys.argv[1:])\n"
+    )
+    run = subprocess.run(
+        [sys.executable, "-c", program, str(PROGRAM), "generate", "a fox", "--set", "slow=0", "-m", "mock"],
+        cwd=imagen.here,
+        env=imagen.environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert run.returncode == 3, run.stderr
+    assert "the disk is full" in run.stderr
+    assert "free some space" in run.stderr
+    assert [path for path in (imagen.home / "images").rglob("*") if path.is_file()] == []

@@ -8,7 +8,7 @@ import asyncio
 import time
 import traceback
 from collections.abc import AsyncGenerator, Callable, Mapping
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 from datetime import UTC, datetime
 from typing import Any
 
@@ -213,16 +213,29 @@ class _Attempt:
         )
         self._note(output.facts)
         beside = sidecar.sidecar(request, model, image, self._run(at))
-        await asyncio.gather(
-            self.images.put(side_path(path, THUMBNAIL), done.thumbnail),
-            self.images.put(side_path(path, CELL), done.cell),
-            self.images.put(side_path(path, "sidecar"), sidecar.as_bytes(beside)),
-            self.images.put(path, done.data),
+        await self._store(
+            {
+                path: done.data,
+                side_path(path, "sidecar"): sidecar.as_bytes(beside),
+                side_path(path, THUMBNAIL): done.thumbnail,
+                side_path(path, CELL): done.cell,
+            }
         )
         await self.live.flush()
         said = events.Image(job=self.claim.job, attempt=self.claim.attempt, at=at, image=image)
         self.live.seq = await self.db.write(queue.add_image, self.claim, said, path=path, mime=done.mime)
         self.saved.add(index)
+
+    async def _store(self, files: Mapping[str, bytes]) -> None:
+        """All of them, or none: what belongs to no recorded picture would lie there for ever."""
+        try:
+            for path, data in files.items():
+                await self.images.put(path, data)
+        except ImagenError:
+            for path in files:
+                with suppress(ImagenError):
+                    await self.images.delete(path)
+            raise
 
     def _broke(self, exc: BaseException) -> Crashed:
         """A fault in a backend, with where it happened for whoever wrote the backend."""
