@@ -32,7 +32,7 @@ p.about { margin: 0 0 2rem; color: var(--dim); }
 .row { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(16rem, 100%), 1fr)); gap: 2rem 1.5rem;
   align-items: start; }
 .grid { overflow-x: auto; padding-bottom: .5rem; }
-.grid .row { grid-template-columns: repeat(var(--columns), minmax(13rem, 26rem)); width: max-content; min-width: 100%; }
+.grid .row { grid-template-columns: repeat(var(--columns), minmax(11rem, 32rem)); min-width: 100%; }
 figure { margin: 0; }
 figure img { display: block; width: 100%; height: auto; border-radius: 3px; }
 .none { display: flex; flex-direction: column; justify-content: center; aspect-ratio: 1; padding: 1.25rem;
@@ -97,7 +97,9 @@ def page(document: Document, pictures: Mapping[int, Picture]) -> bytes:
     for (prompt, seed), heading in zip(layout.rows, layout.headings, strict=True):
         found = [by_place.get((model, prompt, seed)) for model in document.models]
         figures = "\n".join(_figure(entry, pictures.get(entry.index)) if entry else "<div></div>" for entry in found)
-        body.append((f"<h2>{_text(heading)}</h2>\n" if heading else "") + f'<div class="row">\n{figures}\n</div>')
+        body.append(
+            (f'<h2 dir="auto">{_text(heading)}</h2>\n' if heading else "") + f'<div class="row">\n{figures}\n</div>'
+        )
     rows = "\n".join(body)
     # One row may wrap like text; several keep each model in its own column.
     grid = f'<main class="grid" style="--columns: {len(document.models)}">' if len(layout.rows) > 1 else "<main>"
@@ -111,7 +113,7 @@ def page(document: Document, pictures: Mapping[int, Picture]) -> bytes:
 <style>{STYLE}</style>
 </head>
 <body>
-<h1>{_text(layout.title)}</h1>
+<h1 dir="auto">{_text(layout.title)}</h1>
 <p class="about">{_text(_about(document))}</p>
 {grid}
 {rows}
