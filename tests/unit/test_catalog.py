@@ -8,12 +8,13 @@ from typing import Any
 
 import pytest
 
+from imagen.backends.registry import registrations
 from imagen.config import load_settings
 from imagen.core.errors import BadConfig, ImagenError, NotConfigured, RequestError, TooLarge, UnknownModel, Unsupported
 from imagen.core.model import Defaults, Limits, Model, Option
 from imagen.core.request import MAX_SEED, Draft
 from imagen.engine.wiring import catalog_of, model_files
-from imagen.models.catalog import LOOK_S, Catalog, CatalogWatch
+from imagen.models.catalog import LOOK_S, Catalog, CatalogWatch, load_catalog
 from imagen.models.resolve import MAX_PROMPT, resolve
 
 SEED = 7
@@ -149,9 +150,16 @@ class TestDefaultModel:
 
     def test_nothing_configured_gives_the_mock_and_a_warning(self, tmp_path: Path) -> None:
         """The warning reaches the job of whoever did not choose, and only that."""
-        found = catalog(tmp_path)
-        if found.default != "mock":
-            pytest.skip("a model in the box is bundled")
+        (tmp_path / "mock").mkdir()
+        (tmp_path / "mock" / "model.yaml").write_text("backend: mock\n")
+        found = load_catalog(
+            folders=[tmp_path],
+            configured={},
+            default_model=None,
+            backends=registrations(),
+            backend_settings={},
+            host="here",
+        )
         assert [w.code for w in found.resolve(Draft(prompt="x"), lambda: SEED).warnings] == ["default_model"]
         assert not found.resolve(Draft(prompt="x", model="mock"), lambda: SEED).warnings
 

@@ -212,6 +212,21 @@ async def test_a_second_attempt_draws_only_what_is_missing(tmp_path: Path) -> No
         assert (progress.step, progress.total) == (5, 12)
 
 
+async def test_outside_work_is_attached_to_once(tmp_path: Path) -> None:
+    """It covers two gaps around a picture that is here already; one visit brings both."""
+    async with database(tmp_path) as db:
+        gone = errors.Unreachable("gone", hint="come back")
+        job, _ = await draw(db, tmp_path, Script(Handle(token="all three"), picture(1), gone), n=3)
+        await db.write(lambda c: c.exec_driver_sql("update jobs set run_after = null"))
+        claim = await take(db)
+        assert claim is not None
+        again = Script(picture(0), picture(1), picture(2))
+        images = ImageStore("local", tmp_path / "images")
+        assert await runner.run(claim, again, db=db, images=images, policy=PreviewPolicy()) is State.COMPLETED
+        assert [(request.n, resume) for request, resume in again.calls] == [(3, "all three")]
+        grammar(await record(db, job))
+
+
 async def test_cancelling_closes_the_backend_and_keeps_the_pictures(tmp_path: Path) -> None:
     """The end is told by whom and at which step, with what was drawn until then."""
     async with database(tmp_path) as db:

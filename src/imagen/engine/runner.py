@@ -117,6 +117,8 @@ class _Attempt:
     async def _draw(self) -> None:
         request = self.claim.request
         for first, count in _gaps(self.saved, request.n):
+            if first in self.saved:
+                continue  # resumed outside work of an earlier round brought this one along
             resume = None
             handle = self.claim.handle
             if handle is not None and handle["first"] <= first < handle["first"] + handle["n"]:

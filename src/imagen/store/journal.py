@@ -128,18 +128,6 @@ def cancelled_by(connection: Connection, job_id: str) -> str:
     return by or "sql"
 
 
-def latest_preview(connection: Connection, job_id: str) -> Preview | None:
-    """The newest preview of a running job."""
-    row = (
-        connection.execute(
-            select(previews).where(previews.c.job_id == job_id).order_by(previews.c.tick.desc()).limit(1)
-        )
-        .mappings()
-        .one_or_none()
-    )
-    return _preview(job_id, row) if row else None
-
-
 def news(connection: Connection, job_id: str, after: int, tick: int, *, with_previews: bool) -> News:
     """Everything after event `after` and tick `tick`: durable events, then what is live, in order."""
     state = connection.execute(select(jobs.c.state).where(jobs.c.id == job_id)).scalar_one()

@@ -23,7 +23,6 @@ from imagen.store.tables import jobs, live, previews, slots, watchers, workers
 
 HEARTBEAT_S = 3.0
 LEASE_S = 12.0  # four missed beats
-SWEEP_S = 3.0
 
 
 def arrive(
