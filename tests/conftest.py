@@ -13,6 +13,9 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
+from tests.postgres_kit import Postgres, installed
+from tests.postgres_kit import postgres as private
+
 # Two people on two cores make any deadline a coin toss; what a property says does not depend on speed.
 settings.register_profile("imagen", deadline=None)
 settings.load_profile("imagen")
@@ -38,7 +41,7 @@ class Ring:
 RINGS = (
     Ring(
         marker="needs_postgres",
-        here=lambda: "IMAGEN_TEST_POSTGRES" in os.environ or _postgres_programs() is not None,
+        here=installed,
         needs="PostgreSQL's server programs",
         remedy="sudo apt install postgresql",
     ),
@@ -60,6 +63,22 @@ def _clean_environment(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest
     monkeypatch.setenv("HOME", str(home))
     for name in ("XDG_CONFIG_HOME", "XDG_DATA_HOME", "XDG_CACHE_HOME", "XDG_STATE_HOME"):
         monkeypatch.setenv(name, str(home / name.lower()))
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[Postgres]:
+    """One PostgreSQL of our own for all tests of this process."""
+    with private(durable=False) as server:
+        yield server
+
+
+@pytest.fixture(params=["sqlite", pytest.param("postgres", marks=pytest.mark.needs_postgres)])
+def place(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """The address of an empty database, once of each kind."""
+    if request.param == "sqlite":
+        return f"sqlite:///{tmp_path / 'imagen.db'}"
+    server: Postgres = request.getfixturevalue("postgres")
+    return server.new_database()
 
 
 def pytest_report_header() -> str:
@@ -127,10 +146,3 @@ def _gaps(skips: dict[str, list[str]]) -> set[str]:
 def _nodes(reporter: pytest.TerminalReporter) -> Iterator[str]:
     for outcome in ("passed", "failed", "error"):
         yield from (report.nodeid for report in reporter.stats.get(outcome, []))
-
-
-def _postgres_programs() -> Path | None:
-    """The folder of initdb and postgres; Debian keeps it off the PATH."""
-    if found := shutil.which("initdb"):
-        return Path(found).parent
-    return next((path.parent for path in sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"), reverse=True)), None)

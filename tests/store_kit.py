@@ -18,10 +18,11 @@ from imagen.store import journal, presence, queue
 from imagen.store.columns import iso
 from imagen.store.db import Database
 from imagen.store.intake import NewJob
-from imagen.store.queue import Claim
+from imagen.store.queue import Claim, Place
 
 MODEL = Model(name="test", backend="script", device="cpu@here")
 OTHER = Model(name="other", backend="script", device="cpu@here")
+PLACE = Place(device="cpu@here")
 WORKER = "worker-1"
 
 
@@ -49,9 +50,9 @@ def resolve(draft: Draft) -> NewJob:
 
 
 @asynccontextmanager
-async def database(folder: Path) -> AsyncIterator[Database]:
-    """A fresh database with one worker in its list."""
-    db = Database(f"sqlite:///{folder / 'imagen.db'}")
+async def database(place: Path | str) -> AsyncIterator[Database]:
+    """A fresh database with one worker in its list: SQLite in a folder, or at an address."""
+    db = Database(f"sqlite:///{place / 'imagen.db'}" if isinstance(place, Path) else place)
     await db.open()
     await db.write(arrive, WORKER)
     try:
@@ -74,13 +75,14 @@ def started(claim: Claim, watched: bool) -> Started:
 
 async def take(db: Database, worker: str = WORKER, **how: Any) -> Claim | None:
     """Claim the next job."""
-    how = {"serves": None, "resolve": resolve, "knows": ("test", "other"), "started": started} | how
+    places = {"test": PLACE, "other": PLACE}
+    how = {"places": places, "resolve": resolve, "knows": ("test", "other"), "started": started} | how
     return await db.write(queue.claim, worker=worker, **how)
 
 
 async def record(db: Database, job: str) -> list[Event]:
     """The durable events of a job."""
-    told = await db.read(journal.news, job, 0, 2**40, with_previews=False)
+    told = await db.read(journal.news, job, 0, 2**60)
     return list(told.events)
 
 

@@ -1,10 +1,12 @@
-"""The one door: everything a surface may ask for. Surfaces talk to this, and to nothing below it."""
+"""The one door: everything a surface may ask for. Surfaces talk to this, and to nothing below it.
+
+`owner` is whose jobs are meant: a name sees its own only, and None sees everybody's.
+"""
 
 import asyncio
 import secrets
-import time
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Mapping, Sequence
-from contextlib import aclosing, asynccontextmanager, suppress
+from contextlib import AbstractAsyncContextManager, aclosing, asynccontextmanager
 from dataclasses import replace
 from datetime import UTC, datetime
 from hashlib import sha256
@@ -12,27 +14,33 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal
 
-from sqlalchemy import Connection, Row
-
 from imagen.backends.base import Backend
 from imagen.backends.registry import registration
-from imagen.config import Settings, load_settings
-from imagen.core.errors import Conflict, ImagenError, MissingFile, UnknownModel
-from imagen.core.events import Event
+from imagen.config import Settings, load_settings, masked
+from imagen.core.errors import MissingFile
+from imagen.core.events import Event, Preview
 from imagen.core.ids import new_id
-from imagen.core.job import Cell, Job, Series, State, StoredImage, cells_of
+from imagen.core.job import Cell, Job, Series, StoredImage, cells_of
 from imagen.core.model import Model
-from imagen.core.request import Draft, Request, drafted, preview_policy
+from imagen.core.request import Draft, drafted, preview_policy
+from imagen.engine import album, orders
+from imagen.engine.album import StoredFile
+from imagen.engine.crew import Crew
+from imagen.engine.feed import Feeds, Watch
+from imagen.engine.gc import GcReport, gc
+from imagen.engine.states import ModelState, states
+from imagen.engine.tide import Tides, WatchAll
 from imagen.engine.wiring import watched_catalog
 from imagen.engine.worker import Worker, sweep
 from imagen.models.catalog import Catalog
-from imagen.store import history, intake, journal, presence, queue
+from imagen.store import history, intake, journal, keys, queue
 from imagen.store.db import Database
 from imagen.store.images import ImageStore, side_path
-from imagen.store.intake import NewJob
+from imagen.store.intake import NewJob, Once
+from imagen.store.keys import Key
+from imagen.store.numbers import Happening, Numbers, happened, newest, numbers
 
-LOOK_S = 1.0  # a follower looks at least this often, whatever the bell does
-CHECK_S = 2.0  # a check that takes longer has failed
+HEARTBEAT_S = 60.0  # how long `follow` waits at most before it looks whether it is still wanted
 VERSION = version("imagen-platform")
 
 
@@ -57,13 +65,20 @@ class App:
         self._db = Database(settings.database_url)
         self._images = ImageStore(settings.storage, settings.images_folder)
         self._backends: dict[str, Backend] = {}
-        self._obituaries = presence.Obituaries()
-        self._mine: set[str] = set()
+        self._crew = Crew(
+            self._db,
+            self._images,
+            catalog=lambda: self.catalog,
+            resolve=self._resolve,
+            backend_for=self.backend_for,
+            version=VERSION,
+            server_policy=preview_policy(settings.preview),
+            log=lambda line: self.log(line),
+        )
+        self._feeds = Feeds(self._db, lambda: self._crew.fault)
+        self._tides = Tides(self._db)
         self._drawing: set[str] = set()  # jobs of `generate` loops that nobody finished yet
-        self._wishes: dict[object, frozenset[str] | None] = {}  # what each `working` wants drawn
-        self._working: asyncio.Task[None] | None = None
         self._closed = False
-        self._fault: BaseException | None = None  # why the worker of this process stopped working
 
     async def start(self) -> None:
         """Open the database, making it if it is new. A broken config.yaml is refused here."""
@@ -78,9 +93,9 @@ class App:
             await self.cancel(job_id)
             await self._end_of(job_id)
         self._closed = True
-        if self._working is not None:
-            self._working.cancel()
-            await asyncio.gather(self._working, return_exceptions=True)
+        await self._crew.stop()
+        await self._feeds.close()
+        await self._tides.close()
         for backend in self._backends.values():
             await backend.aclose()
         await self._db.close()
@@ -90,17 +105,23 @@ class App:
         """The models as the files say now."""
         return self._watch.current()
 
-    async def submit(self, draft: Draft, *, idempotency_key: str | None = None) -> Job:
-        """Check, complete and queue a request. It is safe on disk when this returns."""
-        new = self._resolve(draft)
-        if idempotency_key is None:
-            ids = await self._db.write(intake.submit, [new])
-        else:
-            body = sha256(repr(draft).encode()).hexdigest()
-            ids = await self._db.write(
-                intake.submit_once, [new], owner="local", route="/v1/jobs", key=idempotency_key, body_hash=body
-            )
-        self._mine.update(ids)
+    async def submit(
+        self,
+        draft: Draft,
+        *,
+        owner: str = "local",
+        idempotency_key: str | None = None,
+        body_hash: str | None = None,
+        queue_limit: int | None = None,
+    ) -> Job:
+        """Check, complete and queue a request. It is safe on disk when this returns.
+
+        The same `idempotency_key` brings the same job again, and is a Conflict with another body.
+        """
+        new = replace(self._resolve(draft), owner=owner)
+        once = _once("/v1/jobs", owner, idempotency_key, body_hash or sha256(repr(draft).encode()).hexdigest())
+        ids = await self._db.write(intake.submit_once, [new], once=once, queue_limit=queue_limit)
+        self._crew.mine.update(ids)
         return await self.job(ids[0])
 
     async def generate(self, prompt: str, **fields: Any) -> AsyncGenerator[Event]:
@@ -126,85 +147,73 @@ class App:
                         await self._end_of(job.id)
         finally:
             self._drawing.discard(job.id)
-            self._mine.discard(job.id)
+            self._crew.mine.discard(job.id)
 
     async def follow(self, job_id: str, *, after: int = 0, previews: bool = False) -> AsyncGenerator[Event]:
         """Durable events after `after`, then what happens now; ends after the terminal event.
 
         `previews` says that somebody looks: it makes a running backend draw them.
         """
-        job_id = (await self.job(job_id)).id
-        watcher = new_id()
-        renew_at = 0.0
-        tick = 0
-        try:
-            while True:
-                if previews and time.monotonic() >= renew_at:
-                    renew_at = time.monotonic() + journal.WATCH_S / 2
-                    await self._db.write(journal.watch, watcher, job_id, datetime.now(UTC))
-                if self._fault is not None:
-                    raise self._fault
-                mark = self._db.mark()
-                news = await self._db.read(journal.news, job_id, after, tick, with_previews=previews)
-                after, tick = news.seq, news.tick
-                for event in news.events:
+        async with self.watching(job_id, after=after, previews=previews) as watch:
+            while not watch.ended:
+                for event in await watch.next(HEARTBEAT_S):
                     yield event
-                if news.ended:
-                    return
-                await self._db.changed(mark, LOOK_S)
-        finally:
-            if previews and not self._closed:
-                with suppress(ImagenError):
-                    await self._db.write(journal.unwatch, watcher)
 
     @asynccontextmanager
-    async def working(self, job_ids: Iterable[str] | None = None) -> AsyncIterator[None]:
-        """While inside, this process draws these jobs (None: those it submitted) that no live worker would."""
-        wish = object()
-        self._wishes[wish] = None if job_ids is None else frozenset(job_ids)
-        if self._working is None or self._working.done():
-            self._working = self._start_working()
-        try:
-            yield
-        finally:
-            del self._wishes[wish]
-            if not self._wishes and self._working is not None:
-                working, self._working = self._working, None
-                working.cancel()
-                (end,) = await asyncio.gather(working, return_exceptions=True)
-                if isinstance(end, Exception):
-                    raise end
+    async def watching(
+        self, job_id: str, *, after: int = 0, previews: bool = False, owner: str | None = None
+    ) -> AsyncIterator[Watch]:
+        """Follow one job at one's own pace: each `next` gives what came meanwhile, the newest preview only."""
+        job = await self.job(job_id, owner=owner)
+        async with self._feeds.watching(job.id, after=after, previews=previews) as watch:
+            yield watch
 
-    async def cancel(self, job_id: str, *, by: str = "you") -> Job:
+    def watching_all(
+        self,
+        *,
+        owner: str | None = None,
+        jobs: Sequence[str] | None = None,
+        after: int | None = None,
+        previews: bool = False,
+    ) -> AbstractAsyncContextManager[WatchAll]:
+        """Follow many jobs on one stream, all of an owner's or `jobs`, from position `after` (None: from now) on."""
+        return self._tides.watching(owner=owner, jobs=jobs, after=after, previews=previews)
+
+    async def preview(self, job_id: str, *, owner: str | None = None) -> Preview | None:
+        """The newest preview of a running job, if there is one."""
+        job = await self.job(job_id, owner=owner)
+        shown = [] if job.state.terminal else await self._db.read(journal.shown, {job.id: 0})
+        return shown[0] if shown else None
+
+    def working(self, job_ids: Iterable[str] | None = None) -> AbstractAsyncContextManager[None]:
+        """While inside, this process draws these jobs (None: those it submitted) that no live worker would."""
+        return self._crew.working(job_ids)
+
+    def drawing(self, *, models: Sequence[str] | None = None) -> AbstractAsyncContextManager[Worker]:
+        """While inside, this process draws these models (None: every enabled one) for everybody."""
+        return self._crew.drawing(models)
+
+    async def cancel(self, job_id: str, *, by: str = "you", owner: str | None = None) -> Job:
         """Ask for the end of a job; one that ended stays as it is."""
-        job = await self.job(job_id)
+        job = await self.job(job_id, owner=owner)
         await self._db.write(queue.cancel, job.id, by=by)
         return await self.job(job.id)
 
-    async def retry(self, job_id: str) -> Job:
+    async def retry(self, job_id: str, *, owner: str | None = None) -> Job:
         """A new job with the same resolved request; in a series it takes over the cell."""
-        old = await self.job(job_id)
-        if not old.state.terminal:
-            hint = f"wait for its end, or `imagen jobs cancel {old.id}` first"
-            raise Conflict(f"job {old.id} is {old.state.value}", hint=hint)
-        request = old.request
-        draft = Draft(**{name: getattr(request, name) for name in Request.__dataclass_fields__})
-        try:
-            new = self._resolve(draft)
-        except UnknownModel:
-            # The model left the catalog; the job still carries all of it.
-            record = await self._db.read(history.record, old.id)
-            if record is None or not isinstance(request, Request):
-                raise
-            new = NewJob(request=request, model=Model.from_dict(record))
-        new = replace(new, series=old.series, cell=old.cell, retry_of=old.id, priority=old.priority)
-        (new_job,) = await self._db.write(intake.submit, [new])
-        self._mine.add(new_job)
+        old = await self.job(job_id, owner=owner)
+        (new_job,) = await self._db.write(intake.submit, [await self._again(old)])
+        self._crew.mine.add(new_job)
         return await self.job(new_job)
 
-    async def job(self, job_id: str) -> Job:
+    async def delete_job(self, job_id: str, *, owner: str | None = None) -> None:
+        """Delete all pictures of a job that ended; the job stays in the history, with what was asked."""
+        job = await self.job(job_id, owner=owner)
+        await album.delete_job(self._db, self._images, job.id)
+
+    async def job(self, job_id: str, *, owner: str | None = None) -> Job:
         """One job, by its id or a unique beginning or end of it."""
-        return await self._db.read(history.job, job_id)
+        return await self._db.read(history.job, job_id, owner=owner)
 
     async def jobs(
         self,
@@ -215,11 +224,11 @@ class App:
         q: str | None = None,
         before: str | None = None,
         limit: int = 50,
+        owner: str | None = None,
     ) -> list[Job]:
         """Newest first, a page at a time."""
-        return await self._db.read(
-            history.jobs_list, state=state, model=model, series_id=series, q=q, before=before, limit=limit
-        )
+        wanted = {"state": state, "model": model, "series_id": series, "q": q, "owner": owner}
+        return await self._db.read(history.jobs_list, before=before, limit=limit, **wanted)
 
     async def submit_series(
         self,
@@ -228,57 +237,103 @@ class App:
         seeds: Sequence[int],
         *,
         settings: Mapping[str, Any],
+        owner: str = "local",
         series_id: str | None = None,
         cells: Sequence[Cell] | None = None,
+        idempotency_key: str | None = None,
+        body_hash: str = "",
+        queue_limit: int | None = None,
     ) -> Series:
         """Check every cell, then record the series and queue its jobs, each model's together.
 
         With `series_id` of one that exists, the cells are added to it.
         """
-        wanted = cells if cells is not None else cells_of(prompts, models, seeds)
-        asked = {name: settings[name] for name in _SERIES_FIELDS if settings.get(name) is not None}
         new_series = series_id or new_id()
-        new = [
-            replace(
-                self._resolve(Draft(prompt=cell.prompt, model=cell.model, seed=cell.seed, **asked)),
-                series=new_series,
-                cell=cell.index,
-            )
-            for cell in wanted
-        ]
-        ids = await self._db.write(
+        wanted = cells if cells is not None else cells_of(prompts, models, seeds)
+        new = orders.of_cells(wanted, settings, self._resolve, series=new_series, owner=owner)
+        made, ids = await self._db.write(
             history.new_series,
             new_series,
             prompts=prompts,
             models=models,
             seeds=seeds,
             settings=settings,
+            owner=owner,
             new=new,
+            once=_once("/v1/series", owner, idempotency_key, body_hash),
+            queue_limit=queue_limit,
         )
-        self._mine.update(ids)
-        return await self.series(new_series)
+        self._crew.mine.update(ids)
+        return await self.series(made)
 
-    async def series(self, series_id: str) -> Series:
+    async def series(self, series_id: str, *, owner: str | None = None) -> Series:
         """One series with its cells, by its id or a unique part of it."""
-        return await self._db.read(history.series_one, series_id)
+        return await self._db.read(history.series_one, series_id, owner=owner)
 
-    async def series_list(self, limit: int = 50) -> list[Series]:
-        """Newest first."""
-        return await self._db.read(history.series_list, limit=limit)
+    async def series_list(
+        self, limit: int = 50, *, before: str | None = None, owner: str | None = None
+    ) -> list[Series]:
+        """Newest first, a page at a time."""
+        return await self._db.read(history.series_list, limit=limit, before=before, owner=owner)
 
-    async def cancel_series(self, series_id: str, *, by: str = "you") -> Series:
+    async def cancel_series(self, series_id: str, *, by: str = "you", owner: str | None = None) -> Series:
         """Cancel the cells that have not ended."""
-        series = await self.series(series_id)
+        series = await self.series(series_id, owner=owner)
         await self._db.write(history.cancel_series, series.id, by=by)
         return await self.series(series.id)
 
+    async def retry_series(self, series_id: str, *, owner: str | None = None) -> Series:
+        """New jobs for the cells that failed or were cancelled."""
+        series = await self.series(series_id, owner=owner)
+        again = [await self._again(cell.job) for cell in series.cells if cell.job and cell.job.state in history.LOST]
+        self._crew.mine.update(await self._db.write(history.retry_cells, series.id, again))
+        return await self.series(series.id)
+
+    async def add_models(self, series_id: str, models: Sequence[str], *, owner: str | None = None) -> Series:
+        """A column more for each model that the series does not have yet."""
+        series = await self.series(series_id, owner=owner)
+        new, cells = orders.more_columns(series, models)
+        return await self.submit_series(
+            series.prompts,
+            new,
+            series.seeds,
+            settings=series.settings,
+            owner=series.owner,
+            series_id=series.id,
+            cells=cells,
+        )
+
+    async def series_sheet(self, series_id: str, *, owner: str | None = None) -> bytes:
+        """The contact sheet of a series, as PNG."""
+        return await album.series_sheet(self._db, self._images, await self.series(series_id, owner=owner), self._known)
+
+    async def series_sidecar(self, series_id: str, *, owner: str | None = None) -> dict[str, Any]:
+        """A series in the shape of compare.json."""
+        return album.series_sidecar(await self.series(series_id, owner=owner), self._known)
+
     async def orphans(self) -> list[Job]:
         """Jobs that wait and that nobody alive would draw: left by a process that ended or was killed."""
-        return await self._db.read(self._orphans)
+        return await self._db.read(self._crew.orphans)
 
     async def sweep(self) -> list[str]:
         """Put the jobs of dead workers back into the queue."""
-        return await sweep(self._db, self._obituaries, self.log, tuple(self.catalog.models))
+        return await sweep(self._db, self._crew.obituaries, self.log, tuple(self.catalog.models))
+
+    async def image(self, image_id: str, *, owner: str | None = None, width: int | None = None) -> StoredFile:
+        """A stored picture, or with `width` its smallest copy that is at least so wide."""
+        return await album.find(self._db, self._images, image_id, owner=owner, width=width)
+
+    def image_chunks(self, file: StoredFile, *, start: int = 0, end: int | None = None) -> AsyncGenerator[bytes]:
+        """Its bytes, a little at a time."""
+        return album.chunks(self._images, file, start=start, end=end)
+
+    async def delete_image(self, image_id: str, *, owner: str | None = None) -> None:
+        """Delete one picture for ever; deleting it again changes nothing."""
+        await album.delete_image(self._db, self._images, image_id, owner=owner)
+
+    async def gc(self, *, dry_run: bool = True, older_than_s: float | None = None) -> GcReport:
+        """Look for what nobody needs any more and, without `dry_run`, remove it."""
+        return await gc(self._db, self._images, dry_run=dry_run, older_than_s=older_than_s)
 
     async def image_bytes(
         self, image: StoredImage | str, *, size: Literal["full", "cell", "thumbnail"] = "full"
@@ -293,55 +348,56 @@ class App:
 
     async def usable_models(self) -> list[str]:
         """Every enabled model whose cheap check passes; the mocks only if nothing else does."""
-        models = [model for model in self.catalog.models.values() if model.enabled]
-        passed = await asyncio.gather(*(self._passes(model) for model in models))
-        usable = [model for model, ok in zip(models, passed, strict=True) if ok]
+        usable = [state.model for state in await states(self.catalog, self.backend_for, ()) if state.available]
         real = [model.name for model in usable if model.backend != "mock"]
         return real or [model.name for model in usable]
+
+    async def model_states(self) -> list[ModelState]:
+        """Every model: can it be asked for now, why not, and does somebody have it loaded?"""
+        return await states(self.catalog, self.backend_for, await self._db.read(self._crew.loaded))
 
     async def check_store(self) -> str:
         """Raise what is wrong with the database; otherwise say where it is."""
         await self._db.read(history.jobs_list, limit=1)
-        return self.settings.database_url
+        return str(masked("database", self.settings.database_url))
+
+    async def ready(self) -> None:
+        """Raise what keeps jobs from being accepted and pictures from being kept."""
+        await self.check_store()
+        await self._images.writable()
+
+    async def numbers(self) -> Numbers:
+        """How the queue is doing."""
+        return await self._db.read(numbers, datetime.now(UTC))
+
+    async def happened(self, after: int | None) -> tuple[int, Sequence[Happening]]:
+        """What started, came back or ended after a position (None: from now on), and the position reached."""
+        if after is None:
+            return await self._db.read(newest), ()
+        told = await self._db.read(happened, after)
+        return (told[-1].pos if told else after), told
 
     async def workers(self) -> list[Mapping[str, Any]]:
         """The workers that are alive."""
-        return [dict(row._mapping) for row in await self._db.read(self._alive)]
+        return [dict(row._mapping) for row in await self._db.read(self._crew.alive)]
 
-    def _start_working(self) -> asyncio.Task[None]:
-        # One worker for all loops of this process, so that what was submitted first is drawn first.
-        worker = Worker(
-            self._db,
-            self._images,
-            resolve=self._resolve,
-            backend_for=self.backend_for,
-            knows=lambda: tuple(self.catalog.models),
-            serves=lambda: (),
-            version=VERSION,
-            server_policy=preview_policy(self.settings.preview),
-            only=self._unserved,
-            log=lambda line: self.log(line),
-        )
-        self._fault = None
-        working = asyncio.create_task(worker.run(), name=worker.id)
-        working.add_done_callback(self._note_fault)
-        return working
+    async def add_key(self, name: str, *, admin: bool = False) -> str:
+        """A new key for a caller; the secret is given once and not kept."""
+        secret = keys.new_secret()
+        await self._db.write(keys.add, name, keys.hashed(secret), admin, datetime.now(UTC))
+        return secret
 
-    def _unserved(self, connection: Connection) -> Sequence[str]:
-        wanted = {job for wish in self._wishes.values() for job in (self._mine if wish is None else wish)}
-        served = self._served(connection)
-        return [job.id for job in history.queued(connection, wanted) if job.request.model not in served]
+    async def keys(self) -> list[Key]:
+        """Who may call."""
+        return await self._db.read(keys.listed)
 
-    def _note_fault(self, working: asyncio.Task[None]) -> None:
-        # Followers of this process wait for what this worker draws: without it they would wait for ever.
-        self._fault = None if working.cancelled() else working.exception()
+    async def remove_key(self, name: str) -> None:
+        """Whoever holds it is a stranger from now on."""
+        await self._db.write(keys.remove, name)
 
-    async def _passes(self, model: Model) -> bool:
-        try:
-            async with asyncio.timeout(CHECK_S):
-                return all(check.ok for check in await self.backend_for(model).check(model))
-        except (ImagenError, TimeoutError):
-            return False
+    async def key_of(self, secret: str) -> Key | None:
+        """The key with this secret."""
+        return await self._db.read(keys.by_hash, keys.hashed(secret))
 
     def backend_for(self, model: Model) -> Backend:
         """The backend that draws this model; made once per process."""
@@ -373,26 +429,12 @@ class App:
             raise MissingFile(f"there is no picture {image_id}", hint="see `imagen jobs list`")
         return path
 
-    def _alive(self, connection: Connection) -> list[Row[Any]]:
-        rows = presence.everyone(connection)
-        dead = self._obituaries.dead(rows)
-        return [row for row in rows if row.id not in dead]
+    def _known(self, name: str) -> Model | None:
+        return self.catalog.models.get(name)
 
-    def _served(self, connection: Connection) -> set[str]:
-        return {model for row in self._alive(connection) if not row.solo for model in row.models}
-
-    def _orphans(self, connection: Connection) -> list[Job]:
-        alive = self._alive(connection)
-        here = {row.id for row in alive}
-        solo = any(row.solo for row in alive)
-        served = self._served(connection)
-        orphans = []
-        for job in history.waiting(connection):
-            left = job.worker not in here if job.state is State.RUNNING else job.request.model not in served
-            # A one-shot command that runs right now works its own queued jobs; whose they are nobody can tell.
-            if left and job.id not in self._mine and not (solo and job.state is State.QUEUED and job.attempt == 0):
-                orphans.append(job)
-        return orphans
+    async def _again(self, old: Job) -> NewJob:
+        return orders.again(old, self._resolve, await self._db.read(history.record, old.id))
 
 
-_SERIES_FIELDS = ("width", "height", "steps", "negative", "guidance", "options")
+def _once(route: str, owner: str, key: str | None, body_hash: str) -> Once | None:
+    return Once(route=route, owner=owner, key=key, body_hash=body_hash) if key is not None else None

@@ -1,10 +1,12 @@
 """Settings: defaults < file < environment < flags; every value knows where it came from."""
 
 import os
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 from imagen.core.errors import BadConfig, ImagenError, RequestError, Unwritable
 from imagen.core.request import preview_policy
@@ -15,16 +17,102 @@ FILE = "config.yaml"
 
 # Every key of config.yaml: its type in words, its default, and what it is for. `config init` and the docs print this.
 KEYS: Mapping[str, tuple[str, Any, str]] = {
-    "database": ("text", "sqlite", "where jobs are remembered: `sqlite` is one file in the data folder"),
+    "database": (
+        "text",
+        "sqlite",
+        "where jobs are remembered: `sqlite` is one file in the data folder; or `postgresql://user:password@host/db`",
+    ),
     "storage": ("text", "local", "where pictures lie: `local` is a folder beside the database"),
     "default_model": ("text", None, "the model of a request that names none"),
     "preview": ("policy", None, "how previews are made unless a request or a model says otherwise"),
+    "server": ("group", None, "where `imagen serve` listens, and whom it answers"),
+    "limits": ("group", None, "how much one request, one key or all of them may ask of `imagen serve`"),
     "backends": ("mapping", {}, "settings for every model of a backend: `name: {key: value}`"),
     "models": ("mapping", {}, "your models: `name: {backend: …}`, or a bundled name with the keys to change"),
 }
 FROM_ENVIRONMENT = ("database", "storage", "default_model")
-PLACES = {"database": "sqlite", "storage": "local"}  # where things can be kept in this version
 SECRET = ("token", "key", "password", "secret")
+
+# Every key of a group, like KEYS; each can come from the environment too: IMAGEN_SERVER_PORT, IMAGEN_LIMITS_STEPS.
+SERVER: Mapping[str, tuple[str, Any, str]] = {
+    "host": (
+        "text",
+        "127.0.0.1",
+        "the address to listen on; any but this machine's own needs a key: `imagen keys add`",
+    ),
+    "port": ("port", 8450, "0 takes any free one"),
+    "hosts": ("names", (), "names under which others reach this server, for instance behind a proxy"),
+    "origins": ("origins", (), "web sites whose pages may use this server, for instance https://gallery.example"),
+    "public_url": ("url", None, "the address of this server as others see it, when a proxy stands before it"),
+}
+LIMITS: Mapping[str, tuple[str, Any, str]] = {
+    # No text encoder reads more than a few thousand characters; the rest would only lie in the database.
+    "prompt_chars": ("limit", 20_000, "characters of a prompt, and of a negative prompt"),
+    # 4096 x 4096: four times what today's models draw, and about 200 MiB while it is drawn and encoded.
+    "pixels": ("limit", 16_777_216, "width times height of one picture"),
+    "side": ("limit", 8192, "pixels of the longer side; few decoders work beyond it"),
+    # The slowest samplers in use take 150.
+    "steps": ("limit", 500, "steps of one picture"),
+    # More is a series, which can be watched, cancelled and resumed by the picture.
+    "n": ("limit", 16, "pictures of one request"),
+    # Half an hour of a fast card; one key cannot fill the queue before everybody else.
+    "queued": ("limit", 1000, "jobs of one key that wait to be drawn"),
+    # A job is a few KiB and the longest series a few hundred: this is both, with room.
+    "body_bytes": ("number", 1_048_576, "bytes of the body of one request"),
+    # Each costs a connection and up to 50 KiB; two thousand stay below 100 MiB.
+    "streams": ("limit", 2000, "event streams that are open at once"),
+    # A thousand watchers behind one key is a web site with an audience; a loop that never closes is stopped here.
+    "streams_per_key": ("limit", 1100, "event streams that one key has open at once"),
+    # On a slow line a header takes a second. Who takes longer holds a connection for nothing.
+    "header_s": ("number", 10, "seconds a client may take to send the head of a request"),
+    "body_s": ("number", 10, "seconds a client may take to send its body"),
+    # Ten prompts, ten models, ten seeds.
+    "series_cells": ("limit", 1000, "pictures of one series"),
+    # Proxies give up on a silent answer after a minute.
+    "wait_s": ("number", 60, "seconds that `Prefer: wait` may keep a request open"),
+}
+GROUPS = {"server": SERVER, "limits": LIMITS}
+
+# To the last @, because a password may hold anything; rather too much is starred than too little.
+_PASSWORD = re.compile(r"^((?:[a-z0-9+]+://)?[^:@/?]*):.*@", re.DOTALL)
+_PASSWORD_FIELD = re.compile(r"(?i)([?&][a-z_]*(?:password|secret|token)[a-z_]*=)[^&]*")
+_NAME = re.compile(r"[a-z0-9_]([a-z0-9._-]*[a-z0-9_])?|[0-9a-f:.]*:[0-9a-f:.]*")
+_ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://([a-z0-9._-]+|\[[0-9a-f:.]+\])(:[0-9]{1,5})?")
+_LISTED = {
+    "names": (_NAME, "names without scheme and port"),
+    "origins": (_ORIGIN, "addresses such as https://gallery.example"),
+}
+_OFF = {"off": None, "null": None, "none": None}  # how the environment switches a limit off
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Server:
+    """Where `imagen serve` listens, and whom it answers."""
+
+    host: str
+    port: int
+    hosts: tuple[str, ...]
+    origins: tuple[str, ...]
+    public_url: str | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Limits:
+    """How much one request, one key or all of them may ask; None = as much as they like."""
+
+    prompt_chars: int | None
+    pixels: int | None
+    side: int | None
+    steps: int | None
+    n: int | None
+    queued: int | None
+    body_bytes: int
+    streams: int | None
+    streams_per_key: int | None
+    header_s: float
+    body_s: float
+    series_cells: int | None
+    wait_s: float
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,6 +127,8 @@ class Settings:
     storage: str = "local"
     default_model: str | None = None
     preview: Any = None
+    server: Server
+    limits: Limits
     backends: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     models: Mapping[str, Any] = field(default_factory=dict)
     document: Document
@@ -52,7 +142,10 @@ class Settings:
 
     @property
     def database_url(self) -> str:
-        return f"sqlite:///{self.database_file}" if self.database == "sqlite" else self.database
+        """The address as SQLAlchemy takes it, which wants the driver's name in it. Never shown: see `masked`."""
+        if self.database == "sqlite":
+            return f"sqlite:///{self.database_file}"
+        return f"postgresql+psycopg://{self.database.partition('://')[2]}"
 
     @property
     def images_folder(self) -> Path:
@@ -78,8 +171,8 @@ def load_settings(
     """Read everything. What is wrong stands in `problems`; the rest is usable."""
     environ = os.environ if environ is None else environ
     folders: dict[str, Any] = dict(folders_of(home, environ))
-    provenance = dict.fromkeys(KEYS, "default")
-    values: dict[str, Any] = {name: default for name, (_, default, _) in KEYS.items()}
+    provenance = dict.fromkeys([*KEYS, *(f"{group}.{key}" for group in GROUPS for key in GROUPS[group])], "default")
+    values: dict[str, Any] = {name: default for name, (_, default, _) in KEYS.items() if name not in GROUPS}
     problems: list[ImagenError] = []
     document = Document(file=folders["config_file"])
     try:
@@ -97,25 +190,28 @@ def load_settings(
         except BadConfig as error:
             problems.append(error)
             continue
-        if value is not None:
+        if value is not None and name not in GROUPS:
             values[name] = value
             provenance[name] = document.where(name)
     for name in FROM_ENVIRONMENT:
-        if environ.get(PREFIX + name.upper()):
-            variable, value = PREFIX + name.upper(), environ[PREFIX + name.upper()]
-            if name in PLACES and value != PLACES[name]:
-                hint = f"unset it, or set it to {PLACES[name]}"
-                problems.append(BadConfig(f"{variable}: the {name} {masked(name, value)!r} is not known", hint=hint))
-                continue
+        variable, value = PREFIX + name.upper(), environ.get(PREFIX + name.upper())
+        if value and (said := _place_wrong(name, value)):
+            problems.append(BadConfig(f"{variable}: {said[0]}", hint=said[1]))
+        elif value:
             values[name] = value
             provenance[name] = f"environment {variable}"
     for name, value in (flags or {}).items():
-        if value is not None:
+        if value is not None and name not in GROUPS:
             values[name] = value
             provenance[name] = f"flag --{name.replace('_', '-')}"
+    groups = {
+        name: _group(name, document, environ, (flags or {}).get(name) or {}, provenance, problems) for name in GROUPS
+    }
     return Settings(
         **folders,
         **values,
+        server=Server(**groups["server"]),
+        limits=Limits(**groups["limits"]),
         document=document,
         provenance=provenance,
         problems=tuple(problems),
@@ -149,6 +245,9 @@ def masked(name: str, value: Any) -> Any:
     if isinstance(value, str):
         if any(word in name.lower() for word in SECRET):
             return "***"
+        value = _PASSWORD_FIELD.sub(r"\1***", value)
+        if name == "database" or value.startswith("postgres"):
+            return _PASSWORD.sub(r"\1:***@", value)
         scheme, found, rest = value.partition("://")
         if found and "@" in rest.split("/")[0]:
             user, _, host = rest.rpartition("@")
@@ -163,10 +262,8 @@ def _check(document: Document, name: str, value: Any) -> None:
         case "text":
             if not isinstance(value, str):
                 raise document.wrong(f"`{name}` is text, not {value!r}", name, hint="put it in quotes")
-            if name in PLACES and value != PLACES[name]:
-                raise document.wrong(
-                    f"the {name} {masked(name, value)!r} is not known", name, hint=f"use `{name}: {PLACES[name]}`"
-                )
+            if said := _place_wrong(name, value):
+                raise document.wrong(said[0], name, hint=said[1])
         case "policy":
             try:
                 preview_policy(value)
@@ -174,7 +271,96 @@ def _check(document: Document, name: str, value: Any) -> None:
                 raise document.wrong(error.message, name, hint=error.hint) from error
         case _:
             if not isinstance(value, Mapping):
-                raise document.wrong(f"`{name}` is a mapping", name, hint=f"write under it lines of `{KEYS[name][2]}`")
+                raise document.wrong(f"`{name}` is a mapping", name, hint="write `key: value` lines under it")
+            if name in GROUPS:
+                return
             for key, item in value.items():
                 if not isinstance(item, Mapping):
                     raise document.wrong(f"`{name}.{key}` is a mapping", name, key, hint="write `key: value` lines")
+
+
+def _place_wrong(name: str, value: str) -> tuple[str, str] | None:
+    """What is wrong with the place where something is kept, and a hint. No password is repeated."""
+    if name == "storage" and value != "local":
+        return f"the storage {masked(name, value)!r} is not known", "use `storage: local`"
+    if name == "database" and value != "sqlite":
+        scheme, _, rest = value.partition("://")
+        if scheme not in ("postgresql", "postgres") or not rest:
+            told = f"the database {masked(name, value)!r} is not known"
+            return told, "use `sqlite`, or an address such as postgresql://user:password@host/database"
+        try:
+            _ = urlsplit(value).port
+        except ValueError:
+            told = f"the database {masked(name, value)!r} is not an address"
+            return told, "write a port in digits, and signs such as @ : / # of a password as %40 %3A %2F %23"
+    return None
+
+
+def _group(
+    name: str,
+    document: Document,
+    environ: Mapping[str, str],
+    flags: Mapping[str, Any],
+    provenance: dict[str, str],
+    problems: list[ImagenError],
+) -> dict[str, Any]:
+    """The values of `server` or `limits`; a wrong one is a problem, and its default holds."""
+    keys = GROUPS[name]
+    values = {key: default for key, (_, default, _) in keys.items()}
+    written = document.data.get(name)
+    for key, value in written.items() if isinstance(written, Mapping) else ():
+        try:
+            document.known([key], keys, name)
+            values[key] = _value(keys[key], value)
+            provenance[f"{name}.{key}"] = document.where(name, key)
+        except BadConfig as error:
+            problems.append(error)
+        except ValueError as wrong:
+            problems.append(document.wrong(f"`{name}.{key}` {wrong}", name, key, hint=f"it is: {keys[key][2]}"))
+    for key in keys:
+        variable = f"{PREFIX}{name}_{key}".upper()
+        for value, origin in ((environ.get(variable), f"environment {variable}"), (flags.get(key), f"flag --{key}")):
+            if value not in (None, ""):
+                try:
+                    values[key] = _value(keys[key], _spelled(keys[key][0], value))
+                    provenance[f"{name}.{key}"] = origin
+                except ValueError as wrong:
+                    problems.append(BadConfig(f"{origin}: `{name}.{key}` {wrong}", hint=f"it is: {keys[key][2]}"))
+    return values
+
+
+def _spelled(kind: str, value: Any) -> Any:
+    """What the environment or a flag gives as text, as the file would have it."""
+    if not isinstance(value, str):
+        return value
+    if kind in ("names", "origins"):
+        return [item.strip() for item in value.split(",") if item.strip()]
+    if kind in ("port", "limit", "number"):
+        return int(value) if value.isascii() and value.isdigit() and len(value) < 19 else _OFF.get(value.lower(), value)
+    return value
+
+
+def _value(key: tuple[str, Any, str], value: Any) -> Any:
+    """A value of a group as it is kept; ValueError says what it should be."""
+    kind, default, _ = key
+    if value is None and kind != "number":
+        return None if kind == "limit" else default  # null switches a limit off
+    if kind == "port":
+        return _whole(value, 0, 65_535)
+    if kind in ("limit", "number"):
+        return _whole(value, 1, 2**53, "" if kind == "number" else ", or null for no limit")
+    if kind in _LISTED:
+        pattern, like = _LISTED[kind]
+        items = [item.lower() if isinstance(item, str) else "" for item in value] if isinstance(value, list) else [""]
+        if not all(map(pattern.fullmatch, items)):
+            raise ValueError(f"is a list of {like}, not {value!r}")
+        return tuple(items)
+    if not isinstance(value, str) or (kind == "url" and not _ORIGIN.match(value.lower())):
+        raise ValueError(f"is {'an address such as https://draw.example' if kind == 'url' else 'text'}, not {value!r}")
+    return value
+
+
+def _whole(value: Any, low: int, high: int, more: str = "") -> int:
+    if type(value) is not int or not low <= value <= high:  # a bool is an int to Python
+        raise ValueError(f"is a whole number from {low} to {high:,}{more}, not {value!r}")
+    return value

@@ -223,6 +223,27 @@ def test_a_lost_picture_is_copied_again(imagen: Any) -> None:
     assert len(imagen.jobs()) == 3
 
 
+def test_a_deleted_picture_stays_deleted(imagen: Any) -> None:
+    """A cell whose picture was deleted is not drawn again: the record says so; a copy in the folder stays."""
+    imagen("compare", "a fox", "--models", THREE, *FAST, "-o", "out", "--seed", "1")
+    out = imagen.here / "out"
+    with sqlite3.connect(imagen.home / "imagen.db") as database:
+        database.execute("update images set state = 'deleted'")
+    (out / "a-fox_mock-warm.png").unlink()
+    before = stamps(out)
+    run = imagen("compare", "--resume", "out", "--failed")
+    assert run.returncode == 0, run.stderr
+    assert "the picture was deleted" in run.stderr
+    assert stamps(out) == before
+    assert len(imagen.jobs()) == 3
+    assert [cell["deleted"] for cell in record(out)["cells"]].count(True) == 1
+    shutil.copytree(out, imagen.here / "copy")
+    (imagen.home / "imagen.db").unlink()
+    again = imagen("compare", "--resume", "copy")
+    assert again.returncode == 0, again.stderr
+    assert stamps(imagen.here / "copy").keys() == before.keys()
+
+
 def test_failed_cells_are_drawn_again_when_asked(imagen: Any) -> None:
     """--failed makes a new job for the cell; without it a failed cell stays as it is."""
     first = imagen("compare", "a fox", "--models", "mock-broken,mock", *FAST, "-o", "out")

@@ -147,26 +147,13 @@ async def test_a_job_nobody_draws_is_found_and_finished(tmp_path: Path) -> None:
 
 async def test_a_live_worker_is_left_to_do_its_work(tmp_path: Path) -> None:
     """A one-shot process does not take a job whose model a live worker serves."""
-    from imagen.engine.worker import Worker
-
     async with imagen.open(home=tmp_path) as daemon, imagen.open(home=tmp_path) as guest:
-        served = Worker(
-            daemon._db,
-            daemon._images,
-            resolve=daemon._resolve,
-            backend_for=daemon.backend_for,
-            knows=lambda: ("mock",),
-            serves=lambda: ("mock",),
-            version="0",
-        )
-        working = asyncio.create_task(served.run())
-        while not await guest.workers():
-            await asyncio.sleep(0.01)
-        said = guest.generate("a fox", model="mock", options=QUICK, **SMALL)
-        started = [event async for event in said if isinstance(event, imagen.Started)]
+        async with daemon.drawing(models=["mock"]) as served:
+            while not await guest.workers():
+                await asyncio.sleep(0.01)
+            said = guest.generate("a fox", model="mock", options=QUICK, **SMALL)
+            started = [event async for event in said if isinstance(event, imagen.Started)]
         assert started[0].worker == served.id
-        working.cancel()
-        await asyncio.gather(working, return_exceptions=True)
 
 
 async def test_a_follower_hears_when_its_worker_breaks(app: imagen.App, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -26,7 +26,9 @@ def uncommented(sample: str) -> str:
 def test_show_tells_each_value_and_where_it_came_from(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """`imagen config` is `imagen config show`."""
     file = home / "config.yaml"
-    file.write_text("storage: local\nbackends:\n  mock: {url: http://u:hunter2@host, token: hunter2}\n")
+    file.write_text(
+        "storage: local\nlimits:\n  queued: 5\nbackends:\n  mock: {url: http://u:hunter2@host, token: hunter2}\n"
+    )
     monkeypatch.setenv("IMAGEN_DEFAULT_MODEL", "mock-warm")
     monkeypatch.setenv("IMAGEN_MOCK_API_KEY", "hunter2")
     ran = imagen("config", "show", "--json")
@@ -34,7 +36,9 @@ def test_show_tells_each_value_and_where_it_came_from(home: Path, monkeypatch: p
     assert told["database"] == {"value": "sqlite", "from": "default"}
     assert told["storage"] == {"value": "local", "from": f"{file}:1"}
     assert told["default_model"] == {"value": "mock-warm", "from": "environment IMAGEN_DEFAULT_MODEL"}
-    assert told["backends.mock.url"] == {"value": "http://u:***@host", "from": f"{file}:3"}
+    assert told["server.port"] == {"value": 8450, "from": "default"}
+    assert told["limits.queued"] == {"value": 5, "from": f"{file}:3"}
+    assert told["backends.mock.url"] == {"value": "http://u:***@host", "from": f"{file}:5"}
     assert told["backends.mock.token"]["value"] == "***"
     assert told["backends.mock.api_key"] == {"value": "***", "from": "environment IMAGEN_MOCK_API_KEY"}
     assert told["data_folder"] == {"value": str(home), "from": "environment IMAGEN_HOME"}

@@ -249,6 +249,33 @@ def test_resuming_does_what_is_missing(
     assert next_move(replace(ENTRY, state=state), known, here=here, retry_failed=retry_failed) is move
 
 
+GONE = (replace(IMAGE, state="deleted"),)
+
+
+@pytest.mark.parametrize("ended", [State.COMPLETED, State.FAILED, State.CANCELLED])
+@pytest.mark.parametrize("retry_failed", [False, True])
+def test_a_deleted_picture_is_never_drawn_again(ended: State, retry_failed: bool) -> None:
+    """However its job ended, whatever is asked, and also where only the folder knows of it."""
+    deleted = told(ENTRY, job(ended, images=GONE), None)
+    assert deleted.deleted
+    assert next_move(ENTRY, job(ended, images=GONE), here=False, retry_failed=retry_failed) is Move.SETTLE
+    assert next_move(deleted, None, here=False, retry_failed=retry_failed) is Move.KEEP
+    reread = read(planned().with_entry(deleted).as_bytes(), DOCUMENT).cells[0]
+    assert next_move(reread, None, here=False, retry_failed=retry_failed) is Move.KEEP
+
+
+@pytest.mark.parametrize("ended", [State.COMPLETED, State.CANCELLED])
+def test_the_page_says_which_picture_was_deleted(ended: State) -> None:
+    """And another thing of one that is only lost; a copy that is still here is shown."""
+    document = planned()
+    deleted = document.with_entry(told(document.cells[0], job(ended, images=GONE), None))
+    assert "the picture was deleted" in page(deleted, {}).decode()
+    lost = document.with_entry(told(document.cells[0], DONE, None))
+    assert "not there any more" in page(lost, {}).decode()
+    kept = document.with_entry(told(document.cells[0], job(State.COMPLETED, images=GONE), "a.png"))
+    assert "the picture was deleted" not in page(kept, {0: b"RIFF0000WEBP"}).decode()
+
+
 def claim(path: Path) -> Folder:
     return Folder.claim(path, lambda sheet: json.dumps({"sheet": sheet}).encode())
 

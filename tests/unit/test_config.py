@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from imagen.config import KEYS, load_settings, masked
+from imagen.config import GROUPS, KEYS, LIMITS, load_settings, masked
 
 
 def test_flags_win_over_environment_over_file_over_default(tmp_path: Path) -> None:
@@ -102,6 +102,11 @@ def test_the_environment_sets_a_key_of_a_backend(tmp_path: Path) -> None:
         ("token", "hunter2", "***"),
         ("api_key", "hunter2", "***"),
         ("database", "postgresql://me:hunter2@host/db", "postgresql://me:***@host/db"),
+        ("database", "postgresql://me:hun/ter@2@host/db", "postgresql://me:***@host/db"),
+        ("database", "postgresql:///db?host=/run&password=hunter2", "postgresql:///db?host=/run&password=***"),
+        ("database", "me:hunter2@host", "me:***@host"),
+        ("", "postgresql+psycopg://me:hunter2@host/db", "postgresql+psycopg://me:***@host/db"),
+        ("url", "http://host/?token=hunter2&size=3", "http://host/?token=***&size=3"),
         ("url", "http://host:8188/a@b", "http://host:8188/a@b"),
         (
             "backends",
@@ -118,14 +123,114 @@ def test_secrets_are_starred(name: str, value: object, shown: object) -> None:
 
 def test_every_key_is_documented() -> None:
     """`config init` and the reference print these words."""
-    assert all(help_ for _, _, help_ in KEYS.values())
+    assert all(help_ for keys in (KEYS, *GROUPS.values()) for _, _, help_ in keys.values())
 
 
-def test_a_place_of_another_version_is_refused_wherever_it_is_said(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("database", "mysql://me:secret@host/db"),
+        ("database", "postgresql://"),
+        ("database", "postgresql://me:sec/ret@host:port/db"),
+        ("database", "me:secret@host"),
+        ("storage", "s3://me:secret@bucket"),
+    ],
+)
+def test_an_unknown_place_is_refused_wherever_it_is_said(tmp_path: Path, name: str, value: str) -> None:
     """By the environment as by the file, and no password is repeated."""
-    address = "postgresql://me:secret@host/db"
-    settings = load_settings(home=tmp_path, environ={"IMAGEN_DATABASE": address})
+    for environ, text in (({f"IMAGEN_{name.upper()}": value}, ""), ({}, f"{name}: {value}\n")):
+        (tmp_path / "config.yaml").write_text(text)
+        settings = load_settings(home=tmp_path, environ=environ)
+        (problem,) = settings.problems
+        assert name in problem.message.lower()
+        assert "sec" not in problem.message + problem.hint
+        assert getattr(settings, name) == KEYS[name][1]
+
+
+@pytest.mark.parametrize("scheme", ["postgresql", "postgres"])
+def test_a_postgresql_address_is_taken_as_it_is(tmp_path: Path, scheme: str) -> None:
+    """From the file or the environment; SQLAlchemy gets the name of the driver with it."""
+    address = f"{scheme}://me:s%40crets@host:5432/db?sslmode=require"
+    (tmp_path / "config.yaml").write_text(f"database: {address}\n")
+    for environ in ({}, {"IMAGEN_DATABASE": address}):
+        settings = load_settings(home=tmp_path, environ=environ)
+        assert not settings.problems
+        assert settings.database_url == "postgresql+psycopg://me:s%40crets@host:5432/db?sslmode=require"
+        assert masked("database", settings.database) == f"{scheme}://me:***@host:5432/db?sslmode=require"
+        assert "crets" not in str(masked("", settings.database_url))
+
+
+def test_without_a_word_the_server_is_for_this_machine_alone(tmp_path: Path) -> None:
+    """And everything it does is limited."""
+    settings = load_settings(home=tmp_path, environ={})
+    assert (settings.server.host, settings.server.port) == ("127.0.0.1", 8450)
+    assert all(getattr(settings.limits, name) is not None for name in LIMITS)
+
+
+def test_a_limit_says_where_it_came_from(tmp_path: Path) -> None:
+    """Flags win over the environment, the environment over the file; null switches a limit off."""
+    file = tmp_path / "config.yaml"
+    file.write_text(
+        "limits:\n  steps: 50\n  side: null\n  n: 3\n"
+        "server:\n  host: 0.0.0.0\n  port: 80\n  hosts: [Draw.example]\n  origins: ['https://a.example']\n"
+    )
+    environ = {
+        "IMAGEN_LIMITS_N": "4",
+        "IMAGEN_LIMITS_PIXELS": "off",
+        "IMAGEN_SERVER_PORT": "81",
+        "IMAGEN_SERVER_ORIGINS": "https://b.example, http://c.example:3000",
+    }
+    settings = load_settings(home=tmp_path, environ=environ, flags={"server": {"port": 82, "host": None}})
+    assert not settings.problems
+    limits, server = settings.limits, settings.server
+    assert (limits.steps, limits.side, limits.n, limits.pixels) == (50, None, 4, None)
+    assert (server.host, server.port, server.hosts) == ("0.0.0.0", 82, ("draw.example",))
+    assert server.origins == ("https://b.example", "http://c.example:3000")
+    origins = settings.provenance
+    assert origins["limits.steps"] == f"{file}:2"
+    assert origins["limits.n"] == "environment IMAGEN_LIMITS_N"
+    assert origins["limits.queued"] == "default"
+    assert origins["server.port"] == "flag --port"
+    assert origins["server.host"] == f"{file}:6"
+
+
+@pytest.mark.parametrize(
+    ("text", "line", "word"),
+    [
+        ("limits:\n  step: 3\n", 2, "did you mean 'steps'"),
+        ("limits:\n  steps: many\n", 2, "whole number from 1"),
+        ("limits:\n  steps: true\n", 2, "whole number from 1"),
+        ("limits:\n  n: 0\n", 2, "whole number from 1"),
+        ("limits:\n  n: 2\n  body_bytes: null\n", 3, "whole number from 1"),
+        ("limits: 3\n", 1, "is a mapping"),
+        ("server: [a]\n", 1, "is a mapping"),
+        ("server:\n  port: 70000\n", 2, "from 0 to 65,535"),
+        ("server:\n  port: '80'\n", 2, "from 0 to 65,535"),
+        ("server:\n  hosts: draw.example\n", 2, "list of names"),
+        ("server:\n  hosts: ['http://draw.example']\n", 2, "without scheme"),
+        ("server:\n  origins: ['*']\n", 2, "list of addresses"),
+        ("server:\n  origins: ['https://a.example/page']\n", 2, "list of addresses"),
+        ("server:\n  origins: ['null']\n", 2, "list of addresses"),
+        ("server:\n  public_url: draw.example\n", 2, "is an address"),
+        ("server:\n  host: [a]\n", 2, "is text"),
+    ],
+)
+def test_a_wrong_key_of_a_group_is_a_problem_with_file_and_line(
+    tmp_path: Path, text: str, line: int, word: str
+) -> None:
+    """It is named, and the default holds."""
+    file = tmp_path / "config.yaml"
+    file.write_text(text)
+    settings = load_settings(home=tmp_path, environ={})
     (problem,) = settings.problems
-    assert "IMAGEN_DATABASE" in problem.message
-    assert "secret" not in problem.message
-    assert settings.database == "sqlite"
+    assert problem.message.startswith(f"{file}:{line}:")
+    assert word in problem.message
+    assert problem.hint
+    assert settings.limits == load_settings(home=tmp_path / "other", environ={}).limits or "n: 2" in text
+
+
+def test_a_wrong_limit_in_the_environment_names_the_variable(tmp_path: Path) -> None:
+    """There is no line to name."""
+    (problem,) = load_settings(home=tmp_path, environ={"IMAGEN_LIMITS_STEPS": "-1"}).problems
+    assert problem.message.startswith("environment IMAGEN_LIMITS_STEPS:")
+    assert problem.exit_code == 3

@@ -2,7 +2,9 @@
 
 import asyncio
 import json
+import os
 from collections.abc import Sequence
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +13,11 @@ from tests.cli_kit import imagen
 
 from imagen.backends.mock import registration
 from imagen.config import Settings, load_settings
-from imagen.core.errors import Check, ImagenError, Unreachable
+from imagen.core.errors import Check, ImagenError, SetupError, Unreachable
 from imagen.core.model import Model
-from imagen.engine.doctor import Finding, check_models, diagnose
+from imagen.engine.doctor import Finding, check_daemons, check_models, diagnose, package_changed_at
 from imagen.engine.wiring import catalog_of
+from imagen.store.presence import host
 
 MODEL = Model(name="m", backend="odd", device="cpu@here")
 
@@ -111,6 +114,56 @@ async def test_a_check_that_hangs_or_breaks_has_failed(does: Any, code: str) -> 
     assert isinstance(check.error, ImagenError)
     assert check.error.code == code
     assert "m" in check.name
+
+
+NOON = datetime(2030, 1, 1, 12, tzinfo=UTC)
+
+
+def worker(**changes: Any) -> dict[str, Any]:
+    """A row of a worker that is as new as this program, here."""
+    row = {"host": host(), "pid": os.getpid(), "version": "2.0", "started_at": NOON, "solo": False}
+    return row | changes
+
+
+class TestDaemons:
+    """A server that still runs what was installed before: the seed lost an evening to one."""
+
+    @pytest.mark.parametrize(
+        "changes",
+        [
+            {},
+            {"version": "1.0", "solo": True},
+            {"host": "elsewhere:boot", "started_at": NOON - timedelta(days=9)},
+        ],
+        ids=["new", "a command that ends by itself", "files of another machine"],
+    )
+    def test_what_is_as_new_as_this_program_is_fine(self, changes: dict[str, Any]) -> None:
+        """Commands end by themselves, and another machine's files are not ours to judge."""
+        check_daemons([worker(**changes)], version="2.0", changed_at=NOON - timedelta(minutes=1))
+
+    def test_an_older_version_is_named_with_how_to_restart_it(self) -> None:
+        """Which process, on which machine, and the command."""
+        old = [worker(), worker(version="1.0", pid=4711, host="box:boot"), worker(version="1.5")]
+        with pytest.raises(SetupError) as told:
+            check_daemons(old, version="2.0", changed_at=NOON - timedelta(minutes=1))
+        assert "process 4711 on box is imagen 1.0, installed is 2.0, and 1 more" in told.value.message
+        assert "on box" in told.value.hint
+        assert "systemctl --user restart imagen-server" in told.value.hint
+
+    def test_one_that_was_started_before_the_files_changed_is_old_too(self) -> None:
+        """An editable installation, or the same version installed again."""
+        with pytest.raises(SetupError) as told:
+            check_daemons([worker()], version="2.0", changed_at=NOON + timedelta(seconds=1))
+        assert f"process {os.getpid()} " in told.value.message
+        assert f"kill {os.getpid()}" in told.value.hint
+
+    def test_the_package_changed_when_its_newest_file_did(self) -> None:
+        """Known from the files, without importing any."""
+        import imagen
+
+        newest = max(file.stat().st_mtime for file in Path(imagen.__file__).parent.rglob("*.py"))
+        assert package_changed_at().timestamp() >= newest - 0.001
+        assert package_changed_at() <= datetime.now(UTC)
 
 
 class TestCommand:

@@ -14,7 +14,9 @@ PACKAGE = ROOT / "src" / "imagen"
 MODULES = sorted(PACKAGE.rglob("*.py"))
 
 LONGEST = 400  # lines one can still hold in mind
-LONGER_FOR_A_REASON: dict[str, str] = {}
+LONGER_FOR_A_REASON: dict[str, str] = {
+    "src/imagen/app.py": "one short method for each verb of the one door: in two files half of them would be missed",
+}
 
 # What somebody outside could not make sense of: names of a place, a process or a piece of paper.
 INSIDE_WORDS = (

@@ -84,7 +84,7 @@ async def draw(
 
 
 async def ephemeral(db: Database, job: str, kind: type[Event]) -> list[Event]:
-    news = await db.read(journal.news, job, 0, 0, with_previews=True)
+    news = await db.read(journal.news, job, 0, 0, preview_tick=0)
     return [event for event in news.events if isinstance(event, kind)]
 
 
@@ -343,7 +343,7 @@ async def test_progress_never_goes_back_and_knows_its_total_at_once(tmp_path: Pa
         running = asyncio.create_task(runner.run(claim, script, db=db, images=images, policy=PreviewPolicy()))
         tick = after = 0
         while not running.done():
-            news = await db.read(journal.news, job, after, tick, with_previews=False)
+            news = await db.read(journal.news, job, after, tick)
             after, tick = news.seq, news.tick
             told += [(event.step, event.total) for event in news.events if isinstance(event, Progress)]
             await asyncio.sleep(0.005)

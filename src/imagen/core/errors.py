@@ -2,9 +2,13 @@
 
 ImagenError                    whose turn     exit   HTTP
 ├─ RequestError                yours          2      400
-│  ├─ UnknownModel · UnknownJob · UnknownSeries      404
-│  ├─ Unsupported              the model cannot do that
+│  ├─ UnknownModel · UnknownJob · UnknownSeries · UnknownImage      404
+│  ├─ Gone                     it was deleted            410
+│  ├─ Unsupported              the model cannot do that  422
 │  ├─ TooLarge                 a limit was passed
+│  │  └─ BodyTooLarge                                   413
+│  ├─ TooMany                  not now, but later        429
+│  ├─ Unauthorized · Forbidden  who are you · not you    401 · 403
 │  └─ Conflict                 409
 ├─ SetupError                  the owner's    3      503
 │  ├─ BadConfig · NotConfigured · MissingFile · MissingExtra
@@ -104,6 +108,18 @@ class UnknownSeries(RequestError):
     http_status = 404
 
 
+class UnknownImage(RequestError):
+    """No picture of that id."""
+
+    http_status = 404
+
+
+class Gone(RequestError):
+    """It was there and was deleted."""
+
+    http_status = 410
+
+
 class Unsupported(RequestError):
     """The model cannot do what was asked."""
 
@@ -112,6 +128,33 @@ class Unsupported(RequestError):
 
 class TooLarge(RequestError):
     """A limit was passed; the message names it."""
+
+
+class BodyTooLarge(TooLarge):
+    """More bytes than are read."""
+
+    http_status = 413
+
+
+class TooMany(RequestError):
+    """A limit on what may be open or waiting at once; the message names it. Later it may be possible."""
+
+    http_status = 429
+    retryable = True
+
+
+class Unauthorized(RequestError):
+    """No key, or one that is not known."""
+
+    http_status = 401
+    type = "authentication_error"
+
+
+class Forbidden(RequestError):
+    """The key is good but may not do this, or the request comes from where none may come."""
+
+    http_status = 403
+    type = "permission_error"
 
 
 class Conflict(RequestError):

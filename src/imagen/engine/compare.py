@@ -16,18 +16,19 @@ from imagen.engine.compare_document import (
     DOCUMENT,
     MAX_CELLS,
     Asked,
+    Describe,
     Document,
     Entry,
     entry_of,
+    joined,
     read,
-    told,
+    remembered,
 )
 from imagen.engine.compare_folder import Folder
 from imagen.engine.compare_run import Comparison, Jobs
 
 Value = TypeVar("Value")
 Resolve = Callable[[Draft], tuple[Request, Model]]
-Describe = Callable[[str], Model | None]
 
 
 def plan(
@@ -86,7 +87,8 @@ async def resume(
     """
     folder, document, series = await _reopen(target, jobs, describe, folder_for)
     try:
-        document = _widened(_joined(document, series, describe), add_models, resolve)
+        document = joined(document, series, describe) if series else document
+        document = _widened(document, add_models, resolve)
         folder.tidy()
     except BaseException:
         folder.close()
@@ -127,19 +129,9 @@ async def _reopen(
             return folder, document, series
         folder.close()
     # A series that has no folder here, or whose folder is gone: what the store remembers becomes one.
-    remembered = _joined(
-        Document(
-            series=series.id,
-            prompts=series.prompts,
-            models=series.models,
-            seeds=series.seeds,
-            settings=Asked.of(series.settings),
-        ),
-        series,
-        describe,
-    )
-    folder = await asyncio.to_thread(Folder.claim, path, lambda sheet: replace(remembered, sheet=sheet).as_bytes())
-    return folder, replace(remembered, sheet=folder.sheet), series
+    document = remembered(series, describe)
+    folder = await asyncio.to_thread(Folder.claim, path, lambda sheet: replace(document, sheet=sheet).as_bytes())
+    return folder, replace(document, sheet=folder.sheet), series
 
 
 async def _opened(path: Path) -> tuple[Folder, Document]:
@@ -149,24 +141,6 @@ async def _opened(path: Path) -> tuple[Folder, Document]:
     except BaseException:
         folder.close()
         raise
-
-
-def _joined(document: Document, series: Series | None, describe: Describe) -> Document:
-    """The comparison with the cells that only the store knows: columns somebody added elsewhere."""
-    if series is None:
-        return document
-    places = {entry.place for entry in document.cells}
-    numbers = {entry.index for entry in document.cells}
-    entries = list(document.cells)
-    for cell in series.cells:
-        if (cell.model, cell.prompt, cell.seed) in places:
-            continue
-        index = cell.index if cell.index not in numbers else max(numbers) + 1
-        entry = entry_of(replace(cell, index=index), None, describe(cell.model))
-        numbers.add(index)
-        entries.append(told(entry, cell.job, None) if cell.job else entry)
-    models = _each((*document.models, *(entry.model for entry in entries)))
-    return replace(document, models=models, cells=tuple(entries))
 
 
 def _widened(document: Document, models: Sequence[str], resolve: Resolve) -> Document:

@@ -2,13 +2,13 @@
 
 import json
 import unicodedata
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import PurePosixPath, PureWindowsPath
 from typing import Any
 
 from imagen.core.errors import RequestError
-from imagen.core.job import Cell, Job, State
+from imagen.core.job import Cell, Job, Series, State
 from imagen.core.model import Model, ModelFile
 from imagen.core.request import Request
 
@@ -16,7 +16,10 @@ SCHEMA = 1
 DOCUMENT, SHEET, PAGE = "compare.json", "contact-sheet.png", "compare.html"
 MAX_DOCUMENT_BYTES = 64 * 2**20  # thousands of cells; a larger file is not one of ours
 MAX_CELLS = 10_000
+DELETED = "the picture was deleted"
 DRAWING = ("encode", "sample", "decode")  # what the latency counts; loading and queueing stand apart
+
+Describe = Callable[[str], Model | None]
 
 # A name of slug, model, seed and number stays below the 255 bytes that file systems allow.
 _SLUG = (48, 100)  # characters, bytes
@@ -61,6 +64,8 @@ class Entry:
     sha256: str | None = None
     error: Mapping[str, Any] | None = None
     job: str | None = None
+    image: str | None = None  # the picture's id in the store
+    deleted: bool = False  # it was there, and somebody deleted it: it is not drawn again
 
     @property
     def place(self) -> tuple[str, str, int]:
@@ -177,7 +182,37 @@ def told(entry: Entry, job: Job, file: str | None) -> Entry:
         file=file,
         sha256=image.sha256 if image else None,
         error=job.error.as_dict() if job.error else None,
+        image=image.id if image else None,
+        deleted=image is not None and image.state == "deleted",
     )
+
+
+def remembered(series: Series, describe: Describe) -> Document:
+    """A series as the store remembers it: no file of a folder has a name in it."""
+    begun = Document(
+        series=series.id,
+        prompts=series.prompts,
+        models=series.models,
+        seeds=series.seeds,
+        settings=Asked.of(series.settings),
+    )
+    return joined(begun, series, describe)
+
+
+def joined(document: Document, series: Series, describe: Describe) -> Document:
+    """The comparison with the cells that only the store knows: columns somebody added elsewhere."""
+    places = {entry.place for entry in document.cells}
+    numbers = {entry.index for entry in document.cells}
+    entries = list(document.cells)
+    for cell in series.cells:
+        if (cell.model, cell.prompt, cell.seed) in places:
+            continue
+        index = cell.index if cell.index not in numbers else max(numbers) + 1
+        entry = entry_of(replace(cell, index=index), None, describe(cell.model))
+        numbers.add(index)
+        entries.append(told(entry, cell.job, None) if cell.job else entry)
+    models = tuple(dict.fromkeys((*document.models, *(entry.model for entry in entries))))
+    return replace(document, models=models, cells=tuple(entries))
 
 
 def stem_of(document: Document, entry: Entry) -> str:

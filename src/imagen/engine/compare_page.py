@@ -9,14 +9,11 @@ from pathlib import Path
 from urllib.parse import quote
 
 from imagen.core.job import State
-from imagen.engine.compare_document import Document, Entry
-from imagen.engine.sheet import SheetCell, draw_sheet
+from imagen.engine.compare_document import DELETED, Document, Entry
+from imagen.engine.sheet import LOST, Picture, SheetCell, draw_sheet
 from imagen.previews.decode import Unreadable, decode, kind_of
 
-Picture = bytes | Path | None
-
 CELL_PX = 512  # longest edge of an embedded picture; the whole one is a click away
-DELETED = "the picture was deleted"
 
 STYLE = """
 :root { color-scheme: light dark; --paper: #f7f6f3; --ink: #1f1f22; --dim: #75737a; --red: #8f3b1d; --blush: #f6e7e1; }
@@ -137,7 +134,7 @@ def _figure(entry: Entry, picture: Picture) -> str:
     shown = _embedded(picture, f"{entry.prompt[:200]}, drawn by {entry.model}")
     if shown is None:
         hint = str((entry.error or {}).get("hint") or "")
-        why = _trouble(entry, None) or DELETED
+        why = _trouble(entry, None) or LOST
         top = f'<div class="none"><strong>{_text(why)}</strong><span>{_text(hint)}</span></div>'
     else:
         top = f'<a href="{quote(entry.file)}" title="{_text(entry.file)}">{shown}</a>' if entry.file else shown
@@ -173,9 +170,11 @@ def _trouble(entry: Entry, picture: Picture) -> str | None:
     """Why there is no picture; None when there is one."""
     if entry.error:
         return str(entry.error.get("message") or entry.error.get("code") or "failed")
+    if entry.deleted and picture is None:
+        return DELETED
     match entry.state:
         case State.COMPLETED:
-            return None if picture else DELETED
+            return None if picture else LOST
         case State.FAILED:
             return "failed"
         case State.CANCELLED:
@@ -190,7 +189,7 @@ def _size(entry: Entry) -> tuple[int, int] | None:
 
 
 def _embedded(picture: Picture, alt: str) -> str | None:
-    data = _shrunk(picture) if isinstance(picture, Path) else picture
+    data = picture() if callable(picture) else _shrunk(picture) if isinstance(picture, Path) else picture
     kind = kind_of(data) if data else None
     if data is None or kind is None:
         return None

@@ -202,7 +202,7 @@ class Comparison:
             return
         file = entry.file if entry.file and self.folder.has(entry.file) else None
         lost: ImagenError | None = None
-        if job.state is State.COMPLETED and file is None and job.images and job.images[0].state != "deleted":
+        if job.state is State.COMPLETED and file is None and job.images and not _deleted(job):
             try:
                 data = await self._jobs.image_bytes(job.images[0])
             except MissingFile as missing:
@@ -233,7 +233,7 @@ class Comparison:
     async def _small(self, entry: Entry) -> bytes | Path | None:
         """The cell-sized copy kept when the picture was stored; else the file in the folder."""
         job = self._known.get(entry.index)
-        if entry.file and job is not None and job.id == entry.job and job.images:
+        if entry.file and job is not None and job.id == entry.job and job.images and not _deleted(job):
             with suppress(ImagenError):
                 return await self._jobs.image_bytes(job.images[0], size="cell")
         return self.folder.path / entry.file if entry.file and self.folder.has(entry.file) else None
@@ -250,7 +250,10 @@ def next_move(entry: Entry, job: Job | None, *, here: bool, retry_failed: bool) 
     if entry.state is State.COMPLETED and here:
         return Move.KEEP
     if job is None:
-        return Move.KEEP if entry.state is State.FAILED and not retry_failed else Move.SUBMIT
+        final = entry.deleted or (entry.state is State.FAILED and not retry_failed)
+        return Move.KEEP if final else Move.SUBMIT
+    if job.state.terminal and _deleted(job):
+        return Move.SETTLE  # somebody did not want it: it is not drawn again, however its job ended
     match job.state:
         case State.QUEUED | State.RUNNING:
             return Move.FOLLOW
@@ -264,7 +267,18 @@ def next_move(entry: Entry, job: Job | None, *, here: bool, retry_failed: bool) 
             assert_never(unexpected)
 
 
-_UNDRAWN: Mapping[str, Any] = {"file": None, "sha256": None, "error": None, "timings": {}}
+_UNDRAWN: Mapping[str, Any] = {
+    "file": None,
+    "sha256": None,
+    "error": None,
+    "timings": {},
+    "image": None,
+    "deleted": False,
+}
+
+
+def _deleted(job: Job) -> bool:
+    return bool(job.images) and job.images[0].state == "deleted"
 
 
 def _jobs_of(series: Series | None) -> dict[tuple[str, str, int], Job]:

@@ -2,16 +2,22 @@
 
 import asyncio
 import os
+import re
 import shutil
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
+from typing import Any
 
+import imagen
 from imagen.backends.base import Backend
 from imagen.config import Settings
-from imagen.core.errors import Check, Crashed, DiskFull, ImagenError, TimedOut, Unwritable
+from imagen.core.errors import Check, Crashed, DiskFull, ImagenError, SetupError, TimedOut, Unwritable
 from imagen.core.model import Model
 from imagen.models.catalog import Catalog
+from imagen.store import presence
 
 CHECK_S = 2.0  # a check is a look, not a job; one that takes longer has failed
 ROOM_MIB = 256  # a few dozen pictures of 1024 px and the database's own log
@@ -54,6 +60,40 @@ async def diagnose(
         needed = one is wanted or one.name == catalog.default
         findings += [Finding(check=check, needed=needed) for check in told]
     return findings
+
+
+def check_daemons(workers: Iterable[Mapping[str, Any]], *, version: str, changed_at: datetime) -> None:
+    """Raise when a server or worker still runs what was installed before.
+
+    `workers` are the rows of those alive, `changed_at` is when the files of this package last changed.
+    """
+    old = []
+    for worker in workers:
+        here = worker["host"] == presence.host()
+        if worker["solo"]:
+            continue  # a command that ends by itself
+        if worker["version"] != version:
+            old.append((worker, here, f"is imagen {worker['version']}, installed is {version}"))
+        elif here and worker["started_at"] < changed_at:
+            old.append((worker, here, "runs what was there before the files of imagen changed"))
+    if not old:
+        return
+    worker, here, why = old[0]
+    host = worker["host"].partition(":")[0]
+    more = f", and {len(old) - 1} more" if len(old) > 1 else ""
+    raise SetupError(f"process {worker['pid']} on {host} {why}{more}", hint=_restart(worker["pid"], host, here))
+
+
+def package_changed_at() -> datetime:
+    """When this package was installed, or one of its files edited."""
+    files = list(Path(imagen.__file__).parent.rglob("*.py"))
+    try:
+        # Some installers link files with the times of their cache; what they note about it is new.
+        noted = distribution("imagen-platform").locate_file("")
+        files += Path(str(noted)).glob("imagen_platform-*.dist-info/RECORD")
+    except PackageNotFoundError:
+        pass
+    return datetime.fromtimestamp(max(file.stat().st_mtime for file in files), UTC)
 
 
 async def check_models(
@@ -118,6 +158,25 @@ def _folders(settings: Settings) -> list[Check]:
         )
         return [*checks, Check.failed("disk", full)]
     return [*checks, Check.passed("disk", f"{free_mib / 1024:.1f} GiB free")]
+
+
+def _restart(pid: int, host: str, here: bool) -> str:
+    units = re.findall(r"[\w@.-]+\.service$", _read(f"/proc/{pid}/cgroup"), re.MULTILINE) if here else []
+    unit = next((unit.removesuffix(".service") for unit in units if unit.startswith("imagen")), None)
+    if unit:
+        return f"restart it: `systemctl --user restart {unit}`"
+    where = "" if here else f"on {host}, after imagen is updated there too: "
+    return (
+        f"{where}`systemctl --user restart imagen-server` (or imagen-worker);"
+        f" one started by hand: `kill {pid}`, which gives its jobs back, and start it again"
+    )
+
+
+def _read(path: str) -> str:
+    try:
+        return Path(path).read_text()
+    except OSError:
+        return ""
 
 
 def _existing(folder: Path) -> Path:

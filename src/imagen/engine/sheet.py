@@ -1,6 +1,6 @@
 """The contact sheet: pictures side by side on a light table, each with its name and what it took."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from math import ceil, sqrt
@@ -8,6 +8,7 @@ from pathlib import Path
 
 from PIL import Image, ImageDraw
 
+from imagen.core.errors import MissingFile
 from imagen.engine.lettering import Lettering
 from imagen.previews.decode import Unreadable, decode
 from imagen.previews.encode import encode_png
@@ -22,7 +23,10 @@ SHEET_PX = 3600  # how wide a sheet gets before its pictures shrink
 MAX_PIXELS = 40_000_000  # 120 MB while drawing; our own reader takes up to 67 million
 MAX_HEIGHT_PX = 16_000  # taller ones are not opened by many viewers
 MAX_CELLS = 1_000  # at the smallest size, beyond which nobody looks; the title says how many were left out
+LOST = "the picture is not there any more"
 THREADS = 2  # decoding lets go of the interpreter; more threads only cost memory
+
+Picture = bytes | Path | Callable[[], bytes] | None  # a function is called when the picture's turn comes
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,7 +39,7 @@ class SheetCell:
     latency_s: float | None = None
     seed: int | None = None
     size: tuple[int, int] | None = None
-    picture: bytes | Path | None = None
+    picture: Picture = None
     error: str | None = None
     note: str = ""
 
@@ -157,9 +161,10 @@ def _picture(cell: SheetCell, plan: _Plan) -> Image.Image | str:
     if cell.picture is None:
         return cell.error or cell.note or "no picture"
     try:
-        return decode(cell.picture, fit=(plan.cell, plan.box))
-    except FileNotFoundError:
-        return cell.error or "the picture is not there any more"
+        source = cell.picture() if callable(cell.picture) else cell.picture
+        return decode(source, fit=(plan.cell, plan.box))
+    except (FileNotFoundError, MissingFile):
+        return cell.error or LOST
     except OSError as exc:
         return cell.error or f"the picture cannot be read: {exc.strerror}"
     except Unreadable as exc:

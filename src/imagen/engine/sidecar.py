@@ -20,10 +20,9 @@ from imagen.core.request import Request
 from imagen.core.signals import RAW_RGB, Output
 from imagen.previews.decode import PNG, Unreadable, decode, kind_of, shrink
 from imagen.previews.encode import PNG_SIGNATURE, encode_png, encode_small, png_chunk, raw_rgb
+from imagen.store.images import CELL, COPIES, THUMBNAIL
 
 SCHEMA = 1
-THUMBNAIL_PX = 320
-CELL_PX = 512  # what one cell of a contact sheet shows at most
 QUALITY = 85
 MAX_TEXT = 4 * 2**20  # of one text chunk, unpacked: a few bytes of hostile zTXt can claim a gigabyte
 MAX_TEXTS = 16 * 2**20  # of all of them together: many small bombs make a large one
@@ -83,8 +82,8 @@ def finish(output: Output, request: Request, model: Model, index: int) -> Finish
         height=image.height,
         sha256=hashlib.sha256(data).hexdigest(),
         pixels_sha256=_pixels_sha256(image),
-        thumbnail=encode_small(shrink(image, (THUMBNAIL_PX, THUMBNAIL_PX)), "webp", QUALITY),
-        cell=encode_small(shrink(image, (CELL_PX, CELL_PX)), "webp", QUALITY),
+        thumbnail=_copy(image, THUMBNAIL),
+        cell=_copy(image, CELL),
     )
 
 
@@ -216,6 +215,11 @@ def pixels_sha256(picture: bytes) -> str:
         return _pixels_sha256(decode(picture))
     except Unreadable as exc:
         raise RequestError(f"not a picture: {exc}", hint="give a PNG, JPEG or WebP file", param="file") from exc
+
+
+def _copy(image: Any, kind: str) -> bytes:
+    longest = COPIES[kind]
+    return encode_small(shrink(image, (longest, longest)), "webp", QUALITY)
 
 
 def _pixels_sha256(image: Any) -> str:

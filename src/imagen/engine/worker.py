@@ -5,7 +5,8 @@ import contextlib
 import os
 import platform
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections import Counter
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 
@@ -20,10 +21,11 @@ from imagen.core.request import Draft, PreviewPolicy, preview_policy
 from imagen.engine import runner
 from imagen.previews.policy import merge
 from imagen.store import presence, queue
+from imagen.store.bell import queue_of, slot_of
 from imagen.store.db import Database
 from imagen.store.images import ImageStore
 from imagen.store.intake import NewJob
-from imagen.store.queue import Claim
+from imagen.store.queue import Claim, Place
 
 IDLE_S = 1.0  # a worker that hears nothing looks this often; run_after of a failed job has no bell
 STREAK = 16  # jobs of the loaded model in a row, while others wait
@@ -33,8 +35,8 @@ STREAK_S = 60.0
 class Worker:
     """Draws jobs until it is cancelled; then what it holds goes back to the queue.
 
-    `only` restricts it to the jobs it names (a one-shot command works its own), and such a worker
-    does not count as one that serves a model.
+    It serves the enabled models of the catalog, or only `models`. `only` restricts it to the jobs it names
+    (a one-shot command works its own), and such a worker does not count as one that serves a model.
     """
 
     def __init__(
@@ -44,8 +46,8 @@ class Worker:
         *,
         resolve: Callable[[Draft], NewJob],
         backend_for: Callable[[Model], Backend],
-        knows: Callable[[], Sequence[str]],
-        serves: Callable[[], Sequence[str]],
+        catalog: Callable[[], Mapping[str, Model]],
+        models: Sequence[str] | None = None,
         version: str,
         server_policy: PreviewPolicy | None = None,
         only: Callable[[Connection], Sequence[str]] | None = None,
@@ -58,29 +60,54 @@ class Worker:
         self._images = images
         self._resolve = resolve
         self._backend_for = backend_for
-        self._knows = knows
-        self._serves = serves
+        self._catalog = catalog
+        self._models = models
         self._version = version
         self._server_policy = server_policy
         self._only = only
         self._obituaries = obituaries or presence.Obituaries()
         self._log = log
         self._monotonic = monotonic
-        self._running: dict[str, asyncio.Task[None]] = {}
+        self._running: dict[str, tuple[Claim, asyncio.Task[None]]] = {}
         self._loaded: dict[str, tuple[str, int, float]] = {}  # device -> model, jobs in a row, since when
         self._returns: list[tuple[Claim, ImagenError]] = []  # jobs the database would not take back yet
+        self._left_over: dict[str, Place] = {}  # models that are in no catalog any more, but that jobs wait for
+        self._unheard: set[str] = set()  # running jobs of ours that we do not run, seen once
+        self._claiming = True
 
     async def run(self) -> None:
         """Work until cancelled."""
         async with self._alive():
+            surely = True
             while True:
                 mark = self._db.mark()
-                claimed = await self._claim()
+                claimed = await self._claim(surely) if self._claiming else None
                 if claimed is None:
-                    await self._db.changed(mark, IDLE_S)
+                    surely = await self._db.changed(mark, IDLE_S, self._topics())
                     continue
+                surely = True
                 task = asyncio.create_task(self._work(claimed), name=f"job-{claimed.job}")
-                self._running[claimed.job] = task
+                self._running[claimed.job] = (claimed, task)
+
+    def stop_claiming(self) -> None:
+        """Begin nothing new; what runs goes on."""
+        self._claiming = False
+
+    async def idle(self, timeout_s: float) -> bool:
+        """Wait until nothing runs here; false when something still does after `timeout_s`."""
+        until = self._monotonic() + timeout_s
+        while self._running and self._monotonic() < until:
+            await asyncio.wait([task for _, task in self._running.values()], timeout=until - self._monotonic())
+        return not self._running
+
+    @property
+    def places(self) -> dict[str, Place]:
+        """What this worker draws, and where."""
+        return {
+            name: Place(device=model.device, slots=model.slots)
+            for name, model in self._catalog().items()
+            if model.enabled and (self._models is None or name in self._models)
+        }
 
     @asynccontextmanager
     async def _alive(self) -> AsyncIterator[None]:
@@ -89,7 +116,7 @@ class Worker:
         try:
             yield
         finally:
-            tasks = [*self._running.values(), upkeep]
+            tasks = [*(task for _, task in self._running.values()), upkeep]
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
@@ -106,22 +133,42 @@ class Worker:
             now=datetime.now(UTC),
         )
 
+    def _serves(self) -> Sequence[str]:
+        return () if self._only is not None else (*self.places, *self._left_over)
+
+    def _drawn(self) -> list[str]:
+        return [model for model, _, _ in self._loaded.values()]
+
+    def _topics(self) -> frozenset[str]:
+        places = self.places
+        names = [*places, *self._left_over, None]  # None: rows by SQL that name no model
+        return frozenset({queue_of(name) for name in names} | {slot_of(place.device) for place in places.values()})
+
     def _take(self, connection: Connection) -> Claim | None:
         only = self._only(connection) if self._only is not None else None
         if only is not None and not only:
             return None
         if not presence.listed(connection, self.id):
             self._arrive(connection)  # we slept and were buried; what we claimed now would be taken away again
+        places = self._left_over | self.places
+        if only is not None:
+            places = queue.places_of(connection, only) | places
         return queue.claim(
             connection,
             worker=self.id,
-            serves=None if only is not None else self._serves(),
+            places=places,
             resolve=self._resolve,
-            knows=self._knows(),
+            knows=tuple(self._catalog()),
             started=self._started,
             loaded=self._preferred(),
             only=only,
         )
+
+    def _free(self) -> dict[str, Place]:
+        """The models whose device this worker does not fill by itself."""
+        here = Counter(claim.model.device for claim, _ in self._running.values())
+        places = self._left_over | self.places
+        return {name: place for name, place in places.items() if here[place.device] < place.slots}
 
     async def _upkeep(self) -> None:
         while True:
@@ -131,17 +178,36 @@ class Worker:
                     with contextlib.suppress(queue.LeaseLost):
                         await self._db.write(queue.give_back, claim, reason=error.message, error=error)
                     self._returns.remove((claim, error))
-                if not await self._db.write(presence.beat, self.id, self._serves()):
+                if not await self._db.write(presence.beat, self.id, self._serves(), self._drawn()):
                     await self._db.write(self._arrive)
+                if self._only is None and self._models is None:
+                    self._left_over = await self._db.read(queue.left_over, tuple(self._catalog()))
+                await self._reconcile()
             except ImagenError as away:
                 self._log(f"the database does not answer, trying on: {away.message}")
             await asyncio.sleep(presence.HEARTBEAT_S)
 
     async def _sweep(self) -> None:
-        await sweep(self._db, self._obituaries, self._log, self._knows(), but=self.id)
+        await sweep(self._db, self._obituaries, self._log, tuple(self._catalog()), but=self.id)
 
-    async def _claim(self) -> Claim | None:
+    async def _reconcile(self) -> None:
+        """A claim whose answer was lost with the connection is a job that nobody draws: seen twice, it goes back."""
+        ours = await self._db.read(presence.holds, self.id)
+        known = {*self._running, *(claim.job for claim, _ in self._returns)}
+        unheard = {job for job in ours if job not in known}
+        for job_id in unheard & self._unheard:
+            await self._db.write(queue.unheard, job_id, self.id)
+        self._unheard = unheard
+
+    async def _claim(self, surely: bool) -> Claim | None:
+        """`surely`: something happened. Otherwise only look, before asking for the one write lock of SQLite."""
         try:
+            if self._only is None:
+                free = self._free()
+                if not free:
+                    return None
+                if not surely and not await self._db.read(queue.anything, free, tuple(self._catalog())):
+                    return None
             return await self._db.write(self._take)
         except ImagenError as error:
             self._log(f"cannot claim, trying on: {error.message}")

@@ -3,7 +3,8 @@
 from datetime import UTC, datetime
 from typing import Any
 
-from sqlalchemy import JSON, Dialect, Text
+from sqlalchemy import JSON, Connection, Dialect, Table, Text
+from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.dialects.postgresql import JSONB, TIMESTAMP
 from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.sql.functions import FunctionElement
@@ -52,6 +53,11 @@ class new_id(FunctionElement[str]):  # noqa: N801 - written like the SQL functio
     type = Text()
 
 
+def upsert(connection: Connection, table: Table) -> postgresql.Insert | sqlite.Insert:
+    """An INSERT that can say ON CONFLICT; both databases know the same words for it."""
+    return postgresql.insert(table) if connection.dialect.name == "postgresql" else sqlite.insert(table)
+
+
 NOW_SQLITE = "strftime('%Y-%m-%dT%H:%M:%fZ', 'now')"
 
 
@@ -75,4 +81,4 @@ def _new_id_sqlite(_element: new_id, _compiler: Any, **_options: Any) -> str:
 
 @compiles(new_id)
 def _new_id(_element: new_id, _compiler: Any, **_options: Any) -> str:
-    return "imagen.new_id()"
+    return "imagen.new_id()"  # made by the first migration

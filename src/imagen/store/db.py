@@ -9,17 +9,20 @@ from pathlib import Path
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
 from sqlalchemy import Connection, Engine, create_engine, event
-from sqlalchemy.exc import DatabaseError, OperationalError
+from sqlalchemy.engine import make_url
+from sqlalchemy.exc import ArgumentError, DatabaseError, DBAPIError, InterfaceError, OperationalError
 
-from imagen.core.errors import BadConfig, DiskFull, SetupError, Unwritable
+from imagen.core.errors import BadConfig, DiskFull, MissingExtra, SetupError, Unwritable
 from imagen.store import schema
+from imagen.store.bell import POLL_S, Bell, FileEar, NotifyEar, announce
 
 P = ParamSpec("P")
 T = TypeVar("T")
 
-POLL_S = 0.02  # how often another process's write to SQLite is looked for while somebody waits
 BUSY_S = 30.0  # SQLite has one writer; under a crowd the last in line waits this long at most
+AWAY_S = 15.0  # a PostgreSQL that restarts is back by then
 READERS = 4
+WRITERS = 4  # on PostgreSQL, where writers do not wait for each other
 
 
 class Database:
@@ -27,21 +30,21 @@ class Database:
 
     def __init__(self, url: str, *, full_sync: bool = False) -> None:
         self._file = Path(url.removeprefix("sqlite:///")) if url.startswith("sqlite:///") else None
-        if self._file is None:
-            raise BadConfig(
-                f"the database {url.split(':', 1)[0]!r} is not known",
-                hint="use `database: sqlite`",
-                param="database",
-            )
-        self.engine = _sqlite(self._file, full_sync)
+        self._ear: NotifyEar | None = None
+        if self._file is not None:
+            self.engine = _sqlite(self._file, full_sync)
+            self._bell = Bell(FileEar(self._file, BUSY_S))
+        else:
+            self.engine = _postgresql(url)
+            self._ear = NotifyEar(dict(self.engine.dialect.create_connect_args(self.engine.url)[1]))
+            self._bell = Bell(self._ear)
         # SQLite lets one write at a time: one thread saves them from waiting for each other inside the library.
-        self._writer = ThreadPoolExecutor(1, thread_name_prefix="imagen-write")
+        self._writers = ThreadPoolExecutor(1 if self._file else WRITERS, thread_name_prefix="imagen-write")
         self._readers = ThreadPoolExecutor(READERS, thread_name_prefix="imagen-read")
-        self._bell = _Bell(self._file)
 
     async def open(self) -> None:
         """Create the tables in a new database; refuse one of another version."""
-        await self._run(self._writer, self._prepare)
+        await self._run(self._writers, self._prepare, opening=True)
 
     async def upgrade(self) -> tuple[str | None, str | None]:
         """Bring the tables to this program's version, in one transaction; the versions before and after."""
@@ -52,82 +55,119 @@ class Database:
                 schema.upgrade(connection)
                 return before, schema.version(connection)
 
-        return await self._run(self._writer, transaction)
+        return await self._run(self._writers, transaction, opening=True)
 
     async def write(self, work: Callable[Concatenate[Connection, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Run `work` in one writing transaction. Once begun it ends, even if the caller is cancelled."""
+        touched: set[str] = set()
 
         def transaction() -> T:
-            with self.engine.begin() as connection:
-                return work(connection, *args, **kwargs)
+            touched.clear()
+            with self.engine.connect() as connection:
+                connection.info["touched"] = touched
+                with connection.begin() as begun:
+                    result = work(connection, *args, **kwargs)
+                    announce(connection)
+                    try:
+                        begun.commit()
+                    except DBAPIError as exc:
+                        # Nobody can tell whether it happened: doing it again might do it twice.
+                        raise _Doubtful from exc
+                return result
 
-        result = await asyncio.shield(self._run(self._writer, transaction))
-        self._bell.ring()
+        result = await asyncio.shield(self._run(self._writers, transaction))
+        if touched and not (self._ear and self._ear.hears):
+            self._bell.ring(touched)
         return result
 
     async def read(self, work: Callable[Concatenate[Connection, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Run `work` on one consistent view, without waiting for writers."""
 
         def transaction() -> T:
-            with self.engine.connect().execution_options(reading=True) as connection:
+            with self._reading() as connection:
                 return work(connection, *args, **kwargs)
 
         return await self._run(self._readers, transaction)
 
     def mark(self) -> int:
         """Take this before looking, hand it to `changed`: nothing can slip between the two."""
-        self._bell.listen()
-        return self._bell.rings
+        return self._bell.mark()
 
-    async def changed(self, mark: int, timeout_s: float) -> None:
-        """Return when anything may have changed since `mark`, here or in another process, or after `timeout_s`."""
-        await self._bell.wait(mark, timeout_s)
+    async def changed(self, mark: int, timeout_s: float, topics: frozenset[str] | None = None) -> bool:
+        """Return when one of these topics (None: anything) may have changed since `mark`, or after `timeout_s`.
+
+        True when it surely did, here or in another process.
+        """
+        return await self._bell.wait(mark, timeout_s, topics)
 
     async def close(self) -> None:
-        """Finish what was begun and let go of the file."""
+        """Finish what was begun and let go of the database."""
         await self._bell.close()
-        for pool in (self._writer, self._readers):
+        for pool in (self._writers, self._readers):
             await asyncio.to_thread(pool.shutdown)
         self.engine.dispose()
 
+    def _reading(self) -> Connection:
+        connection = self.engine.connect().execution_options(reading=True)
+        if self._file is None:
+            return connection.execution_options(isolation_level="REPEATABLE READ", postgresql_readonly=True)
+        return connection
+
     def _prepare(self) -> None:
-        assert self._file is not None
-        try:
-            self._file.parent.mkdir(parents=True, exist_ok=True)
-            self._file.exists()  # asks for the right to look into the folder
-        except OSError as exc:
-            raise Unwritable(
-                f"cannot make the folder of the database, {self._file.parent}: {exc.strerror}",
-                hint="set IMAGEN_HOME to a folder you may write to",
-            ) from exc
+        if self._file is not None:
+            try:
+                self._file.parent.mkdir(parents=True, exist_ok=True)
+                self._file.exists()  # asks for the right to look into the folder
+            except OSError as exc:
+                raise Unwritable(
+                    f"cannot make the folder of the database, {self._file.parent}: {exc.strerror}",
+                    hint="set IMAGEN_HOME to a folder you may write to",
+                ) from exc
         schema.prepare(self.engine)
 
-    async def _run(self, pool: ThreadPoolExecutor, work: Callable[[], T]) -> T:
-        """In a thread, and again while SQLite says "locked": it does not always wait as long as it was told."""
+    async def _run(self, pool: ThreadPoolExecutor, work: Callable[[], T], *, opening: bool = False) -> T:
+        """In a thread, and again while the database is busy or away: the transaction was rolled back by then."""
 
         def patient() -> T:
-            until = time.monotonic() + BUSY_S
+            until = time.monotonic() + (BUSY_S if self._file else AWAY_S)
             while True:
                 try:
                     return work()
-                except OperationalError as exc:
-                    # The transaction is rolled back by now, and `work` only talks to the database.
-                    if "locked" not in str(exc.orig) or time.monotonic() > until:
+                except (OperationalError, InterfaceError) as exc:
+                    if not self._passes(exc, opening) or time.monotonic() > until:
                         raise
-                    time.sleep(POLL_S)
+                    time.sleep(POLL_S if self._file else 10 * POLL_S)
 
         try:
             return await asyncio.get_running_loop().run_in_executor(pool, patient)
-        except DatabaseError as exc:
+        except _Doubtful as doubt:
+            assert isinstance(doubt.__cause__, DatabaseError | InterfaceError)
+            raise self._explain(doubt.__cause__) from doubt
+        except (DatabaseError, InterfaceError) as exc:
             raise self._explain(exc) from exc
 
-    def _explain(self, exc: DatabaseError) -> SetupError:
-        said = str(exc.orig)
-        if "disk is full" in said or "disk I/O" in said:
+    def _passes(self, exc: DBAPIError, opening: bool) -> bool:
+        """Is it worth trying again? SQLite does not always wait as long as it was told when it is locked."""
+        if self._file is not None:
+            return "locked" in str(exc.orig)
+        if opening:  # an address that was never right does not get right by waiting
+            return "starting up" in str(exc.orig)
+        return exc.connection_invalidated or _away(exc)
+
+    def _explain(self, exc: DBAPIError) -> SetupError:
+        said = str(exc.orig).strip()
+        if "disk is full" in said or "disk I/O" in said or "No space left" in said:
             return DiskFull(
-                f"no room for the database {self._file}: {said}",
+                f"no room for the database {self._name}: {said}",
                 hint="free some space; what was recorded before this is safe",
             )
+        if self._file is None:
+            if exc.connection_invalidated or isinstance(exc, OperationalError | InterfaceError):
+                return SetupError(
+                    f"the database {self._name} does not answer: {said.splitlines()[0] if said else 'no connection'}",
+                    hint="see whether PostgreSQL runs, and `imagen config show` for its address",
+                )
+            return SetupError(f"the database failed: {said}", hint="run `imagen doctor`")
         if isinstance(exc, OperationalError) and "locked" in said:
             return SetupError(
                 f"the database {self._file} was busy for {BUSY_S:.0f} s",
@@ -144,6 +184,20 @@ class Database:
                 hint="move the file away, a new one is made; or set IMAGEN_HOME to another folder",
             )
         return SetupError(f"the database failed: {said}", hint="run `imagen doctor`")
+
+    @property
+    def _name(self) -> str:
+        return str(self._file) if self._file else self.engine.url.render_as_string(hide_password=True)
+
+
+class _Doubtful(Exception):
+    """The connection broke during the commit."""
+
+
+def _away(exc: DBAPIError) -> bool:
+    """Could PostgreSQL be starting, stopping or unreachable? SQLSTATE class 08, 57P0x, or none at all."""
+    state = getattr(exc.orig, "sqlstate", None)
+    return state is None or state.startswith(("08", "57P", "40001", "40P01"))
 
 
 def _sqlite(file: Path, full_sync: bool) -> Engine:
@@ -170,60 +224,25 @@ def _sqlite(file: Path, full_sync: bool) -> Engine:
     return engine
 
 
-class _Bell:
-    """Wakes waiters on a write here, and on a write of another process by SQLite's data_version."""
-
-    def __init__(self, file: Path) -> None:
-        self.rings = 0
-        self._file = file
-        self._waiting: set[asyncio.Future[None]] = set()
-        self._watch: asyncio.Task[None] | None = None
-
-    def ring(self) -> None:
-        self.rings += 1
-        for future in self._waiting:
-            if not future.done():
-                future.set_result(None)
-
-    def listen(self) -> None:
-        if self._watch is None:
-            connection = sqlite3.connect(self._file, timeout=BUSY_S)
-            self._watch = asyncio.create_task(self._look(connection, _version(connection)), name="imagen-bell")
-
-    async def wait(self, mark: int, timeout_s: float) -> None:
-        if self.rings != mark:
-            return
-        future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._waiting.add(future)
-        try:
-            # Not wait_for: before Python 3.12 it swallows a cancellation that comes together with the bell.
-            async with asyncio.timeout(timeout_s):
-                await future
-        except TimeoutError:
-            pass
-        finally:
-            self._waiting.discard(future)
-
-    async def _look(self, connection: sqlite3.Connection, seen: int) -> None:
-        try:
-            while True:
-                await asyncio.sleep(POLL_S)
-                if not self._waiting:
-                    continue
-                now = _version(connection)
-                if now != seen:
-                    seen = now
-                    self.ring()
-        finally:
-            connection.close()
-
-    async def close(self) -> None:
-        if self._watch:
-            self._watch.cancel()
-            await asyncio.gather(self._watch, return_exceptions=True)
-        self.ring()
-
-
-def _version(connection: sqlite3.Connection) -> int:
-    row = connection.execute("PRAGMA data_version").fetchone()
-    return int(row[0])
+def _postgresql(url: str) -> Engine:
+    try:
+        address = make_url(url)
+    except ArgumentError as exc:
+        hint = "write `database: postgresql://user:password@host/name`"
+        raise BadConfig("the address of the database cannot be read", hint=hint, param="database") from exc
+    if address.get_backend_name() not in ("postgresql", "postgres"):
+        raise BadConfig(
+            f"the database {address.get_backend_name()!r} is not known",
+            hint="use `database: sqlite` or `database: postgresql://user:password@host/name`",
+            param="database",
+        )
+    try:
+        return create_engine(
+            address.set(drivername="postgresql+psycopg"),
+            pool_size=READERS + WRITERS,
+            connect_args={"connect_timeout": 5, "application_name": "imagen"},
+        )
+    except ImportError as exc:
+        raise MissingExtra(
+            "PostgreSQL needs the package psycopg", hint="pip install 'imagen-platform[postgresql]'"
+        ) from exc

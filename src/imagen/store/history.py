@@ -4,21 +4,24 @@ from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
-from sqlalchemy import Connection, Row, and_, func, insert, select, update
+from sqlalchemy import Connection, Row, Select, and_, bindparam, func, insert, or_, select, tuple_, update
 
 from imagen.core.errors import ImagenError, RequestError, UnknownJob, UnknownSeries
-from imagen.core.job import Cell, Job, Series, State
+from imagen.core.job import Cell, Job, Series, State, StoredImage
 from imagen.store import intake, journal, queue
-from imagen.store.tables import images, jobs, live, series, slots
+from imagen.store.columns import Instant
+from imagen.store.tables import images, is_queued, is_running, jobs, live, series, slots
 
 MAX_PAGE = 1000
+LOST = (State.FAILED, State.CANCELLED)  # cells of a series that may be tried again
 PREFIX = 6  # characters of an id that are enough to mean it, if it is the only one
 
 
-def job(connection: Connection, job_id: str) -> Job:
-    """One job by its id or a unique beginning or end of it."""
-    row = connection.execute(select(jobs).where(jobs.c.id == job_id)).one_or_none()
-    return _job(connection, row or _one(connection, jobs, job_id, UnknownJob, "job"), whole=True)
+def job(connection: Connection, job_id: str, *, owner: str | None = None) -> Job:
+    """One job by its id or a unique beginning or end of it; another owner's is as good as none."""
+    row = connection.execute(_owned(select(jobs), jobs, owner).where(jobs.c.id == job_id)).one_or_none()
+    found = row or _one(connection, jobs, job_id, UnknownJob, "job", owner)
+    return _jobs(connection, [found], whole=True)[0]
 
 
 def jobs_list(
@@ -30,11 +33,12 @@ def jobs_list(
     q: str | None = None,
     before: str | None = None,
     limit: int = 50,
+    owner: str | None = None,
 ) -> list[Job]:
     """Newest first, a page at a time: `before` is the id of the last one seen."""
     if not 1 <= limit <= MAX_PAGE:
         raise RequestError(f"a page of {limit} jobs is not possible", hint=f"ask for 1 to {MAX_PAGE}", param="limit")
-    query = select(jobs)
+    query = _owned(select(jobs), jobs, owner)
     if state and state not in State.__members__.values():
         raise RequestError(f"there is no state {state!r}", hint=f"states: {', '.join(State)}", param="state")
     if state:
@@ -48,24 +52,22 @@ def jobs_list(
     if before:
         last = connection.execute(select(jobs.c.created_at).where(jobs.c.id == before)).scalar_one_or_none()
         if last is not None:
-            older = jobs.c.created_at < last
-            query = query.where(older | and_(jobs.c.created_at == last, jobs.c.id < before))
+            # As a pair, so that both databases go straight to the place in the index.
+            query = query.where(tuple_(jobs.c.created_at, jobs.c.id) < tuple_(bindparam("last", last, Instant), before))
     rows = connection.execute(query.order_by(jobs.c.created_at.desc(), jobs.c.id.desc()).limit(limit)).all()
-    return [_job(connection, row, whole=False) for row in rows]
+    return _jobs(connection, rows, whole=False)
 
 
 def waiting(connection: Connection) -> list[Job]:
-    """All jobs that have not ended, oldest first."""
-    rows = connection.execute(
-        select(jobs).where(jobs.c.state.in_((State.QUEUED, State.RUNNING))).order_by(jobs.c.created_at, jobs.c.id)
-    ).all()
-    return [_job(connection, row, whole=True) for row in rows]
+    """Jobs that have not ended, oldest first; the first MAX_PAGE of them."""
+    query = select(jobs).where(or_(is_queued, is_running)).order_by(jobs.c.created_at, jobs.c.id).limit(MAX_PAGE)
+    return _jobs(connection, connection.execute(query).all(), whole=True)
 
 
 def queued(connection: Connection, ids: Iterable[str]) -> list[Job]:
     """Those of these jobs that wait to be drawn."""
-    rows = connection.execute(select(jobs).where(jobs.c.state == State.QUEUED, jobs.c.id.in_(list(ids)))).all()
-    return [_job(connection, row, whole=False) for row in rows]
+    rows = connection.execute(select(jobs).where(is_queued, jobs.c.id.in_(list(ids)))).all()
+    return _jobs(connection, rows, whole=False)
 
 
 def image_path(connection: Connection, image_id: str) -> str | None:
@@ -88,10 +90,20 @@ def new_series(
     models: Sequence[str],
     seeds: Sequence[int],
     settings: Mapping[str, Any],
+    owner: str,
     new: Sequence[intake.NewJob],
-) -> list[str]:
-    """Record a series and submit its jobs, in one transaction; a series that exists gains the jobs and models."""
-    found = connection.execute(select(series).where(series.c.id == series_id)).one_or_none()
+    once: intake.Once | None = None,
+    queue_limit: int | None = None,
+) -> tuple[str, list[str]]:
+    """Record a series and submit its jobs, in one transaction; a series that exists gains the jobs and models.
+
+    Returns its id, which under an idempotency key may be that of an earlier one, and the ids of the new jobs.
+    """
+    before = intake.submitted_before(connection, once) if once else None
+    if before is not None:
+        return before[0], []
+    intake.make_room(connection, new, queue_limit)
+    found = connection.execute(select(series).where(series.c.id == series_id).with_for_update()).one_or_none()
     row: dict[str, Any] = {
         "prompts": list(prompts),
         "models": list(models),
@@ -99,25 +111,43 @@ def new_series(
         "settings": dict(settings),
     }
     if found is None:
-        connection.execute(insert(series).values(id=series_id, created_at=datetime.now(UTC), **row))
+        connection.execute(insert(series).values(id=series_id, created_at=datetime.now(UTC), owner=owner, **row))
     else:
         merged = {
             name: [*found._mapping[name], *(value for value in row[name] if value not in found._mapping[name])]
             for name in ("prompts", "models", "seeds")
         }
         connection.execute(update(series).where(series.c.id == series_id).values(cancelled=False, **merged))
-    return intake.submit(connection, new)
+    if once:
+        intake.remember(connection, once, [series_id])
+    return series_id, intake.submit(connection, new)
 
 
-def series_one(connection: Connection, series_id: str) -> Series:
+def retry_cells(connection: Connection, series_id: str, new: Sequence[intake.NewJob]) -> list[str]:
+    """New jobs for cells of a series, which goes on with them."""
+    connection.execute(update(series).where(series.c.id == series_id).values(cancelled=False))
+    # Somebody may have tried one again meanwhile.
+    lost = select(jobs.c.cell).where(jobs.c.series_id == series_id, ~jobs.c.superseded, jobs.c.state.in_(LOST))
+    cells = set(connection.execute(lost).scalars())
+    return intake.submit(connection, [job for job in new if job.cell in cells])
+
+
+def series_one(connection: Connection, series_id: str, *, owner: str | None = None) -> Series:
     """One series with its cells, each with the job that fills it now."""
-    row = connection.execute(select(series).where(series.c.id == series_id)).one_or_none()
-    return _series(connection, row or _one(connection, series, series_id, UnknownSeries, "series"))
+    row = connection.execute(_owned(select(series), series, owner).where(series.c.id == series_id)).one_or_none()
+    return _series(connection, row or _one(connection, series, series_id, UnknownSeries, "series", owner))
 
 
-def series_list(connection: Connection, *, limit: int = 50) -> list[Series]:
-    """Newest first."""
-    rows = connection.execute(select(series).order_by(series.c.created_at.desc(), series.c.id.desc()).limit(limit))
+def series_list(
+    connection: Connection, *, limit: int = 50, before: str | None = None, owner: str | None = None
+) -> list[Series]:
+    """Newest first, a page at a time: `before` is the id of the last one seen."""
+    query = _owned(select(series), series, owner)
+    last = connection.execute(select(series.c.created_at).where(series.c.id == before)).scalar_one_or_none()
+    if last is not None:
+        older = series.c.created_at < last
+        query = query.where(older | and_(series.c.created_at == last, series.c.id < before))
+    rows = connection.execute(query.order_by(series.c.created_at.desc(), series.c.id.desc()).limit(limit))
     return [_series(connection, row) for row in rows.all()]
 
 
@@ -129,11 +159,17 @@ def cancel_series(connection: Connection, series_id: str, *, by: str) -> None:
         queue.cancel(connection, job_id, by=by)
 
 
-def _one(connection: Connection, table: Any, part: str, error: type[ImagenError], noun: str) -> Row[Any]:
+def _owned(query: Select[Any], table: Any, owner: str | None) -> Select[Any]:
+    return query if owner is None else query.where(table.c.owner == owner)
+
+
+def _one(
+    connection: Connection, table: Any, part: str, error: type[ImagenError], noun: str, owner: str | None
+) -> Row[Any]:
     rows: Sequence[Row[Any]] = ()
     if len(part) >= PREFIX:
         for pattern in (table.c.id.istartswith(part, autoescape=True), table.c.id.iendswith(part, autoescape=True)):
-            rows = rows or connection.execute(select(table).where(pattern).limit(2)).all()
+            rows = rows or connection.execute(_owned(select(table), table, owner).where(pattern).limit(2)).all()
     if len(rows) == 1:
         return rows[0]
     if rows:
@@ -142,11 +178,22 @@ def _one(connection: Connection, table: Any, part: str, error: type[ImagenError]
     raise error(f"there is no {noun} {part!r}", hint=f"see `imagen {listing} list`", param=noun)
 
 
-def _job(connection: Connection, row: Row[Any], *, whole: bool) -> Job:
+def _jobs(connection: Connection, rows: Sequence[Row[Any]], *, whole: bool) -> list[Job]:
+    """Rows made into jobs; what belongs to them is read for all of them at once."""
+    pictures = journal.pictures_of(connection, [row.id for row in rows])
+    running = [row.id for row in rows if row.state == State.RUNNING]
+    now = (
+        {row.job_id: row for row in connection.execute(select(live).where(live.c.job_id.in_(running)))}
+        if running
+        else {}
+    )
+    return [_job(connection, row, now.get(row.id), pictures.get(row.id, ()), whole) for row in rows]
+
+
+def _job(
+    connection: Connection, row: Row[Any], lively: Row[Any] | None, pictures: Sequence[StoredImage], whole: bool
+) -> Job:
     state = State(row.state)
-    lively = None
-    if state is State.RUNNING:
-        lively = connection.execute(select(live).where(live.c.job_id == row.id)).one_or_none()
     progress = dict(lively.progress) if lively and lively.progress else None
     phase = lively.phase["phase"] if lively and lively.phase else None
     if progress is not None:
@@ -163,7 +210,7 @@ def _job(connection: Connection, row: Row[Any], *, whole: bool) -> Job:
         progress=progress,
         position=_position(connection, row) if whole and state is State.QUEUED else None,
         waits_for=_holder(connection, row) if whole and state is State.QUEUED else None,
-        images=journal.stored_images(connection, row.id),
+        images=tuple(pictures),
         error=ImagenError.from_dict(row.error) if row.error else None,
         timings=row.timings or {},
         facts=row.facts or {},
@@ -180,12 +227,12 @@ def _job(connection: Connection, row: Row[Any], *, whole: bool) -> Job:
 
 
 def _position(connection: Connection, row: Row[Any]) -> int:
-    """How many jobs of the same device go before this one; counted to 1,000 at most."""
+    """How many jobs for the same model go before this one; counted to 1,000 at most."""
     ahead = (
         select(jobs.c.id)
         .where(
-            jobs.c.state == State.QUEUED,
-            jobs.c.device == row.device,
+            is_queued,
+            jobs.c.model == row.model,
             (jobs.c.priority > row.priority)
             | and_(
                 jobs.c.priority == row.priority,
@@ -220,10 +267,11 @@ def _series(connection: Connection, row: Row[Any]) -> Series:
     rows = connection.execute(
         select(jobs).where(jobs.c.series_id == row.id, ~jobs.c.superseded).order_by(jobs.c.cell)
     ).all()
-    cells = []
-    for one in rows:
-        filled = _job(connection, one, whole=False)
-        cells.append(Cell(index=one.cell, prompt=one.prompt, model=one.model, seed=one.seed, job=filled))
+    filled = _jobs(connection, rows, whole=False)
+    cells = [
+        Cell(index=one.cell, prompt=one.prompt, model=one.model, seed=one.seed, job=job)
+        for one, job in zip(rows, filled, strict=True)
+    ]
     return Series(
         id=row.id,
         prompts=tuple(row.prompts),

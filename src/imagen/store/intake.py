@@ -5,17 +5,18 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from sqlalchemy import Connection, Row, and_, insert, or_, select, update
-from sqlalchemy.dialects.sqlite import insert as upsert
+from sqlalchemy import Connection, Row, and_, func, insert, or_, select, update
 
-from imagen.core.errors import Conflict, ImagenError, RequestError, UnknownModel
+from imagen.core.errors import Conflict, ImagenError, RequestError, TooMany, UnknownModel
 from imagen.core.events import Failed, Warning
 from imagen.core.ids import new_id
 from imagen.core.job import State
 from imagen.core.model import Model
 from imagen.core.request import Draft, PreviewPolicy, Request, preview_policy
 from imagen.store import journal
-from imagen.store.tables import idempotency, jobs, slots
+from imagen.store.bell import queue_of, touch
+from imagen.store.columns import upsert
+from imagen.store.tables import idempotency, is_queued, jobs, series
 
 UNKNOWN_MODEL_S = 60.0  # how long a row may name a model that no live catalog knows
 
@@ -37,6 +38,16 @@ class NewJob:
     webhook: str | None = None
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Once:
+    """An idempotency key: the same one brings the same jobs, whoever lost the answer."""
+
+    route: str
+    key: str
+    body_hash: str
+    owner: str = "local"
+
+
 Resolve = Callable[[Draft], NewJob]
 
 
@@ -45,8 +56,10 @@ def submit(connection: Connection, new: Iterable[NewJob]) -> list[str]:
     ids = []
     for job in new:
         job_id = job.id or new_id()
-        _ensure_slots(connection, job.model)
+        touch(connection, queue_of(job.model.name), job_id)
         if job.retry_of is not None and job.series is not None:
+            # Two retries at once would both fill the cell: the second waits for the first.
+            connection.execute(select(series.c.id).where(series.c.id == job.series).with_for_update())
             connection.execute(
                 update(jobs).where(jobs.c.series_id == job.series, jobs.c.cell == job.cell).values(superseded=True)
             )
@@ -57,32 +70,71 @@ def submit(connection: Connection, new: Iterable[NewJob]) -> list[str]:
     return ids
 
 
-def submit_once(
-    connection: Connection, new: Iterable[NewJob], *, owner: str, route: str, key: str, body_hash: str
-) -> list[str]:
-    """Submit under an idempotency key: the same key and body give the same job, another body is a Conflict."""
-    where = and_(idempotency.c.owner == owner, idempotency.c.route == route, idempotency.c.key == key)
-    found = connection.execute(select(idempotency).where(where)).one_or_none()
-    if found is None:
-        ids = submit(connection, new)
-        connection.execute(
-            insert(idempotency).values(
-                owner=owner,
-                route=route,
-                key=key,
-                body_hash=body_hash,
-                target=",".join(ids),
-                created_at=datetime.now(UTC),
-            )
+def submitted_before(connection: Connection, once: Once) -> list[str] | None:
+    """What this key brought already; None when it is new. Another body under the same key is a Conflict.
+
+    The key is taken by asking: whoever asks second waits for the first one's transaction.
+    """
+    taken = connection.execute(
+        upsert(connection, idempotency)
+        .values(
+            owner=once.owner,
+            route=once.route,
+            key=once.key,
+            body_hash=once.body_hash,
+            target="",
+            created_at=datetime.now(UTC),
         )
-        return ids
-    if found.body_hash != body_hash:
+        .on_conflict_do_nothing()
+        .returning(idempotency.c.key)
+    )
+    if taken.first() is not None:
+        return None
+    found = connection.execute(select(idempotency).where(_is(once))).one()
+    if found.body_hash != once.body_hash:
         raise Conflict(
-            f"the idempotency key {key!r} was used for another request",
+            f"the idempotency key {once.key!r} was used for another request",
             hint="use a new key for a new request",
             param="idempotency_key",
         )
     return str(found.target).split(",")
+
+
+def remember(connection: Connection, once: Once, target: Sequence[str]) -> None:
+    """What the key brought."""
+    connection.execute(update(idempotency).where(_is(once)).values(target=",".join(target)))
+
+
+def submit_once(
+    connection: Connection, new: Sequence[NewJob], *, once: Once | None, queue_limit: int | None = None
+) -> list[str]:
+    """Submit under an idempotency key, and only while the owner has not too many jobs waiting."""
+    before = submitted_before(connection, once) if once else None
+    if before is not None:
+        return before
+    make_room(connection, new, queue_limit)
+    ids = submit(connection, new)
+    if once:
+        remember(connection, once, ids)
+    return ids
+
+
+def make_room(connection: Connection, new: Sequence[NewJob], queue_limit: int | None) -> None:
+    """Refuse what would make an owner's queue longer than it may be."""
+    if queue_limit is None or not new:
+        return
+    waiting = select(jobs.c.id).where(is_queued, jobs.c.owner == new[0].owner).limit(queue_limit + 1).subquery()
+    count = connection.execute(select(func.count()).select_from(waiting)).scalar_one()
+    if count + len(new) > queue_limit:
+        raise TooMany(
+            f"{count} jobs wait already; at most {queue_limit} may (limits.queued)",
+            hint="wait until some are drawn, or cancel some",
+            retry_after_s=10.0,
+        )
+
+
+def _is(once: Once) -> Any:
+    return and_(idempotency.c.owner == once.owner, idempotency.c.route == once.route, idempotency.c.key == once.key)
 
 
 def adopt(
@@ -90,13 +142,14 @@ def adopt(
 ) -> None:
     """Resolve rows that came by SQL, or end them with the reason why they cannot be."""
     raw = select(jobs).where(
-        jobs.c.state == State.QUEUED,
+        is_queued,
         jobs.c.record.is_(None),
         or_(jobs.c.model.is_(None), jobs.c.model.in_(knows)),  # another worker may know the others
     )
     if only is not None:
         raw = raw.where(jobs.c.id.in_(only))
-    for row in connection.execute(raw.order_by(jobs.c.priority.desc(), jobs.c.created_at).limit(16)).all():
+    first = raw.order_by(jobs.c.priority.desc(), jobs.c.created_at).limit(16).with_for_update(skip_locked=True)
+    for row in connection.execute(first).all():
         try:
             new = resolve(replace(draft_of(row), preview=preview_policy(row.preview)))
         except RequestError as error:
@@ -106,7 +159,7 @@ def adopt(
             unreadable = RequestError(f"the row cannot be read: {exc}", hint="see the table's description in the docs")
             _refuse(connection, row.id, unreadable, now)
             continue
-        _ensure_slots(connection, new.model)
+        touch(connection, row.id, queue_of(new.model.name))
         kept = {"owner", "series_id", "cell", "retry_of", "webhook", "priority"}
         values = {key: value for key, value in _columns(new).items() if key not in kept}
         connection.execute(update(jobs).where(jobs.c.id == row.id).values(**values))
@@ -120,13 +173,14 @@ def fail_unknown_models(connection: Connection, now: datetime, known: Iterable[s
     rows = connection.execute(
         select(jobs)
         .where(
-            jobs.c.state == State.QUEUED,
+            is_queued,
             jobs.c.record.is_(None),
             jobs.c.created_at < old,
             jobs.c.model.is_not(None),
             jobs.c.model.not_in(list(known)),
         )
         .limit(100)
+        .with_for_update(skip_locked=True)
     ).all()
     for row in rows:
         error = UnknownModel(
@@ -194,8 +248,3 @@ def _columns(job: NewJob) -> dict[str, Any]:
         "record": job.model.as_dict(),
         "device": job.model.device,
     }
-
-
-def _ensure_slots(connection: Connection, model: Model) -> None:
-    rows = [{"device": model.device, "slot": number} for number in range(model.slots)]
-    connection.execute(upsert(slots).values(rows).on_conflict_do_nothing())

@@ -1,16 +1,17 @@
 """Events: appended in the transaction of the state they tell of, read again in order by anybody who follows."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from sqlalchemy import Connection, RowMapping, delete, exists, insert, select, update
-from sqlalchemy.dialects.sqlite import insert as upsert
+from sqlalchemy import Connection, RowMapping, delete, exists, func, insert, select, update
 
 from imagen.core.events import Event, Phase, Preview, Progress, body_of, from_body
 from imagen.core.job import State, StoredImage
-from imagen.store.tables import events, images, jobs, live, previews, watchers
+from imagen.store.bell import touch
+from imagen.store.columns import upsert
+from imagen.store.tables import events, images, is_running, jobs, live, previews, watchers
 
 WATCH_S = 10.0  # how long a watcher who died is still drawn previews for
 KEEP_S = 60.0  # how long the last progress and promised previews outlive the job, for a slow follower
@@ -24,6 +25,7 @@ class News:
     seq: int
     tick: int
     ended: bool
+    promised: bool  # a count of previews was asked for: none of them is dropped
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,6 +39,7 @@ class Attention:
 
 def append(connection: Connection, event: Event) -> int:
     """Record a durable event under the job's next number. The caller moves the state in the same transaction."""
+    touch(connection, event.job)
     seq = connection.execute(
         update(jobs).where(jobs.c.id == event.job).values(seq=jobs.c.seq + 1).returning(jobs.c.seq)
     ).scalar_one()
@@ -55,14 +58,23 @@ def append(connection: Connection, event: Event) -> int:
 
 def stored_images(connection: Connection, job_id: str) -> tuple[StoredImage, ...]:
     """The pictures of a job so far."""
-    rows = connection.execute(select(images).where(images.c.job_id == job_id).order_by(images.c.idx)).mappings()
-    return tuple(StoredImage.from_dict({**row, "index": row["idx"]}) for row in rows)
+    return tuple(pictures_of(connection, [job_id]).get(job_id, ()))
+
+
+def pictures_of(connection: Connection, job_ids: Sequence[str]) -> dict[str, list[StoredImage]]:
+    """The pictures of several jobs so far."""
+    found: dict[str, list[StoredImage]] = {}
+    rows = connection.execute(select(images).where(images.c.job_id.in_(job_ids)).order_by(images.c.idx)).mappings()
+    for row in rows:
+        found.setdefault(row["job_id"], []).append(StoredImage.from_dict({**row, "index": row["idx"]}))
+    return found
 
 
 def set_live(
     connection: Connection, job_id: str, attempt: int, tick: int, phase: Phase | None, progress: Progress | None
 ) -> None:
     """Overwrite the one live row of a running job."""
+    touch(connection, job_id)
     row = {
         "attempt": attempt,
         "tick": tick,
@@ -70,7 +82,7 @@ def set_live(
         "progress": _told(progress),
         "updated_at": datetime.now(UTC),
     }
-    statement = upsert(live).values(job_id=job_id, **row)
+    statement = upsert(connection, live).values(job_id=job_id, **row)
     # A worker that was paused and lost the job must not paint over its successor's progress.
     connection.execute(
         statement.on_conflict_do_update(index_elements=[live.c.job_id], set_=row, where=live.c.attempt <= attempt)
@@ -80,7 +92,7 @@ def set_live(
 def set_preview(connection: Connection, preview: Preview, *, keep: bool) -> None:
     """Overwrite the latest preview, or with `keep` (a promised count) add one."""
     row = {"tick": preview.tick, "body": _told(preview), "data": preview.data}
-    statement = upsert(previews).values(job_id=preview.job, idx=preview.index if keep else 0, **row)
+    statement = upsert(connection, previews).values(job_id=preview.job, idx=preview.index if keep else 0, **row)
     connection.execute(statement.on_conflict_do_update(index_elements=[previews.c.job_id, previews.c.idx], set_=row))
 
 
@@ -91,8 +103,9 @@ def drop_previews(connection: Connection, job_id: str) -> None:
 
 def watch(connection: Connection, watcher: str, job_id: str, now: datetime) -> None:
     """Say that somebody wants to see previews of this job, for the next WATCH_S."""
+    touch(connection, job_id)
     row = {"expires_at": now + timedelta(seconds=WATCH_S)}
-    statement = upsert(watchers).values(id=watcher, job_id=job_id, **row)
+    statement = upsert(connection, watchers).values(id=watcher, job_id=job_id, **row)
     connection.execute(statement.on_conflict_do_update(index_elements=[watchers.c.id], set_=row))
 
 
@@ -128,21 +141,19 @@ def cancelled_by(connection: Connection, job_id: str) -> str:
     return by or "sql"
 
 
-def news(connection: Connection, job_id: str, after: int, tick: int, *, with_previews: bool) -> News:
-    """Everything after event `after` and tick `tick`: durable events, then what is live, in order."""
-    state = connection.execute(select(jobs.c.state).where(jobs.c.id == job_id)).scalar_one()
+def news(connection: Connection, job_id: str, after: int, tick: int, *, preview_tick: int | None = None) -> News:
+    """Everything after event `after` and tick `tick`: durable events, then what is live, in order.
+
+    Previews come only with `preview_tick`, and only those after it.
+    """
+    job = connection.execute(select(jobs.c.state, jobs.c.preview).where(jobs.c.id == job_id)).one()
     told: list[tuple[int, int, Event]] = []
     rows = connection.execute(
         select(events).where(events.c.job_id == job_id, events.c.seq > after).order_by(events.c.seq)
     ).mappings()
     for row in rows:
         after = max(after, row["seq"])
-        body = row["body"]
-        if (
-            row["type"] == "cancelled" and "images" not in body
-        ):  # written by the database's trigger, which keeps it short
-            body = body | {"images": [image.as_dict() for image in stored_images(connection, job_id)]}
-        event = from_body(row["type"], body, job=job_id, seq=row["seq"], at=row["at"], attempt=row["attempt"])
+        event = _durable(connection, row)
         if event is not None:
             told.append((row["seq"], 0, event))
     newest = tick
@@ -150,22 +161,84 @@ def news(connection: Connection, job_id: str, after: int, tick: int, *, with_pre
         connection.execute(select(live).where(live.c.job_id == job_id, live.c.tick > tick)).mappings().one_or_none()
     )
     if lively:
-        newest = max(newest, lively["tick"])
-        for type_ in ("phase", "progress"):
-            body = lively[type_]
-            if body and body["tick"] > tick:
-                told.append((body["seq"], body["tick"], _ephemeral(type_, job_id, body)))
-    if with_previews:
-        shown = select(previews).where(previews.c.job_id == job_id, previews.c.tick > tick)
+        newest = lively["tick"]
+        told += [(event.seq, event.tick, event) for event in _lively(job_id, lively, tick)]
+    if preview_tick is not None:
+        shown = select(previews).where(previews.c.job_id == job_id, previews.c.tick > preview_tick)
         for row in connection.execute(shown.order_by(previews.c.tick)).mappings():
-            newest = max(newest, row["tick"])
             told.append((row["body"]["seq"], row["tick"], _preview(job_id, row)))
     told.sort(key=lambda item: item[:2])
-    ended = State(state).terminal
     last = next((seq for seq, _, event in told if event.terminal), None)
     # Whatever was live when the end was written belongs before the end.
     order = tuple(event for seq, _, event in told if last is None or event.durable or seq < last)
-    return News(events=order, seq=after, tick=newest, ended=ended)
+    promised = isinstance(job.preview, Mapping) and job.preview.get("count") is not None
+    return News(events=order, seq=after, tick=newest, ended=State(job.state).terminal, promised=promised)
+
+
+def position(connection: Connection) -> int:
+    """The number of the newest event of all jobs."""
+    return int(connection.execute(select(func.coalesce(func.max(events.c.pos), 0))).scalar_one())
+
+
+def since(
+    connection: Connection, pos: int, *, owner: str | None = None, only: Collection[str] | None = None, limit: int
+) -> list[tuple[int, str, Event]]:
+    """Durable events of all jobs after position `pos`, in order: position, owner, event."""
+    query = select(events, jobs.c.owner).join(jobs, jobs.c.id == events.c.job_id).where(events.c.pos > pos)
+    if owner is not None:
+        query = query.where(jobs.c.owner == owner)
+    if only is not None:
+        query = query.where(events.c.job_id.in_(only))
+    told = []
+    for row in connection.execute(query.order_by(events.c.pos).limit(limit)).mappings():
+        event = _durable(connection, row)
+        if event is not None:
+            told.append((row["pos"], row["owner"], event))
+    return told
+
+
+def lively(connection: Connection, ticks: Mapping[str, int]) -> list[tuple[str, Phase | Progress]]:
+    """What is live of all running jobs and newer than the tick known of each: owner, event."""
+    rows = connection.execute(select(live, jobs.c.owner).join(jobs, jobs.c.id == live.c.job_id).where(is_running))
+    told = []
+    for row in rows.mappings():
+        for event in _lively(row["job_id"], row, ticks.get(row["job_id"], 0)):
+            told.append((row["owner"], event))
+    return told
+
+
+def shown(connection: Connection, ticks: Mapping[str, int]) -> list[Preview]:
+    """The newest preview of each of these jobs, where it is newer than its tick."""
+    latest = (
+        select(previews.c.job_id, func.max(previews.c.tick).label("tick"))
+        .where(previews.c.job_id.in_(ticks))
+        .group_by(previews.c.job_id)
+    )
+    newer = {row.job_id: row.tick for row in connection.execute(latest) if row.tick > ticks[row.job_id]}
+    if not newer:
+        return []
+    rows = connection.execute(
+        select(previews).where(previews.c.job_id.in_(newer), previews.c.tick.in_(newer.values()))
+    ).mappings()
+    return [_preview(row["job_id"], row) for row in rows if row["tick"] == newer[row["job_id"]]]
+
+
+def _durable(connection: Connection, row: RowMapping) -> Event | None:
+    body = row["body"]
+    if row["type"] == "cancelled" and "images" not in body:  # written by the database's trigger, which keeps it short
+        body = body | {"images": [image.as_dict() for image in stored_images(connection, row["job_id"])]}
+    return from_body(row["type"], body, job=row["job_id"], seq=row["seq"], at=row["at"], attempt=row["attempt"])
+
+
+def _lively(job_id: str, row: RowMapping, tick: int) -> list[Phase | Progress]:
+    told = []
+    for type_ in ("phase", "progress"):
+        body = row[type_]
+        if body and body["tick"] > tick:
+            event = _ephemeral(type_, job_id, body)
+            assert isinstance(event, Phase | Progress)
+            told.append(event)
+    return told
 
 
 def _told(event: Event | None) -> dict[str, Any] | None:

@@ -13,13 +13,12 @@ from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import Connection, Row, delete, insert, select, update
+from sqlalchemy import Connection, Row, and_, delete, insert, select, update
 
 from imagen.core.errors import Crashed
-from imagen.core.job import State
 from imagen.store import intake, queue
 from imagen.store.journal import KEEP_S
-from imagen.store.tables import jobs, live, previews, slots, watchers, workers
+from imagen.store.tables import is_running, jobs, live, previews, slots, watchers, workers
 
 HEARTBEAT_S = 3.0
 LEASE_S = 12.0  # four missed beats
@@ -46,15 +45,23 @@ def arrive(
 
 def listed(connection: Connection, worker: str) -> bool:
     """Are we still in the list, or were we buried?"""
-    return connection.execute(select(workers.c.id).where(workers.c.id == worker)).one_or_none() is not None
+    row = select(workers.c.id).where(workers.c.id == worker).with_for_update(read=True, key_share=True)
+    return connection.execute(row).one_or_none() is not None
 
 
-def beat(connection: Connection, worker: str, models: Iterable[str]) -> bool:
+def beat(connection: Connection, worker: str, models: Iterable[str], loaded: Iterable[str] = ()) -> bool:
     """Still here; false when we were taken for dead and have to arrive anew."""
     touched = connection.execute(
-        update(workers).where(workers.c.id == worker).values(beat=workers.c.beat + 1, models=sorted(models))
+        update(workers)
+        .where(workers.c.id == worker)
+        .values(beat=workers.c.beat + 1, models=sorted(models), loaded=sorted(loaded))
     )
     return touched.rowcount == 1
+
+
+def holds(connection: Connection, worker: str) -> list[str]:
+    """The jobs that are this worker's, as the database sees it."""
+    return list(connection.execute(select(jobs.c.id).where(is_running, jobs.c.worker == worker)).scalars())
 
 
 def leave(connection: Connection, worker: str) -> None:
@@ -76,9 +83,9 @@ def bury(connection: Connection, dead: Iterable[str], now: datetime, knows: Iter
     connection.execute(delete(workers).where(workers.c.id.in_(names)))
     # A running job whose worker is not even listed was left by one that was buried while it slept.
     lost = connection.execute(
-        select(jobs.c.id, jobs.c.worker).where(
-            jobs.c.state == State.RUNNING, jobs.c.worker.not_in(select(workers.c.id))
-        )
+        select(jobs.c.id, jobs.c.worker)
+        .where(is_running, jobs.c.worker.not_in(select(workers.c.id)))
+        .with_for_update(skip_locked=True)
     ).all()
     for row in lost:
         queue.requeue(
@@ -97,9 +104,17 @@ def bury(connection: Connection, dead: Iterable[str], now: datetime, knows: Iter
 
 
 def _tidy(connection: Connection, now: datetime) -> None:
-    running = select(jobs.c.id).where(jobs.c.state == State.RUNNING)
+    running = select(jobs.c.id).where(is_running)
     stale = now - timedelta(seconds=KEEP_S)
-    connection.execute(update(slots).where(slots.c.job_id.not_in(running)).values(job_id=None, attempt=None))
+    held = and_(slots.c.job_id == jobs.c.id, slots.c.attempt == jobs.c.attempt)
+    for slot in connection.execute(select(slots).join(jobs, held).where(~is_running)).all():
+        # Exactly what was seen: meanwhile somebody may have taken it for another job.
+        connection.execute(
+            update(slots)
+            .where(slots.c.device == slot.device, slots.c.slot == slot.slot)
+            .where(slots.c.job_id == slot.job_id, slots.c.attempt == slot.attempt)
+            .values(job_id=None, attempt=None)
+        )
     connection.execute(delete(watchers).where(watchers.c.expires_at < now))
     connection.execute(delete(live).where(live.c.updated_at < stale, live.c.job_id.not_in(running)))
     connection.execute(delete(previews).where(previews.c.job_id.not_in(select(live.c.job_id))))

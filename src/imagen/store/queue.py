@@ -5,12 +5,28 @@ for longer than its lease and wakes up finds its number too old and records noth
 """
 
 import random
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, Row, and_, case, false, insert, or_, select, update
+from sqlalchemy import (
+    ColumnElement,
+    Connection,
+    Row,
+    Select,
+    Text,
+    case,
+    false,
+    func,
+    insert,
+    literal,
+    literal_column,
+    or_,
+    select,
+    union_all,
+    update,
+)
 
 from imagen.core.errors import ImagenError
 from imagen.core.events import Cancelled, Completed, Event, Failed, Image, Requeued, Started
@@ -18,8 +34,10 @@ from imagen.core.job import State, StoredImage
 from imagen.core.model import Model
 from imagen.core.request import PreviewPolicy, Request, preview_policy
 from imagen.store import journal
+from imagen.store.bell import queue_of, slot_of, touch
+from imagen.store.columns import upsert
 from imagen.store.intake import Resolve, adopt, request_of
-from imagen.store.tables import images, jobs, slots
+from imagen.store.tables import images, is_queued, is_running, jobs, slots
 
 MAX_FAILURES = 3
 BACK_OFF_S = (1.0, 4.0)
@@ -46,11 +64,19 @@ class Claim:
     failures: int
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Place:
+    """Where a worker would draw a model: the device as its catalog says now, and how many jobs that takes at once."""
+
+    device: str
+    slots: int = 1
+
+
 def claim(
     connection: Connection,
     *,
     worker: str,
-    serves: Sequence[str] | None,
+    places: Mapping[str, Place],
     resolve: Resolve,
     knows: Sequence[str],
     started: Callable[[Claim, bool], Started],
@@ -59,48 +85,113 @@ def claim(
 ) -> Claim | None:
     """Take the next job and a free slot of its device, in one transaction; None when there is nothing to do.
 
-    `serves` are the models this worker draws (None: all), `knows` the names `resolve` understands,
+    `places` are the models this worker draws, `knows` the names `resolve` understands,
     `only` restricts it to these jobs, and a model in `loaded` goes before others of the same priority.
     """
     now = datetime.now(UTC)
     adopt(connection, resolve, knows, only, now)
-    ready: list[ColumnElement[bool]] = [
-        jobs.c.state == State.QUEUED,
-        jobs.c.record.is_not(None),
-        or_(jobs.c.run_after.is_(None), jobs.c.run_after <= now),
-    ]
-    if serves is not None:
-        ready.append(jobs.c.model.in_(serves))
-    if only is not None:
-        ready.append(jobs.c.id.in_(only))
-    order: list[ColumnElement[Any]] = [jobs.c.priority.desc(), jobs.c.created_at, jobs.c.id]
-    if loaded:
-        order.insert(1, case((jobs.c.model.in_(loaded), 0), else_=1))
-    next_up = connection.execute(
-        select(jobs.c.id, slots.c.device, slots.c.slot)
-        .join(slots, and_(slots.c.device == jobs.c.device, slots.c.job_id.is_(None)))
-        .where(*ready)
-        .order_by(*order)
-        .limit(1)
-        .with_for_update(skip_locked=True)
-    ).one_or_none()
-    if next_up is None:
+    _make_slots(connection, places.values())
+    free = _free_slots(connection, {place.device for place in places.values()})
+    models = [model for model, place in places.items() if place.device in free]
+    if not models:
         return None
+    chosen = connection.execute(_next(models, now, loaded, only)).one_or_none()
+    if chosen is None:
+        return None
+    device = places[chosen.model].device
     row = connection.execute(
         update(jobs)
-        .where(jobs.c.id == next_up.id, jobs.c.state == State.QUEUED)
-        .values(state=State.RUNNING, attempt=jobs.c.attempt + 1, worker=worker, started_at=now, run_after=None)
+        .where(jobs.c.id == chosen.id, is_queued)
+        .values(
+            state=State.RUNNING,
+            attempt=jobs.c.attempt + 1,
+            worker=worker,
+            device=device,
+            started_at=now,
+            run_after=None,
+        )
         .returning(*jobs.c)
     ).one()
     connection.execute(
         update(slots)
-        .where(slots.c.device == next_up.device, slots.c.slot == next_up.slot)
+        .where(slots.c.device == device, slots.c.slot == free[device])
         .values(job_id=row.id, attempt=row.attempt)
     )
     journal.drop_previews(connection, row.id)
     taken = _claim_of(connection, row, now)
     seq = journal.append(connection, started(taken, journal.watched(connection, row.id, now)))
     return replace(taken, seq=seq)
+
+
+def anything(connection: Connection, places: Mapping[str, Place], knows: Sequence[str]) -> bool:
+    """Might a claim find something? A look that disturbs nobody, before one that takes the write lock."""
+    raw = select(jobs.c.id).where(
+        is_queued, jobs.c.record.is_(None), or_(jobs.c.model.is_(None), jobs.c.model.in_(knows))
+    )
+    if connection.execute(raw.limit(1)).first():
+        return True
+    return connection.execute(_next(list(places), datetime.now(UTC), (), None, take=False)).first() is not None
+
+
+def left_over(connection: Connection, knows: Sequence[str]) -> dict[str, Place]:
+    """Models that jobs still wait for and that are in no catalog any more, by what those jobs carry.
+
+    Goes from name to name along the index, however many jobs wait.
+    """
+    first = (
+        select(func.min(jobs.c.model).label("model")).where(is_queued, jobs.c.record.is_not(None)).cte(recursive=True)
+    )
+    after = jobs.alias()
+    waits = after.c.state == literal_column("'queued'")
+    following = select(func.min(after.c.model)).where(waits, after.c.model > first.c.model).scalar_subquery()
+    names = first.union_all(select(following).where(first.c.model.is_not(None)))
+    found = connection.execute(select(names.c.model).where(names.c.model.is_not(None))).scalars().all()
+    places = {}
+    for name in set(found) - set(knows):
+        record = connection.execute(
+            select(jobs.c.record).where(is_queued, jobs.c.model == name, jobs.c.record.is_not(None)).limit(1)
+        ).scalar_one_or_none()
+        if record is not None:
+            model = Model.from_dict(record)
+            places[name] = Place(device=model.device, slots=model.slots)
+    return places
+
+
+def places_of(connection: Connection, ids: Sequence[str]) -> dict[str, Place]:
+    """Where these jobs would be drawn by what they carry themselves."""
+    rows = connection.execute(
+        select(jobs.c.model, jobs.c.record).where(jobs.c.id.in_(ids), jobs.c.record.is_not(None))
+    ).all()
+    carried = {row.model: Model.from_dict(row.record) for row in rows}
+    return {name: Place(device=model.device, slots=model.slots) for name, model in carried.items()}
+
+
+def _next(
+    models: Sequence[str], now: datetime, loaded: Sequence[str], only: Sequence[str] | None, *, take: bool = True
+) -> Select[Any]:
+    """The best of the first jobs of each model: as quick behind a long queue of other models as behind none."""
+    first = jobs.alias()
+    ready = [
+        first.c.state == literal_column("'queued'"),
+        first.c.record.is_not(None),
+        or_(first.c.run_after.is_(None), first.c.run_after <= now),
+    ]
+    if only is not None:
+        ready.append(first.c.id.in_(only))
+    names = union_all(*(select(literal(model, Text).label("name")) for model in models)).subquery("served")
+    head = (
+        select(first.c.id)
+        .where(first.c.model == names.c.name, *ready)
+        .order_by(first.c.priority.desc(), first.c.created_at, first.c.id)
+        .limit(1)
+    )
+    if take:
+        head = head.with_for_update(skip_locked=True)
+    heads = select(head.scalar_subquery().label("id")).select_from(names).subquery("heads")
+    order: list[ColumnElement[Any]] = [jobs.c.priority.desc(), jobs.c.created_at, jobs.c.id]
+    if loaded:
+        order.insert(1, case((jobs.c.model.in_(loaded), 0), else_=1))
+    return select(jobs.c.id, jobs.c.model).join(heads, heads.c.id == jobs.c.id).order_by(*order).limit(1)
 
 
 def say(connection: Connection, claim: Claim, event: Event) -> int:
@@ -172,12 +263,12 @@ def give_back(connection: Connection, claim: Claim, *, reason: str, error: Image
 def requeue(connection: Connection, job_id: str, *, reason: str, error: ImagenError | None) -> State:
     """running -> queued, or -> failed after MAX_FAILURES failures, or -> cancelled if that was asked meanwhile."""
     now = datetime.now(UTC)
-    row = connection.execute(select(jobs).where(jobs.c.id == job_id)).one()
+    row = connection.execute(select(jobs).where(jobs.c.id == job_id).with_for_update()).one()
     failures = row.failures + (error is not None)
-    values: dict[str, Any] = {"failures": failures, "worker": None}
+    changes: dict[str, Any] = {"failures": failures, "worker": None}
     event: Event
     if row.cancel_requested:
-        values |= {"state": State.CANCELLED, "finished_at": now, "handle": None}
+        changes |= {"state": State.CANCELLED, "finished_at": now, "handle": None}
         event = Cancelled(
             job=job_id,
             at=now,
@@ -186,23 +277,32 @@ def requeue(connection: Connection, job_id: str, *, reason: str, error: ImagenEr
             images=journal.stored_images(connection, job_id),
         )
     elif error is not None and failures >= MAX_FAILURES:
-        values |= {"state": State.FAILED, "finished_at": now, "error": error.as_dict(), "handle": None}
+        changes |= {"state": State.FAILED, "finished_at": now, "error": error.as_dict(), "handle": None}
         event = Failed(
             job=job_id, at=now, attempt=row.attempt, error=error, images=journal.stored_images(connection, job_id)
         )
     else:
         # Jitter, so that jobs that failed together do not come back together.
         wait_s = BACK_OFF_S[min(failures, len(BACK_OFF_S)) - 1] * random.uniform(1.0, 1.25) if error else 0.0
-        values |= {"state": State.QUEUED, "run_after": now + timedelta(seconds=wait_s) if wait_s else None}
+        changes |= {"state": State.QUEUED, "run_after": now + timedelta(seconds=wait_s) if wait_s else None}
         event = Requeued(job=job_id, at=now, attempt=row.attempt, reason=reason, error=error)
-    connection.execute(update(jobs).where(jobs.c.id == job_id).values(**values))
+    connection.execute(update(jobs).where(jobs.c.id == job_id).values(**changes))
     _free(connection, job_id)
+    touch(connection, queue_of(row.model))
     journal.append(connection, event)
-    return State(values["state"])
+    return State(changes["state"])
+
+
+def unheard(connection: Connection, job_id: str, worker: str) -> None:
+    """Put back a job whose worker never heard that it has it."""
+    mine = select(jobs.c.id).where(jobs.c.id == job_id, is_running, jobs.c.worker == worker).with_for_update()
+    if connection.execute(mine).first():
+        requeue(connection, job_id, reason="the answer to the claim was lost", error=None)
 
 
 def cancel(connection: Connection, job_id: str, *, by: str) -> None:
     """Ask for the end of a job. Queued: the database ends it at once. Running: its worker sees it."""
+    touch(connection, job_id)
     connection.execute(
         update(jobs)
         .where(jobs.c.id == job_id, jobs.c.state.in_((State.QUEUED, State.RUNNING)), jobs.c.cancel_requested == false())
@@ -216,7 +316,7 @@ def _claim_of(connection: Connection, row: Row[Any], now: datetime) -> Claim:
         attempt=row.attempt,
         worker=row.worker,
         request=request_of(row),
-        model=Model.from_dict(row.record),
+        model=replace(Model.from_dict(row.record), device=row.device),  # where it is drawn is known only now
         preview=preview_policy(row.preview),
         images=journal.stored_images(connection, row.id),
         handle=row.handle,
@@ -237,5 +337,28 @@ def _fence(connection: Connection, claim: Claim, **values: Any) -> None:
         raise LeaseLost(claim.job)
 
 
+def _make_slots(connection: Connection, places: Iterable[Place]) -> None:
+    wanted = {(place.device, number) for place in places for number in range(place.slots)}
+    asked = select(slots.c.device, slots.c.slot).where(slots.c.device.in_({device for device, _ in wanted}))
+    there = {(row.device, row.slot) for row in connection.execute(asked)}
+    rows = [{"device": device, "slot": number} for device, number in sorted(wanted - there)]
+    if rows:
+        connection.execute(upsert(connection, slots).values(rows).on_conflict_do_nothing())
+
+
+def _free_slots(connection: Connection, devices: Collection[str]) -> dict[str, int]:
+    """One free slot of each device that has any, kept for us until this transaction ends."""
+    rows = connection.execute(
+        select(slots.c.device, slots.c.slot)
+        .where(slots.c.device.in_(devices), slots.c.job_id.is_(None))
+        .order_by(slots.c.device, slots.c.slot.desc())
+        .with_for_update(skip_locked=True)
+    ).all()
+    return {row.device: row.slot for row in rows}
+
+
 def _free(connection: Connection, job_id: str) -> None:
-    connection.execute(update(slots).where(slots.c.job_id == job_id).values(job_id=None, attempt=None))
+    rows = connection.execute(
+        update(slots).where(slots.c.job_id == job_id).values(job_id=None, attempt=None).returning(slots.c.device)
+    )
+    touch(connection, *(slot_of(device) for device in rows.scalars()))

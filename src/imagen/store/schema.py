@@ -3,12 +3,12 @@
 from pathlib import Path
 
 from sqlalchemy import Connection, Engine, inspect, text
-from sqlalchemy.exc import OperationalError, ProgrammingError
+from sqlalchemy.exc import OperationalError
 
 from imagen.core.errors import BadConfig, WrongDatabase
 from imagen.store.tables import SCHEMA
 
-HEAD = "0001"  # the newest migration; a test holds it against the folder, so that a start need not load Alembic
+HEAD = "0002"  # the newest migration; a test holds it against the folder, so that a start need not load Alembic
 
 
 def prepare(engine: Engine) -> None:
@@ -17,6 +17,7 @@ def prepare(engine: Engine) -> None:
         found = version(connection)
     if found is None:
         with engine.begin() as connection:
+            _alone(connection)
             # Asked again under the write lock: somebody else may have made it meanwhile.
             if version(connection) is None:
                 _refuse_strangers(connection)
@@ -37,10 +38,15 @@ def prepare(engine: Engine) -> None:
 def version(connection: Connection) -> str | None:
     """The version the database says it has; None when it is new."""
     table = f"{SCHEMA}.alembic_version" if connection.dialect.name == "postgresql" else "alembic_version"
+    if connection.dialect.name == "postgresql":
+        # A statement that fails would end the whole transaction there.
+        if connection.execute(text("select to_regclass(:table)"), {"table": table}).scalar_one() is None:
+            return None
+        return connection.execute(text(f"select version_num from {table}")).scalar_one_or_none()
     try:
         return connection.execute(text(f"select version_num from {table}")).scalar_one_or_none()
-    except (OperationalError, ProgrammingError) as exc:
-        if "no such table" in str(exc) or "does not exist" in str(exc):
+    except OperationalError as exc:
+        if "no such table" in str(exc):
             return None
         raise
 
@@ -50,10 +56,19 @@ def upgrade(connection: Connection) -> None:
     from alembic import command
     from alembic.config import Config
 
+    if connection.dialect.name == "postgresql":
+        _alone(connection)
+        connection.execute(text(f"create schema if not exists {SCHEMA}"))
     config = Config()
     config.set_main_option("script_location", str(Path(__file__).parent / "migrations"))
     config.attributes["connection"] = connection
     command.upgrade(config, "head")
+
+
+def _alone(connection: Connection) -> None:
+    """PostgreSQL lets several programs make tables at once; here they wait for each other, as they do with SQLite."""
+    if connection.dialect.name == "postgresql":
+        connection.execute(text("select pg_advisory_xact_lock(hashtext('imagen'))"))
 
 
 def _refuse_strangers(connection: Connection) -> None:

@@ -7,6 +7,7 @@ from sqlalchemy import (
     Column,
     Float,
     ForeignKey,
+    Identity,
     Index,
     Integer,
     LargeBinary,
@@ -15,6 +16,7 @@ from sqlalchemy import (
     Text,
     UniqueConstraint,
     false,
+    literal_column,
     text,
     true,
 )
@@ -111,9 +113,25 @@ jobs = Table(
     Index(
         "ix_jobs_running", "worker", postgresql_where=text("state = 'running'"), sqlite_where=text("state = 'running'")
     ),
+    Index(
+        "ix_jobs_raw",
+        "created_at",
+        postgresql_where=text("state = 'queued' AND record IS NULL"),
+        sqlite_where=text("state = 'queued' AND record IS NULL"),
+    ),
+    Index(
+        "ix_jobs_queued_by", "owner", postgresql_where=text("state = 'queued'"), sqlite_where=text("state = 'queued'")
+    ),
     Index("ix_jobs_history", "created_at", "id"),
+    Index("ix_jobs_owner", "owner", "created_at", "id"),
+    Index("ix_jobs_model", "model", "created_at", "id"),
+    Index("ix_jobs_state", "state", "created_at", "id"),
     Index("ix_jobs_series", "series_id", "cell"),
 )
+
+# Written out and not as parameters: only then may a database use the indexes above that hold part of the table.
+is_queued = jobs.c.state == literal_column("'queued'")
+is_running = jobs.c.state == literal_column("'running'")
 
 images = Table(
     "images",
@@ -139,12 +157,16 @@ images = Table(
 events = Table(
     "events",
     metadata,
-    Column("job_id", Text, ForeignKey(jobs.c.id, ondelete="CASCADE"), primary_key=True),
-    Column("seq", Integer, primary_key=True),
+    # One order over all jobs. PostgreSQL may show a number before a lower one, whose transaction is still open.
+    Column("pos", BigInteger().with_variant(Integer, "sqlite"), Identity(), primary_key=True),
+    Column("job_id", Text, ForeignKey(jobs.c.id, ondelete="CASCADE"), nullable=False),
+    Column("seq", Integer, nullable=False),
     Column("type", Text, nullable=False),
     Column("at", Instant, nullable=False),
     Column("attempt", Integer, nullable=False),
     Column("body", Json, nullable=False),
+    UniqueConstraint("job_id", "seq"),
+    sqlite_autoincrement=True,
 )
 
 
@@ -154,7 +176,7 @@ live = Table(
     metadata,
     Column("job_id", Text, primary_key=True),
     Column("attempt", Integer, nullable=False),
-    Column("tick", Integer, nullable=False),
+    Column("tick", BigInteger, nullable=False),
     Column("phase", Json),
     Column("progress", Json),
     Column("updated_at", Instant, nullable=False),
@@ -165,7 +187,7 @@ previews = Table(
     metadata,
     Column("job_id", Text, primary_key=True),
     Column("idx", Integer, primary_key=True),  # 0 is overwritten for ever, unless a count was promised
-    Column("tick", Integer, nullable=False),
+    Column("tick", BigInteger, nullable=False),
     Column("body", Json, nullable=False),
     Column("data", LargeBinary, nullable=False),
 )
@@ -190,6 +212,7 @@ workers = Table(
     Column("solo", Boolean, nullable=False, server_default=true()),  # works only the jobs it submitted itself
     Column("models", Json, nullable=False),
     Column("started_at", Instant, nullable=False),
+    Column("loaded", Json),  # what it drew last on each of its devices
 )
 
 slots = Table(
@@ -209,5 +232,14 @@ idempotency = Table(
     Column("key", Text, primary_key=True),
     Column("body_hash", Text, nullable=False),
     Column("target", Text, nullable=False),
+    Column("created_at", Instant, nullable=False),
+)
+
+keys = Table(
+    "keys",
+    metadata,
+    Column("name", Text, primary_key=True),
+    Column("hash", Text, nullable=False, unique=True),
+    Column("admin", Boolean, nullable=False, server_default=false()),
     Column("created_at", Instant, nullable=False),
 )

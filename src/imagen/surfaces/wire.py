@@ -4,18 +4,27 @@ Front ends are written against these names, so they only ever gain: tests/golden
 """
 
 import base64
+import re
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any, Literal
 
-from imagen.core.events import Event, Preview, body_of
-from imagen.core.job import Job, Series
+from imagen.core.errors import ImagenError
+from imagen.core.events import Cancelled, Completed, Event, Failed, Image, Preview, body_of
+from imagen.core.job import Job, Series, StoredImage
 from imagen.core.request import Draft, Request
 
 PreviewForm = Literal["ref", "inline"]
+Reader = Literal["here", "http"]  # somebody at this machine, or somebody who knows no path of it
+
+# What a series was asked with; the folder that its command line writes to is nobody else's business.
+SERIES_SETTINGS = ("width", "height", "steps", "negative", "guidance", "options")
+
+# A path of this machine: two parts or more, and no address of ours or of the web.
+_PATH = re.compile(r"(?<![\w:/.~-])(?:file://)?~?/(?!v1/)(?:[^\s/'\"`,;:()]+/)+[^\s/'\"`,;:()]*")
 
 
-def job_json(job: Job) -> dict[str, Any]:
+def job_json(job: Job, *, reader: Reader = "here") -> dict[str, Any]:
     """One job as it stands now."""
     return {
         "id": job.id,
@@ -25,8 +34,8 @@ def job_json(job: Job) -> dict[str, Any]:
         "progress": _progress(job),
         "position": job.position,
         "waits_for": job.waits_for,
-        "images": [image.as_dict() for image in job.images],
-        "error": job.error.as_dict() if job.error else None,
+        "images": [image_json(image, reader=reader) for image in job.images],
+        "error": error_json(job.error, reader=reader) if job.error else None,
         "timings": dict(job.timings),
         "facts": dict(job.facts),
         "priority": job.priority,
@@ -46,7 +55,31 @@ def request_json(request: Request | Draft) -> dict[str, Any]:
     return {name: _plain(getattr(request, name)) for name in Request.__dataclass_fields__}
 
 
-def event_json(event: Event, *, preview: PreviewForm = "ref") -> dict[str, Any]:
+def image_json(image: StoredImage, *, reader: Reader = "here") -> dict[str, Any]:
+    """One picture: where it lies, or where it can be fetched."""
+    shape = image.as_dict()
+    return shape | {"url": image_url(image.id)} if reader == "http" else shape
+
+
+def image_url(image_id: str) -> str:
+    """Where a picture is fetched over HTTP."""
+    return f"/v1/images/{image_id}"
+
+
+def error_json(error: ImagenError, *, reader: Reader = "here") -> dict[str, Any]:
+    """One error; somebody elsewhere is not told where things lie on this machine."""
+    shape = error.as_dict()
+    if reader == "here":
+        return shape
+    return {name: without_paths(value) if isinstance(value, str) else value for name, value in shape.items()}
+
+
+def without_paths(text: str) -> str:
+    """The text with the paths of this machine replaced by `…` and the last name."""
+    return _PATH.sub(lambda found: "…/" + found[0].rstrip("/").rpartition("/")[2], text)
+
+
+def event_json(event: Event, *, preview: PreviewForm = "ref", reader: Reader = "here") -> dict[str, Any]:
     """One event as one object; a preview brings its bytes only when asked for them inline."""
     shape = {
         "type": event.type,
@@ -55,6 +88,16 @@ def event_json(event: Event, *, preview: PreviewForm = "ref") -> dict[str, Any]:
         "at": moment(event.at),
         "attempt": event.attempt,
     } | body_of(event)
+    if reader == "http":
+        match event:
+            case Image(image=image):
+                shape["url"] = image_url(image.id)
+            case Completed(images=images) | Failed(images=images) | Cancelled(images=images):
+                shape["images"] = [image_json(image, reader=reader) for image in images]
+            case _:
+                pass
+        if error := getattr(event, "error", None):
+            shape["error"] = error_json(error, reader=reader)
     if isinstance(event, Preview):
         if preview == "inline":
             shape["data"] = base64.b64encode(event.data).decode()
@@ -63,15 +106,18 @@ def event_json(event: Event, *, preview: PreviewForm = "ref") -> dict[str, Any]:
     return shape
 
 
-def series_json(series: Series) -> dict[str, Any]:
+def series_json(series: Series, *, reader: Reader = "here") -> dict[str, Any]:
     """One series with every cell; a cell nobody has submitted yet has no job."""
+    settings = dict(series.settings)
+    if reader == "http":
+        settings = {name: settings[name] for name in SERIES_SETTINGS if name in settings}
     return {
         "id": series.id,
         "state": series.state,
         "prompts": list(series.prompts),
         "models": list(series.models),
         "seeds": list(series.seeds),
-        "settings": dict(series.settings),
+        "settings": settings,
         "counts": series.counts,
         "cells": [
             {
@@ -79,7 +125,7 @@ def series_json(series: Series) -> dict[str, Any]:
                 "prompt": cell.prompt,
                 "model": cell.model,
                 "seed": cell.seed,
-                "job": job_json(cell.job) if cell.job else None,
+                "job": job_json(cell.job, reader=reader) if cell.job else None,
             }
             for cell in series.cells
         ],

@@ -106,11 +106,14 @@ def init(write: bool) -> None:
 
 def _effective(settings: "Settings", backends: set[str]) -> Iterator[tuple[str, Any, str]]:
     """(name, value, where from), mappings one level deeper because each of their keys has its own origin."""
-    from imagen.config import KEYS, PREFIX, masked
+    from imagen.config import GROUPS, KEYS, PREFIX, masked
 
     for name in KEYS:
         value, origin = getattr(settings, name), settings.provenance[name]
-        if name == "backends":
+        if name in GROUPS:
+            for key in GROUPS[name]:
+                yield f"{name}.{key}", masked("", getattr(value, key)), settings.provenance[f"{name}.{key}"]
+        elif name == "backends":
             for backend in sorted({*value, *backends}):
                 for key, item in settings.backend(backend).items():
                     variable = f"{PREFIX}{backend}_{key}".upper().replace("-", "_")

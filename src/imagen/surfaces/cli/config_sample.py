@@ -7,7 +7,7 @@ from dataclasses import asdict
 from textwrap import wrap
 from typing import Any
 
-from imagen.config import KEYS
+from imagen.config import GROUPS, KEYS
 from imagen.core.model import Model, Option
 from imagen.core.request import PreviewPolicy
 from imagen.models.catalog import Catalog
@@ -43,6 +43,11 @@ def sample(catalog: Catalog) -> str:
                 lines.append("# models:")
                 for model in catalog.models.values():
                     lines += _model(model)
+            case _ if name in GROUPS:
+                lines.append(f"# {name}:")
+                for key, (kind, preset, meaning) in GROUPS[name].items():
+                    lines += _prose(f"  {meaning}{'; null: no limit' if kind == 'limit' else ''}")
+                    lines.append(f"#   {key}: {_yaml(preset)}")
             case _:
                 lines.append(f"# {name}: {_yaml(default)}")
     return "\n".join(lines) + "\n"

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from imagen.core.errors import ImagenError, Unreachable
+from imagen.core.errors import ImagenError
 from imagen.surfaces.cli.models import check_json
 from imagen.surfaces.cli.output import one_line, print_json
 
@@ -67,6 +67,7 @@ def _usable(settings: "Settings") -> "Settings":
 def _looks(app: "App", refused: ImagenError | None) -> Mapping[str, "Look"]:
     from imagen.app import VERSION
     from imagen.config import masked
+    from imagen.engine.doctor import check_daemons, package_changed_at
 
     async def database() -> str:
         if refused is not None:
@@ -82,12 +83,7 @@ def _looks(app: "App", refused: ImagenError | None) -> Mapping[str, "Look"]:
 
     async def workers() -> str:
         alive = [] if refused else await app.workers()
-        old = [worker for worker in alive if worker["version"] != VERSION]
-        if old:
-            raise Unreachable(
-                f"worker {old[0]['id']} (process {old[0]['pid']}) is imagen {old[0]['version']}, this is {VERSION}",
-                hint="stop it and start it again, so that it runs the installed version",
-            )
+        check_daemons(alive, version=VERSION, changed_at=package_changed_at())
         return f"{len(alive)} alive"
 
     return {"database": database, "waiting jobs": waiting, "workers": workers}

@@ -1,22 +1,14 @@
 """`imagen series`: comparisons of the past, as a list, cell by cell, or as a contact sheet."""
 
-import asyncio
-from contextlib import suppress
-from typing import TYPE_CHECKING
-
 import click
 
-from imagen.core.errors import ImagenError
-from imagen.core.job import Cell, Series, State
+from imagen.core.job import Cell, Series
 from imagen.surfaces.cli import options
-from imagen.surfaces.cli.destination import Destination, destination, place
+from imagen.surfaces.cli.destination import destination, place
 from imagen.surfaces.cli.follow import run, tell_orphans
 from imagen.surfaces.cli.jobs import SHORT
 from imagen.surfaces.cli.output import age, one_line, print_json, print_table
 from imagen.surfaces.wire import series_json
-
-if TYPE_CHECKING:
-    from imagen.app import App
 
 
 @click.group(cls=options.ListingGroup)
@@ -79,34 +71,14 @@ def sheet(series_id: str, output: str) -> None:
         from imagen.app import open as open_app
 
         async with open_app() as app:
-            click.echo(str(await _sheet(app, await app.series(series_id), to)))
+            one = await app.series(series_id)
+            data = await app.series_sheet(one.id)
+            kept = f"the pictures are stored, see `imagen series show {one.id}`"
+            name = f"contact-sheet_{one.id[-SHORT:]}"
+            click.echo(str(place(to, data, name=name, number=None, suffix=".png", kept=kept)))
             return 0
 
     run(drawn())
-
-
-async def _sheet(app: "App", one: Series, to: Destination) -> str:
-    from imagen.engine.compare_document import Document, entry_of, told
-    from imagen.engine.compare_page import sheet as draw
-
-    entries = []
-    pictures = {}
-    for cell in one.cells:
-        entry = entry_of(cell, None, app.catalog.models.get(cell.model))
-        entries.append(told(entry, cell.job, None) if cell.job else entry)
-        pictures[cell.index] = await _picture(app, cell)
-    document = Document(series=one.id, prompts=one.prompts, models=one.models, seeds=one.seeds, cells=tuple(entries))
-    data = await asyncio.to_thread(draw, document, pictures)
-    kept = f"the pictures are stored, see `imagen series show {one.id}`"
-    return str(place(to, data, name=f"contact-sheet_{one.id[-SHORT:]}", number=None, suffix=".png", kept=kept))
-
-
-async def _picture(app: "App", cell: Cell) -> bytes | None:
-    if cell.job is None or cell.job.state is not State.COMPLETED:
-        return None
-    with suppress(ImagenError):  # a deleted picture is a cell that says so, not the end of the sheet
-        return await app.image_bytes(cell.job.images[0], size="cell")
-    return None
 
 
 def _row(one: Series) -> tuple[str, ...]:

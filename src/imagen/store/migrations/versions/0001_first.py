@@ -3,6 +3,7 @@
 import sqlalchemy as sa
 from alembic import op
 
+from imagen.core.ids import ALPHABET
 from imagen.store.columns import NOW_SQLITE, Instant, Json, new_id, now
 from imagen.store.tables import SCHEMA
 
@@ -14,6 +15,9 @@ depends_on = None
 
 def upgrade() -> None:
     """Create everything."""
+    on_postgresql = op.get_bind().dialect.name == "postgresql"
+    if on_postgresql:
+        op.execute(_NEW_ID)
     op.create_table(
         "series",
         sa.Column("id", sa.Text, primary_key=True),
@@ -126,7 +130,7 @@ def upgrade() -> None:
         "live",
         sa.Column("job_id", sa.Text, primary_key=True),
         sa.Column("attempt", sa.Integer, nullable=False),
-        sa.Column("tick", sa.Integer, nullable=False),
+        sa.Column("tick", sa.BigInteger, nullable=False),
         sa.Column("phase", Json),
         sa.Column("progress", Json),
         sa.Column("updated_at", Instant, nullable=False),
@@ -136,7 +140,7 @@ def upgrade() -> None:
         "previews",
         sa.Column("job_id", sa.Text, primary_key=True),
         sa.Column("idx", sa.Integer, primary_key=True),
-        sa.Column("tick", sa.Integer, nullable=False),
+        sa.Column("tick", sa.BigInteger, nullable=False),
         sa.Column("body", Json, nullable=False),
         sa.Column("data", sa.LargeBinary, nullable=False),
         schema=SCHEMA,
@@ -179,8 +183,8 @@ def upgrade() -> None:
         sa.Column("created_at", Instant, nullable=False),
         schema=SCHEMA,
     )
-    for trigger in _sqlite_triggers():
-        op.execute(trigger)
+    for statement in _postgresql() if on_postgresql else _sqlite_triggers():
+        op.execute(statement)
 
 
 def _sqlite_triggers() -> list[str]:
@@ -201,4 +205,52 @@ def _sqlite_triggers() -> list[str]:
             NEW.id, NEW.seq + 1, 'cancelled', {NOW_SQLITE}, NEW.attempt,
             json_object('by', coalesce(NEW.cancelled_by, 'sql'), 'step', NULL));
         END""",
+    ]
+
+
+_NEW_ID = f"""
+CREATE FUNCTION imagen.new_id() RETURNS text LANGUAGE sql VOLATILE AS $$
+  SELECT string_agg(substr('{ALPHABET}', 1 + CASE
+    WHEN i < 10 THEN ((ms >> (45 - 5 * i)) & 31)::int ELSE floor(random() * 32)::int END, 1), '' ORDER BY i)
+  FROM generate_series(0, 25) AS i, (SELECT (extract(epoch FROM clock_timestamp()) * 1000)::bigint AS ms) AS clock
+$$"""
+
+
+def _postgresql() -> list[str]:
+    """What is live is worth nothing after a crash, so it is kept out of the log; and the same triggers, which also notify."""
+    unlogged = [f"ALTER TABLE imagen.{name} SET UNLOGGED" for name in ("live", "previews", "watchers")]
+    return [
+        *unlogged,
+        """
+        CREATE FUNCTION imagen.job_queued() RETURNS trigger LANGUAGE plpgsql AS $$
+        BEGIN
+          INSERT INTO imagen.events (job_id, seq, type, at, attempt, body) VALUES (
+            NEW.id, 1, 'queued', now(), 0, jsonb_build_object('position', (
+              SELECT count(*) FROM (
+                SELECT 1 FROM imagen.jobs
+                WHERE state = 'queued' AND model = NEW.model AND priority >= NEW.priority AND id <> NEW.id
+                LIMIT 1000) AS ahead)));
+          PERFORM pg_notify('imagen', 'model:' || coalesce(NEW.model, ''));
+          PERFORM pg_notify('imagen', NEW.id);
+          RETURN NULL;
+        END $$""",
+        # After, not before: a row that ON CONFLICT DO NOTHING drops would leave its event behind.
+        """
+        CREATE TRIGGER jobs_queued AFTER INSERT ON imagen.jobs FOR EACH ROW
+        WHEN (NEW.state = 'queued') EXECUTE FUNCTION imagen.job_queued()""",
+        """
+        CREATE FUNCTION imagen.job_cancel() RETURNS trigger LANGUAGE plpgsql AS $$
+        BEGIN
+          IF NEW.state = 'queued' THEN
+            UPDATE imagen.jobs SET state = 'cancelled', finished_at = now(), seq = NEW.seq + 1 WHERE id = NEW.id;
+            INSERT INTO imagen.events (job_id, seq, type, at, attempt, body) VALUES (
+              NEW.id, NEW.seq + 1, 'cancelled', now(), NEW.attempt,
+              jsonb_build_object('by', coalesce(NEW.cancelled_by, 'sql'), 'step', NULL));
+          END IF;
+          PERFORM pg_notify('imagen', NEW.id);
+          RETURN NULL;
+        END $$""",
+        """
+        CREATE TRIGGER jobs_cancel AFTER UPDATE OF cancel_requested ON imagen.jobs FOR EACH ROW
+        WHEN (NEW.cancel_requested AND NOT OLD.cancel_requested) EXECUTE FUNCTION imagen.job_cancel()""",
     ]

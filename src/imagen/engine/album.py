@@ -1,0 +1,145 @@
+"""Pictures after they are drawn: found for who may see them, sent a little at a time, deleted, shown as a sheet."""
+
+import asyncio
+from collections.abc import AsyncGenerator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from sqlalchemy import Connection
+
+from imagen.core.errors import Conflict, Gone, UnknownImage, UnknownJob
+from imagen.core.job import Series, State
+from imagen.engine.compare_document import Describe, remembered
+from imagen.store import album
+from imagen.store.db import Database
+from imagen.store.images import CELL, COPIES, ImageStore, files_of, side_path
+
+FULL = "full"
+
+if TYPE_CHECKING:
+    from imagen.engine.sheet import Picture
+
+# One sheet at a time in a process: each takes a core and some hundred megabytes while it is drawn.
+_sheets = ThreadPoolExecutor(1, thread_name_prefix="imagen-sheet")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StoredFile:
+    """A stored picture, or one of its small copies, that may be read by who asked."""
+
+    id: str
+    job: str
+    copy: str  # full, cell or thumbnail
+    path: str
+    mime: str
+    size: int
+    width: int
+    height: int
+    sha256: str  # of the whole picture, whichever copy this is
+    etag: str
+
+
+async def find(
+    db: Database, images: ImageStore, image_id: str, *, owner: str | None = None, width: int | None = None
+) -> StoredFile:
+    """The picture of this id, or with `width` its smallest copy that is at least so wide; Gone when it was deleted."""
+    row = await db.read(album.image, image_id, owner)
+    if row is None:
+        raise _unknown(image_id)
+    if row["state"] != album.STORED:
+        raise Gone(
+            f"the picture {image_id} was deleted",
+            hint=f"what was asked is kept: `imagen jobs retry {row['job_id']}` draws it again",
+        )
+    copy, size = _copy(row["width"], row["height"], width)
+    path, mime, etag = row["path"], row["mime"], row["sha256"]
+    if copy != FULL:
+        path, mime, etag = side_path(row["path"], copy), "image/webp", f"{row['sha256']}-{copy}"
+    return StoredFile(
+        id=row["id"],
+        job=row["job_id"],
+        copy=copy,
+        path=path,
+        mime=mime,
+        size=await images.size_of(path),
+        width=size[0],
+        height=size[1],
+        sha256=row["sha256"],
+        etag=etag,
+    )
+
+
+def chunks(images: ImageStore, file: StoredFile, *, start: int = 0, end: int | None = None) -> AsyncGenerator[bytes]:
+    """The bytes of a picture from `start` to just before `end`, a little at a time: never the whole of it in memory."""
+    return images.chunks(file.path, start, file.size if end is None else end)
+
+
+async def delete_image(db: Database, images: ImageStore, image_id: str, *, owner: str | None = None) -> None:
+    """Delete one picture for ever. Its row stays, with its hash; deleting it again changes nothing."""
+    # The row first: after a crash in between, the row tells the truth and gc removes the bytes. The other way
+    # round, a picture would be promised that nobody can bring back.
+    path = await db.write(album.forget_one, image_id, owner)
+    if path is None:
+        raise _unknown(image_id)
+    await images.delete_all(files_of(path))
+
+
+async def delete_job(db: Database, images: ImageStore, job_id: str, *, owner: str | None = None) -> None:
+    """Delete all pictures of a job that ended. The job stays in the history, with what was asked."""
+
+    def forget(connection: Connection) -> list[str]:
+        state = album.job_state(connection, job_id, owner)
+        if state is None:
+            raise UnknownJob(f"there is no job {job_id!r}", hint="see `imagen jobs list`", param="job")
+        if not state.terminal:
+            raise Conflict(
+                f"job {job_id} is {state.value}", hint=f"cancel it first: `imagen jobs cancel {job_id}`", param="job"
+            )
+        return album.forget_job(connection, job_id)
+
+    paths = await db.write(forget)
+    await images.delete_all(file for path in paths for file in files_of(path))
+
+
+async def series_sheet(db: Database, images: ImageStore, series: Series, describe: Describe) -> bytes:
+    """The contact sheet of a series as PNG, from the cell-sized copies in the store."""
+    document = remembered(series, describe)
+    paths = await db.read(album.paths, [entry.job for entry in document.cells if entry.job])
+
+    def draw() -> bytes:
+        from imagen.engine.compare_page import sheet  # Pillow, only once there is something to show
+
+        # Read when its turn to be drawn comes: the pictures of a large series are never in memory together.
+        pictures: dict[int, Picture] = {
+            entry.index: partial(images.read, side_path(paths[entry.image], CELL))
+            for entry in document.cells
+            if entry.state is State.COMPLETED and entry.image in paths
+        }
+        return sheet(document, pictures)
+
+    return await asyncio.get_running_loop().run_in_executor(_sheets, draw)
+
+
+def series_sidecar(series: Series, describe: Describe) -> dict[str, Any]:
+    """A series in the shape of compare.json."""
+    # A folder knows only its cells; the series also knows whether it was cancelled as a whole.
+    return remembered(series, describe).as_dict() | {"state": series.state}
+
+
+def _copy(width: int, height: int, wanted: int | None) -> tuple[str, tuple[int, int]]:
+    """The smallest copy that is at least `wanted` wide, and its size."""
+    if wanted is not None:
+        for copy, longest in COPIES.items():
+            scale = min(longest / width, longest / height, 1)
+            size = max(1, round(width * scale)), max(1, round(height * scale))
+            if size[0] >= wanted:
+                return copy, size
+    return FULL, (width, height)
+
+
+def _unknown(image_id: str) -> UnknownImage:
+    return UnknownImage(
+        f"there is no picture {image_id}", hint="a job names its pictures: `imagen jobs show ID`, or GET /v1/jobs/ID"
+    )

@@ -1,0 +1,144 @@
+"""Who draws: the workers of this process, and what is known of all the others."""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from contextlib import asynccontextmanager
+from typing import Any
+
+from sqlalchemy import Connection, Row
+
+from imagen.backends.base import Backend
+from imagen.core.job import Job, State
+from imagen.core.model import Model
+from imagen.core.request import Draft, PreviewPolicy
+from imagen.engine.worker import Worker
+from imagen.models.catalog import Catalog
+from imagen.store import history, presence
+from imagen.store.db import Database
+from imagen.store.images import ImageStore
+from imagen.store.intake import NewJob
+
+
+class Crew:
+    """Puts workers to work: one that serves models for everybody, or one that draws what this process submitted."""
+
+    def __init__(
+        self,
+        db: Database,
+        images: ImageStore,
+        *,
+        catalog: Callable[[], Catalog],
+        resolve: Callable[[Draft], NewJob],
+        backend_for: Callable[[Model], Backend],
+        version: str,
+        server_policy: PreviewPolicy | None,
+        log: Callable[[str], None],
+    ) -> None:
+        self.mine: set[str] = set()  # what this process submitted
+        self.fault: BaseException | None = None  # why the worker of this process stopped working
+        self.obituaries = presence.Obituaries()
+        self._db = db
+        self._images = images
+        self._catalog = catalog
+        self._resolve = resolve
+        self._backend_for = backend_for
+        self._version = version
+        self._server_policy = server_policy
+        self._log = log
+        self._wishes: dict[object, frozenset[str] | None] = {}  # what each `working` wants drawn
+        self._working: asyncio.Task[None] | None = None
+
+    @asynccontextmanager
+    async def drawing(self, models: Sequence[str] | None = None) -> AsyncIterator[Worker]:
+        """While inside, a worker of this process serves these models (None: every enabled one) for everybody."""
+        worker = self._worker(models=models)
+        work = self._start(worker)
+        try:
+            yield worker
+        finally:
+            work.cancel()
+            await asyncio.gather(work, return_exceptions=True)
+
+    @asynccontextmanager
+    async def working(self, job_ids: Iterable[str] | None = None) -> AsyncIterator[None]:
+        """While inside, this process draws these jobs (None: those it submitted) that no live worker would."""
+        wish = object()
+        self._wishes[wish] = None if job_ids is None else frozenset(job_ids)
+        if self._working is None or self._working.done():
+            # One worker for all loops of this process, so that what was submitted first is drawn first.
+            self._working = self._start(self._worker(only=self._unserved))
+        try:
+            yield
+        finally:
+            del self._wishes[wish]
+            if not self._wishes and self._working is not None:
+                working, self._working = self._working, None
+                working.cancel()
+                (end,) = await asyncio.gather(working, return_exceptions=True)
+                if isinstance(end, Exception):
+                    raise end
+
+    async def stop(self) -> None:
+        """Give back what the one-shot worker holds."""
+        if self._working is not None:
+            self._working.cancel()
+            await asyncio.gather(self._working, return_exceptions=True)
+
+    def alive(self, connection: Connection) -> list[Row[Any]]:
+        """The workers that live, as rows."""
+        rows = presence.everyone(connection)
+        dead = self.obituaries.dead(rows)
+        return [row for row in rows if row.id not in dead]
+
+    def served(self, connection: Connection) -> set[str]:
+        """The models that some live worker draws for everybody."""
+        return {model for row in self.alive(connection) if not row.solo for model in row.models}
+
+    def loaded(self, connection: Connection) -> set[str]:
+        """The models that somebody alive drew last on a device: in memory, as far as one can tell from here."""
+        return {model for row in self.alive(connection) for model in row.loaded or ()}
+
+    def orphans(self, connection: Connection) -> list[Job]:
+        """Jobs that wait and that nobody alive would draw."""
+        alive = self.alive(connection)
+        here = {row.id for row in alive}
+        solo = any(row.solo for row in alive)
+        served = {model for row in alive if not row.solo for model in row.models}
+        orphans = []
+        for job in history.waiting(connection):
+            left = job.worker not in here if job.state is State.RUNNING else job.request.model not in served
+            # A one-shot command that runs right now works its own queued jobs; whose they are nobody can tell.
+            if left and job.id not in self.mine and not (solo and job.state is State.QUEUED and job.attempt == 0):
+                orphans.append(job)
+        return orphans
+
+    def _worker(
+        self, *, models: Sequence[str] | None = None, only: Callable[[Connection], Sequence[str]] | None = None
+    ) -> Worker:
+        return Worker(
+            self._db,
+            self._images,
+            resolve=self._resolve,
+            backend_for=self._backend_for,
+            catalog=lambda: self._catalog().models,
+            models=models,
+            version=self._version,
+            server_policy=self._server_policy,
+            only=only,
+            log=self._log,
+        )
+
+    def _start(self, worker: Worker) -> asyncio.Task[None]:
+        self.fault = None
+        work = asyncio.create_task(worker.run(), name=worker.id)
+        work.add_done_callback(self._note_fault)
+        return work
+
+    def _unserved(self, connection: Connection) -> Sequence[str]:
+        wanted = {job for wish in self._wishes.values() for job in (self.mine if wish is None else wish)}
+        served = self.served(connection)
+        return [job.id for job in history.queued(connection, wanted) if job.request.model not in served]
+
+    def _note_fault(self, working: asyncio.Task[None]) -> None:
+        # Followers of this process wait for what this worker draws: without it they would wait for ever.
+        self.fault = None if working.cancelled() else working.exception()

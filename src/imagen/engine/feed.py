@@ -1,0 +1,205 @@
+"""Who follows: one reader of a job for all its watchers here, each of whom is only a place in what was read.
+
+A watcher that is slow holds nothing up and fills nothing: when it comes back it is given what is newest, every
+durable event and the end.
+"""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager, suppress
+from datetime import UTC, datetime
+
+from imagen.core.errors import ImagenError
+from imagen.core.events import Ephemeral, Event, Phase, Preview, Progress, Started
+from imagen.core.ids import new_id
+from imagen.store import journal
+from imagen.store.db import Database
+
+LOOK_S = 2.0  # a follower looks at least this often, whatever the bell does
+
+
+class Feeds:
+    """The jobs that somebody here follows."""
+
+    def __init__(self, db: Database, fault: Callable[[], BaseException | None]) -> None:
+        self._db = db
+        self._fault = fault
+        self._feeds: dict[str, _Feed] = {}
+
+    @asynccontextmanager
+    async def watching(self, job_id: str, *, after: int, previews: bool) -> AsyncIterator["Watch"]:
+        """Follow one job from its durable event `after` on."""
+        feed = self._feeds.get(job_id)
+        if feed is None or feed.broken is not None:
+            feed = self._feeds[job_id] = _Feed(self._db, job_id, self._fault)
+        watch = Watch(feed, after, previews)
+        feed.enter(watch)
+        try:
+            yield watch
+        finally:
+            feed.exit(watch)
+            if not feed.watches:
+                if self._feeds.get(job_id) is feed:
+                    del self._feeds[job_id]
+                await feed.close()
+
+    async def close(self) -> None:
+        """Stop reading; whoever still follows gets nothing more."""
+        for feed in tuple(self._feeds.values()):
+            await feed.close()
+
+
+class Watch:
+    """One follower of one job. Ask `next` again only when the last answer was passed on."""
+
+    def __init__(self, feed: "_Feed", after: int, previews: bool) -> None:
+        self.ended = False
+        self.previews = previews
+        self._feed = feed
+        self._seq = after
+        self._tick = 0
+        self._preview_tick = 0
+
+    async def next(self, timeout_s: float) -> Sequence[Event]:
+        """What is new, in order; nothing when nothing came in time, or when it has ended."""
+        if self.ended:
+            return ()
+        until = time.monotonic() + timeout_s
+        while True:
+            beat = self._feed.beat
+            if told := self._take():
+                return told
+            left = until - time.monotonic()
+            if left <= 0:
+                return ()
+            with suppress(TimeoutError):
+                async with asyncio.timeout(left):
+                    await beat.wait()
+
+    def _take(self) -> list[Event]:
+        feed = self._feed
+        if feed.broken is not None:
+            raise feed.broken
+        if not feed.loaded:
+            return []
+        if self._seq > len(feed.durable):
+            self._seq = 0  # a number that was never given out: better twice than never
+        told = feed.durable[self._seq :]
+        end = told[-1] if told and told[-1].terminal else None
+        lively = feed.lively(self._tick, self._preview_tick if self.previews else None)
+        if lively:
+            # Whatever was live when the end was written belongs before the end, and each after its durable event.
+            told = sorted((*told, *(event for event in lively if end is None or event.seq < end.seq)), key=_order)
+        self._seq = len(feed.durable)
+        self._tick = max(self._tick, feed.tick)
+        if self.previews:
+            self._preview_tick = max(self._preview_tick, feed.preview_tick)
+        self.ended = feed.ended
+        return told
+
+
+class _Feed:
+    def __init__(self, db: Database, job_id: str, fault: Callable[[], BaseException | None]) -> None:
+        self.durable: list[Event] = []  # number 1 at place 0, without gaps
+        self.loaded = False
+        self.tick = 0
+        self.preview_tick = 0
+        self.ended = False
+        self.broken: BaseException | None = None
+        self.beat = asyncio.Event()
+        self.watches: set[Watch] = set()
+        self._db = db
+        self._job = job_id
+        self._fault = fault
+        self._live: dict[str, Phase | Progress] = {}
+        self._previews: list[Preview] = []
+        self._watcher = new_id()
+        self._said = False
+        self._renew_at = 0.0
+        self._look = asyncio.Event()
+        self._task = asyncio.create_task(self._read(), name=f"feed-{job_id}")
+
+    def enter(self, watch: Watch) -> None:
+        self.watches.add(watch)
+        if watch.previews:
+            self._look.set()
+
+    def exit(self, watch: Watch) -> None:
+        self.watches.discard(watch)
+
+    def lively(self, tick: int, preview_tick: int | None) -> list[Event]:
+        """What is true only now and is newer than these; None for no previews."""
+        now: list[Event] = [event for event in self._live.values() if event.tick > tick]
+        if preview_tick is not None:
+            now += [preview for preview in self._previews if preview.tick > preview_tick]
+        return now
+
+    async def close(self) -> None:
+        self._task.cancel()
+        await asyncio.gather(self._task, return_exceptions=True)
+        if self._said:
+            with suppress(ImagenError):
+                await self._db.write(journal.unwatch, self._watcher)
+
+    async def _read(self) -> None:
+        try:
+            while not self.ended:
+                mark = self._db.mark()
+                wanted = any(watch.previews for watch in self.watches)
+                if wanted and time.monotonic() >= self._renew_at:
+                    # Rows with an expiry: whoever dies is drawn previews for only a little longer.
+                    self._renew_at = time.monotonic() + journal.WATCH_S / 2
+                    self._said = True
+                    await self._db.write(journal.watch, self._watcher, self._job, datetime.now(UTC))
+                shown = self.preview_tick if wanted else None
+                news = await self._db.read(journal.news, self._job, len(self.durable), self.tick, preview_tick=shown)
+                self._note(news)
+                if not self.ended:
+                    if (fault := self._fault()) is not None:
+                        raise fault
+                    await self._pause(mark)
+        except asyncio.CancelledError:
+            raise
+        except BaseException as exc:
+            self.broken = exc
+            self._wake()
+
+    async def _pause(self, mark: int) -> None:
+        self._look.clear()
+        rung = asyncio.ensure_future(self._db.changed(mark, LOOK_S, frozenset((self._job,))))
+        looked = asyncio.ensure_future(self._look.wait())
+        try:
+            await asyncio.wait((rung, looked), return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            rung.cancel()
+            looked.cancel()
+
+    def _note(self, news: journal.News) -> None:
+        for event in news.events:
+            match event:
+                case Preview():
+                    if not news.promised:
+                        self._previews.clear()
+                    self._previews.append(event)
+                    self.preview_tick = event.tick
+                case Phase() | Progress():
+                    self._live[event.type] = event
+                    self.tick = max(self.tick, event.tick)
+                case _:
+                    self.durable.append(event)
+                    if isinstance(event, Started):
+                        self._live.clear()  # a new attempt starts with a clean screen
+                        self._previews.clear()
+        first, self.loaded = not self.loaded, True
+        self.ended = bool(self.durable) and self.durable[-1].terminal
+        if news.events or first:
+            self._wake()
+
+    def _wake(self) -> None:
+        self.beat.set()
+        self.beat = asyncio.Event()
+
+
+def _order(event: Event) -> tuple[int, int]:
+    return (event.seq, event.tick if isinstance(event, Ephemeral) else 0)

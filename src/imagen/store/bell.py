@@ -1,0 +1,160 @@
+"""The bell: wakes who waits for a topic, whether the news came from this process or from another.
+
+A topic is a job's id, or `model:NAME` (a job waits for it), or `device:NAME` (a slot came free). SQLite
+cannot say what another process changed, only that something did: then everybody is woken. PostgreSQL says it
+with NOTIFY.
+"""
+
+import asyncio
+import sqlite3
+from collections.abc import Callable, Iterable
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, Protocol
+
+from sqlalchemy import Connection, text
+
+CHANNEL = "imagen"
+POLL_S = 0.02  # how often another process's write to SQLite is looked for while somebody waits
+AGAIN_S = 0.5  # between two tries to hear PostgreSQL again
+MANY = 4096  # topics remembered; beyond it everybody is woken once, which costs a look
+
+
+def touch(connection: Connection, *topics: str) -> None:
+    """Say what this transaction changes; the bell rings when it is committed."""
+    connection.info.setdefault("touched", set()).update(topics)
+
+
+def queue_of(model: str | None) -> str:
+    """The topic of jobs that wait for a model."""
+    return f"model:{model or ''}"
+
+
+def slot_of(device: str | None) -> str:
+    """The topic of slots that come free."""
+    return f"device:{device or ''}"
+
+
+def announce(connection: Connection) -> None:
+    """Tell the other processes, with the commit that follows. SQLite's find out by themselves."""
+    topics = connection.info.get("touched")
+    if topics and connection.dialect.name == "postgresql":
+        # What is too long for a notification (a device named by an address) wakes everybody.
+        said = [{"channel": CHANNEL, "topic": topic if len(topic) < 4000 else ""} for topic in sorted(topics)]
+        connection.execute(text("select pg_notify(:channel, :topic)"), said)
+
+
+class Ear(Protocol):
+    """Hears what other processes did, and rings; None means that nobody knows what."""
+
+    async def listen(self, ring: Callable[[Iterable[str] | None], None], waiting: Callable[[], bool]) -> None: ...
+
+
+class Bell:
+    """Counts rings, so that nothing slips between looking and waiting."""
+
+    def __init__(self, ear: Ear) -> None:
+        self._rings = 0
+        self._all = 0  # when everybody was last woken
+        self._rung: dict[str, int] = {}
+        self._waiting: dict[asyncio.Future[bool], frozenset[str] | None] = {}
+        self._ear = ear
+        self._listening: asyncio.Task[None] | None = None
+
+    def mark(self) -> int:
+        """Take this before looking, hand it to `wait`."""
+        if self._listening is None:
+            listen = self._ear.listen(self.ring, lambda: bool(self._waiting))
+            self._listening = asyncio.create_task(listen, name="imagen-bell")
+        return self._rings
+
+    def ring(self, topics: Iterable[str] | None) -> None:
+        """Wake who waits for one of these; None wakes everybody."""
+        self._rings += 1
+        if topics is not None and len(self._rung) < MANY:
+            said = frozenset(topics)
+            self._rung.update(dict.fromkeys(said, self._rings))
+        else:
+            said = None
+            self._all = self._rings
+            self._rung.clear()
+        for future, wanted in self._waiting.items():
+            if not future.done() and (said is None or wanted is None or said & wanted):
+                future.set_result(said is not None)
+
+    async def wait(self, mark: int, timeout_s: float, topics: frozenset[str] | None = None) -> bool:
+        """Return when something may have changed since `mark`, or after `timeout_s`; true when it surely did."""
+        if topics is None and self._rings != mark:
+            return True
+        if topics is not None and any(self._rung.get(topic, 0) > mark for topic in topics):
+            return True
+        if self._all > mark:
+            return False
+        future: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
+        self._waiting[future] = topics
+        try:
+            # Not wait_for: before Python 3.12 it swallows a cancellation that comes together with the bell.
+            async with asyncio.timeout(timeout_s):
+                return await future
+        except TimeoutError:
+            return False
+        finally:
+            del self._waiting[future]
+
+    async def close(self) -> None:
+        if self._listening:
+            self._listening.cancel()
+            await asyncio.gather(self._listening, return_exceptions=True)
+        self.ring(None)
+
+
+class FileEar:
+    """Another process's write to SQLite shows in data_version."""
+
+    def __init__(self, file: Path, busy_s: float) -> None:
+        self._file = file
+        self._busy_s = busy_s
+
+    async def listen(self, ring: Callable[[Iterable[str] | None], None], waiting: Callable[[], bool]) -> None:
+        connection = sqlite3.connect(self._file, timeout=self._busy_s)
+        try:
+            seen = _version(connection)
+            while True:
+                await asyncio.sleep(POLL_S)
+                if waiting():
+                    now = _version(connection)
+                    if now != seen:
+                        seen = now
+                        ring(None)
+        finally:
+            connection.close()
+
+
+class NotifyEar:
+    """PostgreSQL says what changed, to a connection of its own."""
+
+    def __init__(self, address: dict[str, Any]) -> None:
+        self._address = address
+        self.hears = False  # while it does not, this process has to ring for itself
+
+    async def listen(self, ring: Callable[[Iterable[str] | None], None], waiting: Callable[[], bool]) -> None:
+        import psycopg
+        from psycopg import sql
+
+        while True:
+            with suppress(psycopg.Error, OSError):
+                connection = await psycopg.AsyncConnection.connect(**self._address, autocommit=True)
+                async with connection:
+                    await connection.execute(sql.SQL("listen {}").format(sql.Identifier(CHANNEL)))
+                    self.hears = True
+                    ring(None)  # whatever happened while nobody listened
+                    async for notice in connection.notifies():
+                        ring([notice.payload] if notice.payload else None)
+            self.hears = False
+            ring(None)
+            await asyncio.sleep(AGAIN_S)
+
+
+def _version(connection: sqlite3.Connection) -> int:
+    row = connection.execute("PRAGMA data_version").fetchone()
+    return int(row[0])

@@ -1,0 +1,65 @@
+"""How the queue is doing, and what happened since somebody last looked: for whoever watches over a server."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import Connection, func, select
+
+from imagen.store.tables import events, is_queued, is_running, jobs, slots
+
+PAGE = 2000  # what is read at a time
+TOLD = ("started", "requeued", "completed", "failed", "cancelled")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Numbers:
+    """This moment."""
+
+    queued: Mapping[str, tuple[int, float]]  # model -> how many wait, and for how many seconds the oldest
+    running: Mapping[str, int]
+    slots: Mapping[str, tuple[int, int]]  # device -> how many it has, and how many are taken
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Happening:
+    """One recorded event, as much of it as is counted."""
+
+    pos: int
+    type: str
+    model: str
+    body: Mapping[str, Any]
+
+
+def numbers(connection: Connection, now: datetime) -> Numbers:
+    """Read with the small indexes over what is queued and running; the history is not touched."""
+    queued = connection.execute(
+        select(jobs.c.model, func.count(), func.min(jobs.c.created_at)).where(is_queued).group_by(jobs.c.model)
+    )
+    running = connection.execute(select(jobs.c.model, func.count()).where(is_running).group_by(jobs.c.model))
+    taken = connection.execute(
+        select(slots.c.device, func.count(), func.count(slots.c.job_id)).group_by(slots.c.device)
+    )
+    return Numbers(
+        queued={model or "": (count, max(0.0, (now - oldest).total_seconds())) for model, count, oldest in queued},
+        running={model or "": count for model, count in running},
+        slots={device: (count, busy) for device, count, busy in taken},
+    )
+
+
+def newest(connection: Connection) -> int:
+    """The position of the last event of all."""
+    return int(connection.execute(select(func.max(events.c.pos))).scalar_one() or 0)
+
+
+def happened(connection: Connection, after: int) -> Sequence[Happening]:
+    """Starts, requeues and ends after a position, oldest first, at most a page of them."""
+    rows = connection.execute(
+        select(events.c.pos, events.c.type, jobs.c.model, events.c.body)
+        .join(jobs, jobs.c.id == events.c.job_id)
+        .where(events.c.pos > after, events.c.type.in_(TOLD))
+        .order_by(events.c.pos)
+        .limit(PAGE)
+    )
+    return [Happening(pos=pos, type=type_, model=model or "", body=body) for pos, type_, model, body in rows]

@@ -1,0 +1,101 @@
+"""`imagen keys`: who may use this server from elsewhere."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING, TypeVar
+
+import click
+
+from imagen.surfaces.cli.output import age, print_json, print_table
+
+if TYPE_CHECKING:
+    from imagen.app import App
+
+T = TypeVar("T")
+
+JSON = click.option("--json", "json_output", is_flag=True, help="Print one JSON document.")
+
+
+@click.group(invoke_without_command=True)
+@JSON
+@click.pass_context
+def keys(ctx: click.Context, json_output: bool) -> None:
+    """Make, list or remove the keys with which others may use this server.
+
+    As long as there is none, a server answers its own machine only, and everybody there without a key.
+    """
+    if ctx.invoked_subcommand is None:
+        ctx.invoke(list_, json_output=json_output)
+    elif json_output:
+        ctx.default_map = {name: {"json_output": True} for name in ("add", "list", "remove")}
+
+
+@keys.command()
+@click.argument("name")
+@click.option("--admin", is_flag=True, help="It sees and may change what all others made.")
+@JSON
+def add(name: str, admin: bool, json_output: bool) -> None:
+    """Make a key and print it. It is shown this once: only its hash is kept.
+
+    NAME is whose jobs they are. Who gets a key of the same name later gets the jobs too.
+    """
+    first, secret = _ask(lambda app: _added(app, name, admin))
+    if json_output:
+        print_json({"name": name, "admin": admin, "key": secret})
+    else:
+        click.echo(secret)
+    click.echo("note: keep it now, it cannot be shown again; send it as `Authorization: Bearer KEY`", err=True)
+    if first:
+        click.echo("note: this is the first key; from now on every request needs one, also from this machine", err=True)
+
+
+@keys.command("list")
+@JSON
+def list_(json_output: bool = False) -> None:
+    """Every key, by name; never the key itself."""
+    found = _ask(lambda app: app.keys())
+    if json_output:
+        from imagen.surfaces.wire import moment
+
+        told = [{"name": key.name, "admin": key.admin, "created_at": moment(key.created_at)} for key in found]
+        print_json({"keys": told})
+        return
+    if not found:
+        click.echo("note: there are no keys; the server answers everybody on this machine, and nobody else", err=True)
+        return
+    rows = [(key.name, "admin" if key.admin else "own jobs", age(key.created_at)) for key in found]
+    print_table(("NAME", "MAY SEE", "MADE"), rows)
+
+
+@keys.command()
+@click.argument("name")
+@JSON
+def remove(name: str, json_output: bool) -> None:
+    """Take a key away; a running server notices within seconds. The jobs made with it stay."""
+
+    async def removed(app: "App") -> int:
+        await app.remove_key(name)
+        return len(await app.keys())
+
+    left = _ask(removed)
+    if json_output:
+        print_json({"removed": name, "left": left})
+    if not left:
+        click.echo(
+            "note: that was the last key; the server now answers everybody who reaches it on this machine", err=True
+        )
+
+
+async def _added(app: "App", name: str, admin: bool) -> tuple[bool, str]:
+    first = not await app.keys()
+    return first, await app.add_key(name, admin=admin)
+
+
+def _ask(question: Callable[["App"], Awaitable[T]]) -> T:
+    async def asked() -> T:
+        from imagen.app import open as open_app
+
+        async with open_app() as app:
+            return await question(app)
+
+    return asyncio.run(asked())

@@ -1,0 +1,47 @@
+"""`imagen worker`: draws what others submitted, on any machine that reaches the database and the pictures."""
+
+import click
+
+from imagen.core.errors import RequestError
+from imagen.surfaces.cli import daemon, options
+
+
+@click.command()
+@click.option("--models", "models", metavar="A,B", help="Only these models; otherwise every enabled one.")
+@daemon.grace_option
+def worker(models: str | None, grace_s: float) -> None:
+    """Draw the jobs that others submit, until it is stopped.
+
+    SIGTERM or Ctrl-C stops it politely: what is not finished in time goes back to the queue.
+    """
+    wanted = options.names(models) if models is not None else None
+    if wanted == []:
+        raise RequestError("--models names none", hint="leave it out to draw every enabled model", param="models")
+
+    async def working(leaving: daemon.Leaving) -> None:
+        from imagen.app import open as open_app
+        from imagen.surfaces import logs
+
+        log = logs.begin()
+        async with open_app() as app:
+            app.log = logs.lines(log)
+            # A name that is not known is refused before anything is drawn, and says what is near it.
+            served = (
+                [app.catalog.get(name) for name in wanted]
+                if wanted
+                else [model for model in app.catalog.models.values() if model.enabled]
+            )
+            async with app.drawing(models=wanted) as drawing:
+                devices = sorted({model.device for model in served})
+                names = daemon.some([model.name for model in served]) or "nothing: no model is enabled"
+                logs.announce(
+                    log,
+                    f"imagen: worker draws {names} on {daemon.some(devices) or 'no device'} (stop with Ctrl-C)",
+                    worker=drawing.id,
+                )
+                async with daemon.telling_changes(app, log):
+                    await leaving.asked.wait()
+                log.info("stopping")
+                await leaving.let_finish(drawing, log)
+
+    daemon.run(working, grace_s=grace_s)

@@ -1,0 +1,42 @@
+"""What every route is handed: the app, who asks, and the open streams."""
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated
+
+from fastapi import Depends, Request
+
+from imagen.config import Limits
+from imagen.surfaces.http.auth import Caller, caller
+from imagen.surfaces.http.streams import Streams
+
+if TYPE_CHECKING:
+    from imagen.app import App
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Door:
+    """One request's view of the app."""
+
+    app: "App"
+    caller: Caller
+    streams: Streams
+    limits: Limits
+
+    @property
+    def sees(self) -> str | None:
+        """Whose jobs may be looked at; None: everybody's."""
+        return self.caller.sees
+
+    @property
+    def queue_limit(self) -> int | None:
+        """How many jobs of this caller may wait. Whoever may do everything may also fill the queue."""
+        return None if self.caller.admin else self.limits.queued
+
+
+def door(request: Request, who: Annotated[Caller, Depends(caller)]) -> Door:
+    """The dependency of every route that asks the app for something."""
+    state = request.app.state
+    return Door(app=state.app, caller=who, streams=state.streams, limits=state.settings.limits)
+
+
+DoorOf = Annotated[Door, Depends(door)]

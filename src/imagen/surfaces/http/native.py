@@ -1,0 +1,329 @@
+"""Jobs over HTTP: submit, look, cancel, retry, delete, follow; and which models there are."""
+
+import re
+from typing import Annotated, Any, Literal
+
+from fastapi import APIRouter, Header, Query, Request, Response
+from starlette.responses import JSONResponse
+
+from imagen.core.errors import Forbidden, RequestError, UnknownImage
+from imagen.core.job import Job
+from imagen.core.request import Draft, PreviewPolicy
+from imagen.surfaces.http import shapes, streams
+from imagen.surfaces.http.context import Door, DoorOf
+from imagen.surfaces.http.limits import check_draft
+from imagen.surfaces.http.refusals import problems
+from imagen.surfaces.http.strict import StrictRoute, body_hash
+from imagen.surfaces.wire import error_json, job_json
+
+MAX_PAGE = 500
+MAX_WATCHED = 1_000  # jobs named in one stream
+LOOK_S = 1.0  # how soon a request that waits notices that its client left
+MAX_KEY = 255
+DRAWN = tuple(shapes.Drawn.model_fields)
+
+router = APIRouter(route_class=StrictRoute)
+
+State = Literal["queued", "running", "completed", "failed", "cancelled"]
+Shown = Literal["0", "1", "inline"]
+Before = Annotated[str | None, Query(description="the id of the last one seen")]
+IdempotencyKey = Annotated[
+    str | None,
+    Header(description="the same key with the same body is the same job, however often it is sent"),
+]
+Prefer = Annotated[str | None, Header(description="`wait=N` waits up to N seconds (at most 60) for the end")]
+LastEventId = Annotated[str | None, Header(description="what a browser sends when it comes back")]
+After = Annotated[str | None, Query(description="the same as Last-Event-ID, for whoever cannot send headers")]
+PREVIEW_FORMS: dict[str, streams.Previews] = {"0": "none", "1": "ref", "inline": "inline"}
+PREVIEWS = "0: none; 1: where each can be fetched; inline: each as base64 in `data`"
+
+LOCATION = {"Location": {"description": "where the job is", "schema": {"type": "string"}}}
+APPLIED = {"Preference-Applied": {"description": "the wait that was granted", "schema": {"type": "string"}}}
+EVENTS: dict[int | str, dict[str, Any]] = {
+    200: {
+        "description": "server-sent events, one line of JSON each; see docs/reference/events.md",
+        "content": {
+            "text/event-stream": {
+                "schema": {"type": "string"},
+                "example": 'id: 1\nevent: queued\ndata: {"type":"queued","job":"01J…","seq":1}\n\n',
+            }
+        },
+    },
+    204: {"description": "it ended and everything was told before: no need to come back"},
+}
+
+
+@router.post(
+    "/v1/jobs",
+    tags=["jobs"],
+    status_code=202,
+    summary="Submit a job",
+    responses={
+        200: {
+            "model": shapes.Job,
+            "description": "it ended within the wait, well or not",
+            "headers": LOCATION | APPLIED,
+        },
+        202: {"model": shapes.Job, "description": "it is queued or running", "headers": LOCATION | APPLIED},
+        **problems(404, 409, 413, 415, 422),
+    },
+)
+async def submit(
+    request: Request, asked: shapes.NewJob, door: DoorOf, idempotency_key: IdempotencyKey = None, prefer: Prefer = None
+) -> Response:
+    """It is safe on disk when this answers, and is drawn even if the client leaves."""
+    if asked.priority > 0 and not door.caller.admin:
+        raise Forbidden("a priority above 0 is for admin keys", hint="leave it out", param="priority")
+    draft = draft_of(asked)
+    check_draft(draft, door.limits)
+    job = await door.app.submit(
+        draft,
+        owner=door.caller.name,
+        queue_limit=door.queue_limit,
+        **await idempotent(request, idempotency_key),
+    )
+    headers = {"location": f"/v1/jobs/{job.id}"}
+    wait_s = _wait(prefer, door.limits.wait_s)
+    if wait_s is not None:
+        headers["preference-applied"] = f"wait={wait_s:g}"
+        job = await _ended(request, door, job, wait_s)
+    status = 200 if wait_s is not None and job.state.terminal else 202
+    return JSONResponse(job_json(job, reader="http"), status, headers)
+
+
+@router.get(
+    "/v1/jobs",
+    tags=["jobs"],
+    summary="List jobs, newest first",
+    responses={200: {"model": shapes.JobPage, "description": "a page"}, **problems()},
+)
+async def jobs(
+    door: DoorOf,
+    state: Annotated[State | None, Query(description="only those in this state")] = None,
+    model: Annotated[str | None, Query(description="only those of this model")] = None,
+    series: Annotated[str | None, Query(description="only those of this series")] = None,
+    q: Annotated[str | None, Query(description="only those whose prompt holds this")] = None,
+    before: Before = None,
+    limit: Annotated[int, Query(ge=1, le=MAX_PAGE)] = 50,
+) -> Response:
+    """`next` of one page is `before` of the following one."""
+    # One more than asked for tells whether there is a further page.
+    found = await door.app.jobs(
+        state=state,
+        model=model or None,
+        series=series or None,
+        q=q or None,
+        before=before or None,
+        limit=limit + 1,
+        owner=door.sees,
+    )
+    page = found[:limit]
+    more = page[-1].id if len(found) > limit else None
+    return JSONResponse({"jobs": [job_json(job, reader="http") for job in page], "next": more})
+
+
+@router.get(
+    "/v1/jobs/{id}",
+    tags=["jobs"],
+    summary="Look at a job",
+    responses={200: {"model": shapes.Job, "description": "as it stands now"}, **problems(404)},
+)
+async def job(id: str, door: DoorOf) -> Response:
+    """As it stands now."""
+    return JSONResponse(job_json(await door.app.job(id, owner=door.sees), reader="http"))
+
+
+@router.delete(
+    "/v1/jobs/{id}",
+    tags=["jobs"],
+    summary="Delete the pictures of a job",
+    responses={200: {"model": shapes.Job, "description": "its pictures are gone"}, **problems(404, 409)},
+)
+async def delete(id: str, door: DoorOf) -> Response:
+    """What was asked stays in the history. One that has not ended must be cancelled first."""
+    found = await door.app.job(id, owner=door.sees)
+    await door.app.delete_job(found.id, owner=door.sees)
+    return JSONResponse(job_json(await door.app.job(found.id), reader="http"))
+
+
+@router.post(
+    "/v1/jobs/{id}/cancel",
+    tags=["jobs"],
+    summary="Cancel a job",
+    responses={200: {"model": shapes.Job, "description": "its end is asked for"}, **problems(404)},
+)
+async def cancel(id: str, door: DoorOf) -> Response:
+    """One that ended stays as it is, and that is no error."""
+    found = await door.app.cancel(id, by=door.caller.name, owner=door.sees)
+    return JSONResponse(job_json(found, reader="http"))
+
+
+@router.post(
+    "/v1/jobs/{id}/retry",
+    tags=["jobs"],
+    status_code=202,
+    summary="Draw a job again",
+    responses={
+        202: {"model": shapes.Job, "description": "the new job", "headers": LOCATION},
+        **problems(404, 409, 422),
+    },
+)
+async def retry(id: str, door: DoorOf) -> Response:
+    """A new job with the same complete request; in a series it takes over the cell."""
+    new = await door.app.retry(id, owner=door.sees)
+    return JSONResponse(job_json(new, reader="http"), 202, {"location": f"/v1/jobs/{new.id}"})
+
+
+@router.get("/v1/jobs/{id}/events", tags=["events"], summary="Follow a job", responses={**EVENTS, **problems(404)})
+async def job_events(
+    id: str,
+    door: DoorOf,
+    previews: Annotated[Shown | None, Query(description=f"{PREVIEWS}; absent: 1 if the job asked for any")] = None,
+    after: After = None,
+    last_event_id: LastEventId = None,
+) -> Response:
+    """Everything so far, then what happens as it happens; closes after the end."""
+    if previews is None:
+        # Asking for them here makes a running backend draw them, so only those who said so get them.
+        asked = getattr(await door.app.job(id, owner=door.sees), "preview", None)
+        previews = "1" if asked is not None and not asked.off else "0"
+    return streams.EventStream(
+        door.streams,
+        streams.job_events(
+            door.app,
+            door.streams.frames,
+            id,
+            after=streams.last_seen(last_event_id, after) or 0,
+            previews=PREVIEW_FORMS[previews],
+            owner=door.sees,
+        ),
+    )
+
+
+@router.get("/v1/events", tags=["events"], summary="Follow all jobs", responses={200: EVENTS[200], **problems()})
+async def all_events(
+    door: DoorOf,
+    jobs: Annotated[str, Query(description="only these: ids with commas between")] = "",
+    previews: Annotated[Shown, Query(description=PREVIEWS)] = "0",
+    after: After = None,
+    last_event_id: LastEventId = None,
+) -> Response:
+    """One connection for everything. Begins with what is live now, or after `Last-Event-ID`."""
+    named = [name for name in jobs.split(",") if name] if jobs else None
+    if named and len(named) > MAX_WATCHED:
+        raise RequestError(
+            f"{len(named):,} jobs on one stream, the limit is {MAX_WATCHED:,}", hint="leave `jobs` out", param="jobs"
+        )
+    seen = streams.last_seen(last_event_id, after)
+    if seen is None and (last_event_id or after):
+        seen = 0 if named else None  # unreadable: everything of these jobs again, but never a whole history
+    return streams.EventStream(
+        door.streams,
+        streams.all_events(
+            door.app, door.streams.frames, after=seen, jobs=named, previews=PREVIEW_FORMS[previews], owner=door.sees
+        ),
+    )
+
+
+@router.get(
+    "/v1/jobs/{id}/preview",
+    tags=["jobs"],
+    summary="The picture as it forms",
+    response_class=Response,
+    responses={
+        200: {
+            "description": "the latest preview",
+            "content": {
+                mime: {"schema": {"type": "string", "contentMediaType": mime}} for mime in ("image/jpeg", "image/webp")
+            },
+            "headers": {"ETag": {"description": "differs from preview to preview", "schema": {"type": "string"}}},
+        },
+        304: {"description": "still the one that If-None-Match names"},
+        **problems(404),
+    },
+)
+async def preview(id: str, door: DoorOf, if_none_match: Annotated[str | None, Header()] = None) -> Response:
+    """404 while there is none and after the end."""
+    shown = await door.app.preview(id, owner=door.sees)
+    if shown is None:
+        raise UnknownImage(
+            f"job {id} shows no preview now",
+            hint="there is one while it is drawn, if its request or somebody who follows asked for previews",
+            param="id",
+        )
+    tag = f'"{shown.attempt}-{shown.tick}"'
+    headers = {"etag": tag, "cache-control": "private, no-cache"}
+    if if_none_match is not None and tag in (name.strip().removeprefix("W/") for name in if_none_match.split(",")):
+        return Response(status_code=304, headers=headers)
+    return Response(shown.data, media_type=shown.mime, headers=headers)
+
+
+@router.get(
+    "/v1/models",
+    tags=["models"],
+    summary="List the models",
+    responses={200: {"model": shapes.ModelList, "description": "all of them"}, **problems()},
+)
+async def models(door: DoorOf) -> Response:
+    """What each can do, and whether it is ready."""
+    default = door.app.catalog.default
+    return JSONResponse({"models": [_model_json(state, default) for state in await door.app.model_states()]})
+
+
+def draft_of(asked: shapes.NewJob) -> Draft:
+    """The draft that a body says."""
+    fields = {name: getattr(asked, name) for name in ("prompt", "model", "seed", "n", "priority", *DRAWN)}
+    wish = asked.preview
+    match wish:
+        case None:
+            policy = None
+        case bool():
+            policy = PreviewPolicy() if wish else PreviewPolicy(method="off")
+        case _:
+            policy = PreviewPolicy(**wish.model_dump())
+    return Draft(**fields | {"options": asked.options or {}}, preview=policy)
+
+
+async def _ended(request: Request, door: Door, job: Job, wait_s: float) -> Job:
+    import asyncio
+
+    loop = asyncio.get_running_loop()
+    until = loop.time() + wait_s
+    async with door.app.watching(job.id) as watch:
+        while not watch.ended and not door.streams.stopping.is_set():
+            left = until - loop.time()
+            if left <= 0 or await request.is_disconnected():
+                break
+            await watch.next(min(left, LOOK_S))
+    return await door.app.job(job.id)
+
+
+def _wait(prefer: str | None, limit_s: float) -> float | None:
+    """Preferences that cannot be read are ignored, as their RFC wants it."""
+    found = re.search(r'(?:^|[,;\s])wait\s*=\s*"?([0-9]{1,6})"?\s*(?:$|[,;\s])', prefer or "", re.IGNORECASE)
+    return min(float(found[1]), limit_s) if found else None
+
+
+async def idempotent(request: Request, key: str | None) -> dict[str, Any]:
+    """How the app is told of an Idempotency-Key: with a hash of the body as it was sent."""
+    if key is None:
+        return {}
+    if not 1 <= len(key) <= MAX_KEY or not key.isascii() or not key.isprintable():
+        raise RequestError(
+            "the Idempotency-Key cannot be used",
+            hint=f"give 1 to {MAX_KEY} printable ASCII characters, for instance a UUID",
+            param="Idempotency-Key",
+        )
+    return {"idempotency_key": key, "body_hash": await body_hash(request)}
+
+
+def _model_json(state: Any, default: str) -> dict[str, Any]:
+    record = state.model.as_dict()
+    # What is left out says where things lie on this machine, or may hold a secret.
+    told = {name: record[name] for name in shapes.ModelLine.model_fields if name in record}
+    return told | {
+        "default": state.model.name == default,
+        "available": state.available,
+        "error": error_json(state.error, reader="http") if state.error else None,
+        "loaded": state.loaded,
+    }

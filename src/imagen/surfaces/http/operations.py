@@ -1,0 +1,222 @@
+"""For whoever runs the server: is it alive, does it accept jobs, and how is it doing."""
+
+import asyncio
+import shutil
+import time
+from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING, Annotated, Any
+
+from fastapi import APIRouter, Depends
+from starlette.responses import Response
+
+from imagen.core.errors import Forbidden, ImagenError
+from imagen.surfaces.http.auth import Caller, caller
+from imagen.surfaces.http.refusals import problems
+
+if TYPE_CHECKING:
+    from prometheus_client.core import Metric
+
+    from imagen.app import App
+    from imagen.store.numbers import Happening, Numbers
+
+# Seconds. A picture takes from a tenth of a second to some minutes, a model as long to load.
+BUCKETS = (0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 20.0, 40.0, 80.0, 160.0, 320.0)
+PARTS = ("queue", "load", "encode", "sample", "decode", "save")
+FRESH_S = 1.0  # how long an answer of /readyz holds
+OTHER = "other"  # rows that came by SQL may name anything; a name is a label only where a model has it
+OVERLAP = 200  # PostgreSQL may show an event before a lower one, whose transaction was still open
+
+
+def router(app: "App", open_streams: Callable[[], int] = lambda: 0) -> APIRouter:
+    """GET /healthz, /readyz and /metrics."""
+    routes = APIRouter(tags=["operations"])
+    tally = Tally(app, open_streams)
+    readiness = _Readiness(app)
+
+    @routes.get("/healthz", summary="Whether this process is alive")
+    async def healthz() -> dict[str, str]:
+        return {"status": "ok"}
+
+    @routes.get("/readyz", summary="Whether jobs are accepted", responses=problems(503))
+    async def readyz() -> dict[str, str]:
+        await readiness.check()
+        return {"status": "ready"}
+
+    @routes.get("/metrics", summary="Numbers for Prometheus", response_class=Response, responses=problems(401, 403))
+    async def metrics(who: Annotated[Caller, Depends(caller)]) -> Response:
+        if not who.admin:
+            raise Forbidden("these are the numbers of everybody's jobs", hint="use the key of an admin")
+        return await tally.answer()
+
+    return routes
+
+
+class _Readiness:
+    """Looked at once a second at most: it asks the database and writes a file, and anybody may ask for it."""
+
+    def __init__(self, app: "App") -> None:
+        self._app = app
+        self._one_at_a_time = asyncio.Lock()
+        self._looked_at = float("-inf")
+        self._wrong: ImagenError | None = None
+
+    async def check(self) -> None:
+        """Raise what keeps jobs from being accepted."""
+        async with self._one_at_a_time:
+            if time.monotonic() - self._looked_at > FRESH_S:
+                self._wrong = None
+                try:
+                    await self._app.ready()
+                except ImagenError as error:
+                    self._wrong = error
+                self._looked_at = time.monotonic()
+        if self._wrong is not None:
+            raise self._wrong
+
+
+class Tally:
+    """What was counted since the first time somebody asked, and the state of this moment."""
+
+    def __init__(self, app: "App", open_streams: Callable[[], int]) -> None:
+        self._app = app
+        self._open_streams = open_streams
+        self._one_at_a_time = asyncio.Lock()
+        self._counts: _Counts | None = None
+        self._first = self._last = 0  # positions among all events
+        self._seen: set[int] = set()
+
+    async def answer(self) -> Response:
+        """All numbers as text."""
+        async with self._one_at_a_time:
+            # Loaded only where somebody asks: the library costs each server a MiB.
+            from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+
+            if self._counts is None:
+                self._counts = _Counts()
+                self._first, _ = await self._app.happened(None)
+                self._last = self._first
+            await self._count(self._counts)
+            now = _Now(await self._app.numbers(), await self._app.workers(), self._open_streams(), self._room())
+            self._counts.now = now
+            return Response(generate_latest(self._counts.registry), media_type=CONTENT_TYPE_LATEST)
+
+    async def _count(self, counts: "_Counts") -> None:
+        models = self._app.catalog.models
+        while True:
+            _, told = await self._app.happened(max(self._first, self._last - OVERLAP))
+            fresh = [one for one in told if one.pos not in self._seen]
+            for one in fresh:
+                counts.count(one, one.model if one.model in models else OTHER)
+                self._seen.add(one.pos)
+                self._last = max(self._last, one.pos)
+            self._seen = {pos for pos in self._seen if pos > self._last - OVERLAP}
+            if not fresh:
+                return
+
+    def _room(self) -> int | None:
+        try:
+            return shutil.disk_usage(self._app.settings.images_folder).free
+        except OSError:
+            return None  # nothing was drawn yet, or the pictures lie elsewhere
+
+
+class _Now:
+    """The state of this moment, as gauges."""
+
+    def __init__(self, numbers: "Numbers", workers: Sequence[Any], streams: int, room: int | None) -> None:
+        self.numbers = numbers
+        self.workers = [worker for worker in workers if not worker["solo"] and worker["models"]]
+        self.streams = streams
+        self.room = room
+
+    def collect(self) -> Iterator["Metric"]:
+        from prometheus_client.core import GaugeMetricFamily
+
+        def gauge(name: str, help_: str, values: dict[str, float], label: str | None = "model") -> "Metric":
+            family = GaugeMetricFamily(f"imagen_{name}", help_, labels=[label] if label else None)
+            for key, value in values.items():
+                family.add_metric([key] if label else [], value)
+            return family
+
+        queued, slots = self.numbers.queued, self.numbers.slots
+        yield gauge("queue_depth", "Jobs that wait.", {model: depth for model, (depth, _) in queued.items()})
+        yield gauge(
+            "queue_oldest_seconds",
+            "How long the oldest job has waited.",
+            {model: age for model, (_, age) in queued.items()},
+        )
+        yield gauge("jobs_running", "Jobs that are being drawn.", dict(self.numbers.running))
+        yield gauge(
+            "device_slots", "Jobs a device can draw at once.", {name: n for name, (n, _) in slots.items()}, "device"
+        )
+        yield gauge(
+            "device_slots_taken", "Jobs a device draws now.", {name: n for name, (_, n) in slots.items()}, "device"
+        )
+        yield gauge("workers", "Workers alive, of all machines.", {"": len(self.workers)}, None)
+        yield gauge("streams_open", "Event streams open at this server.", {"": self.streams}, None)
+        if self.room is not None:
+            yield gauge("images_free_bytes", "Room left where pictures are stored.", {"": self.room}, None)
+
+
+class _Counts:
+    """What happened, as counters; they begin at zero when they are first asked for."""
+
+    def __init__(self) -> None:
+        from prometheus_client import CollectorRegistry, Counter, Histogram, ProcessCollector
+
+        self.registry = CollectorRegistry()
+        self.now: _Now | None = None
+        self._started = Counter("imagen_jobs_started", "Attempts begun.", ["model"], registry=self.registry)
+        self._ended = Counter("imagen_jobs_ended", "Jobs that ended.", ["model", "state"], registry=self.registry)
+        self._errors = Counter(
+            "imagen_job_errors", "Failures, by the code of their error.", ["model", "code"], registry=self.registry
+        )
+        self._requeued = Counter(
+            "imagen_jobs_requeued", "Attempts that went back to the queue.", ["why"], registry=self.registry
+        )
+        self._seconds = Histogram(
+            "imagen_job_seconds",
+            "Seconds of completed jobs, by part: queue, load, encode, sample, decode, save.",
+            ["model", "part"],
+            buckets=BUCKETS,
+            registry=self.registry,
+        )
+        self._preview_seconds = Counter(
+            "imagen_preview_seconds", "Seconds spent on previews.", ["model"], registry=self.registry
+        )
+        self._preview_frames = Counter("imagen_preview_frames", "Previews made.", ["model"], registry=self.registry)
+        ProcessCollector(namespace="imagen", registry=self.registry)
+        self.registry.register(self)
+
+    def count(self, one: "Happening", model: str) -> None:
+        """Add one event."""
+        match one.type:
+            case "started":
+                self._started.labels(model).inc()
+            case "requeued":
+                self._requeued.labels(_why(one.body)).inc()
+            case state:
+                self._ended.labels(model, state).inc()
+        if one.type == "failed":
+            self._errors.labels(model, _code(one.body)).inc()
+        if one.type == "completed":
+            for part in PARTS:
+                if (seconds := one.body.get("timings", {}).get(part)) is not None:
+                    self._seconds.labels(model, part).observe(seconds)
+            cost = one.body.get("preview_cost", {})
+            self._preview_frames.labels(model).inc(cost.get("frames", 0))
+            self._preview_seconds.labels(model).inc(cost.get("ms", 0) / 1000)
+
+    def collect(self) -> Iterator["Metric"]:
+        return iter(()) if self.now is None else self.now.collect()
+
+
+def _why(body: Any) -> str:
+    """`lost` when the worker died, `stopped` when it was told to go, otherwise the code of the error."""
+    if str(body.get("reason", "")).endswith(" died"):
+        return "lost"
+    return _code(body) if body.get("error") else "stopped"
+
+
+def _code(body: Any) -> str:
+    return str((body.get("error") or {}).get("code", "unknown"))

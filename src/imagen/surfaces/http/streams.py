@@ -1,0 +1,305 @@
+"""Events as they come, over HTTP: server-sent events, encoded once however many watch.
+
+The client sets the pace. The next batch is asked for only when the last one was taken, so whoever reads
+slowly gets the newest progress and preview and every durable event, and costs no memory here.
+"""
+
+import asyncio
+import json
+import logging
+import math
+import re
+from collections import OrderedDict
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from typing import TYPE_CHECKING, Any, Literal, Protocol
+
+from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
+
+from imagen.core.errors import ImagenError
+from imagen.core.events import Event
+from imagen.surfaces.wire import event_json
+
+if TYPE_CHECKING:
+    from imagen.app import App
+    from imagen.engine.feed import Watch
+    from imagen.engine.tide import WatchAll
+
+HEARTBEAT_S = 15.0  # shorter than the minute after which proxies drop a silent connection
+STALLED_S = 60.0  # a client that takes nothing for so long is let go
+FIRST_S = 0.25  # for what there is already; the answer begins then, whether there was something or not
+LOOK_S = 5.0  # how often that is looked at
+FINISH_S = 1.0  # for the last bytes of a stream when the server stops
+RETRY_MS = 2000  # how soon a browser comes back when the connection breaks
+MAX_FRAMES = 512
+MAX_FRAME_BYTES = 8 * 2**20  # of all kept frames; those with a picture inside are the large ones
+
+ABORT = "imagen.abort"  # an extension of our server: drop the connection and what waits in its buffer
+
+log = logging.getLogger(__name__)
+
+Previews = Literal["none", "ref", "inline"]
+
+HEADERS = [
+    (b"content-type", b"text/event-stream; charset=utf-8"),
+    (b"cache-control", b"no-store"),
+    (b"x-accel-buffering", b"no"),
+]
+# Lines without an empty one behind them: only that ends an event, and clients differ on one without data.
+HELLO = f"retry: {RETRY_MS}\n".encode()
+HEARTBEAT = b": still here\n"
+
+
+class Source(Protocol):
+    """What a stream tells."""
+
+    @property
+    def ended(self) -> bool:
+        """Whether nothing more will come."""
+
+    async def next(self, timeout_s: float) -> bytes:
+        """The next frames; nothing when none came in this time."""
+
+
+Opened = Callable[[], AbstractAsyncContextManager[Source]]
+
+
+class Frames:
+    """Each event as bytes, kept a while: all who watch a job are sent the same ones."""
+
+    def __init__(self) -> None:
+        self._kept: OrderedDict[tuple[Any, ...], bytes] = OrderedDict()
+        self._size = 0
+
+    def of(self, event: Event, previews: Previews) -> bytes:
+        """`event:` and `data:` without an id, which differs from stream to stream."""
+        form = previews if event.type == "preview" else ""
+        key = (
+            event.job,
+            event.attempt,
+            event.seq,
+            getattr(event, "tick", -1),
+            event.type,
+            form,
+            getattr(event, "position", -1),
+        )
+        frame = self._kept.get(key)
+        if frame is None:
+            shape = event_json(event, preview="inline" if previews == "inline" else "ref", reader="http")
+            frame = self._kept[key] = framed(event.type, shape)
+            self._size += len(frame)
+            while len(self._kept) > MAX_FRAMES or (self._size > MAX_FRAME_BYTES and len(self._kept) > 1):
+                self._size -= len(self._kept.popitem(last=False)[1])
+        return frame
+
+
+def framed(type_: str, shape: Mapping[str, Any]) -> bytes:
+    """One event of a stream; JSON breaks no line, so one `data:` is enough."""
+    return f"event: {type_}\ndata: {json.dumps(shape, separators=(',', ':'))}\n\n".encode()
+
+
+def last_seen(header: str | None, query: str | None) -> int | None:
+    """The id after which a client goes on: a browser that comes back says it in the header. None: unreadable."""
+    told = header if header is not None else query
+    return int(told) if told is not None and re.fullmatch(r"[0-9]{1,18}", told) else None
+
+
+def job_events(app: "App", frames: Frames, job_id: str, *, after: int, previews: Previews, owner: str | None) -> Opened:
+    """Everything about one job; ends after its end."""
+
+    @asynccontextmanager
+    async def opened() -> AsyncIterator[Source]:
+        async with app.watching(job_id, after=after, previews=previews != "none", owner=owner) as watch:
+            yield _OfJob(watch, frames, previews, after)
+
+    return opened
+
+
+def all_events(
+    app: "App",
+    frames: Frames,
+    *,
+    after: int | None,
+    jobs: Sequence[str] | None,
+    previews: Previews,
+    owner: str | None,
+) -> Opened:
+    """Everything about all jobs of an owner, or about these; ends only with the connection."""
+
+    @asynccontextmanager
+    async def opened() -> AsyncIterator[Source]:
+        wanted = previews != "none"
+        async with app.watching_all(owner=owner, jobs=jobs, after=after, previews=wanted) as watch:
+            yield _OfAll(watch, frames, previews)
+
+    return opened
+
+
+class _OfJob:
+    def __init__(self, watch: "Watch", frames: Frames, previews: Previews, after: int) -> None:
+        self._watch = watch
+        self._frames = frames
+        self._previews = previews
+        self._seq = after
+
+    @property
+    def ended(self) -> bool:
+        return self._watch.ended
+
+    async def next(self, timeout_s: float) -> bytes:
+        told = []
+        for event in await self._watch.next(timeout_s):
+            if event.durable:
+                self._seq = event.seq
+            elif event.seq < self._seq:
+                continue  # true before something this client has seen already; its id would lead it back
+            told.append(b"id: %d\n%b" % (event.seq, self._frames.of(event, self._previews)))
+        return b"".join(told)
+
+
+class _OfAll:
+    ended = False
+
+    def __init__(self, watch: "WatchAll", frames: Frames, previews: Previews) -> None:
+        self._watch = watch
+        self._frames = frames
+        self._previews = previews
+
+    async def next(self, timeout_s: float) -> bytes:
+        news = await self._watch.next(timeout_s)
+        return b"".join([b"id: %d\n%b" % (cursor, self._frames.of(event, self._previews)) for cursor, event in news])
+
+
+class Streams:
+    """All open streams of a server: they share their frames, and a server that stops lets them go at once."""
+
+    def __init__(self, *, heartbeat_s: float = HEARTBEAT_S, stalled_s: float = STALLED_S) -> None:
+        self.frames = Frames()
+        self.heartbeat_s = heartbeat_s
+        self.stopping = asyncio.Event()
+        self._stalled_s = stalled_s
+        self._open: set[EventStream] = set()
+        self._looking: asyncio.TimerHandle | None = None
+
+    def __len__(self) -> int:
+        return len(self._open)
+
+    def add(self, stream: "EventStream") -> None:
+        self._open.add(stream)
+        if self._looking is None:
+            self._look_later()
+
+    def discard(self, stream: "EventStream") -> None:
+        self._open.discard(stream)
+
+    def stop(self) -> None:
+        """End every stream after its last whole frame; clients come back to whoever serves next."""
+        self.stopping.set()
+        for stream in self._open:
+            stream.leave("stopping")
+
+    def _look_later(self) -> None:
+        self._looking = asyncio.get_running_loop().call_later(min(LOOK_S, self._stalled_s), self._look)
+
+    def _look(self) -> None:
+        # One timer for all of them: a timer for each frame of each client would cost more than sending it.
+        self._looking = None
+        long_ago = asyncio.get_running_loop().time() - self._stalled_s
+        for stream in self._open:
+            if stream.sending_since < long_ago:
+                stream.leave("stalled")
+        if self._open:
+            self._look_later()
+
+
+class EventStream(Response):
+    """An answer that tells a source until it ends, the client leaves or stalls, or the server stops."""
+
+    def __init__(self, streams: Streams, source: "Opened") -> None:
+        super().__init__()
+        self.sending_since = math.inf
+        self._streams = streams
+        self._source = source
+        self._why: Literal["over", "gone", "stalled", "stopping", "broken"] | None = None
+        self._told = asyncio.timeout(None)
+        self._started = False
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        presence = asyncio.create_task(_gone(receive))
+        try:
+            async with self._told:
+                presence.add_done_callback(lambda _: self.leave("gone"))
+                self._streams.add(self)
+                if self._streams.stopping.is_set():
+                    self.leave("stopping")
+                # Opened before the answer begins: what is unknown or not yours is a proper refusal.
+                async with self._source() as source:
+                    await self._tell(source, send)
+                    self._why = "over"
+        except TimeoutError:
+            if self._why is None:
+                raise
+        except ImagenError as error:
+            if not self._started:
+                raise
+            log.warning("a stream breaks off: %s", error.message)
+            self._why = "broken"
+        finally:
+            self._why = self._why or "over"
+            self._streams.discard(self)
+            presence.cancel()
+        if self._why == "stopping":
+            await self._finish(scope, send)
+        elif self._why in ("stalled", "broken"):
+            await _cut(scope)
+
+    def leave(self, why: Literal["gone", "stalled", "stopping"]) -> None:
+        """Stop telling, wherever it is just now."""
+        if self._why is None:
+            self._why = why
+            self._told.reschedule(asyncio.get_running_loop().time())
+
+    async def _tell(self, source: Source, send: Send) -> None:
+        first = await source.next(FIRST_S)
+        if source.ended and not first:
+            # Everything was told before: 204 is how a browser is told not to come back.
+            self._started = True
+            await send({"type": "http.response.start", "status": 204, "headers": []})
+            await send({"type": "http.response.body", "body": b""})
+            return
+        await self._begin(send, HELLO + first)
+        while not source.ended:
+            await self._send(send, await source.next(self._streams.heartbeat_s) or HEARTBEAT)
+        await send({"type": "http.response.body", "body": b"", "more_body": False})
+
+    async def _begin(self, send: Send, data: bytes) -> None:
+        self._started = True
+        await send({"type": "http.response.start", "status": 200, "headers": HEADERS})
+        await self._send(send, data)
+
+    async def _send(self, send: Send, data: bytes) -> None:
+        self.sending_since = asyncio.get_running_loop().time()
+        await send({"type": "http.response.body", "body": data, "more_body": True})
+        self.sending_since = math.inf
+
+    async def _finish(self, scope: Scope, send: Send) -> None:
+        try:
+            async with asyncio.timeout(FINISH_S):
+                if not self._started:
+                    await self._begin(send, HELLO)
+                await send({"type": "http.response.body", "body": b"", "more_body": False})
+        except TimeoutError:
+            await _cut(scope)
+
+
+async def _gone(receive: Receive) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass
+
+
+async def _cut(scope: Scope) -> None:
+    abort = scope.get("extensions", {}).get(ABORT)
+    if abort is not None:
+        abort()  # closing would wait until the client takes what lies in the buffer, which may be never
+        await asyncio.sleep(0)
