@@ -10,7 +10,6 @@ import json
 import statistics
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Sequence
 from datetime import UTC, datetime
@@ -21,7 +20,8 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from tests import crowd_kit
 from tests.http_kit import get, post
-from tests.service_kit import House, Program, databases, free_port
+from tests.service_kit import House, Program, free_port
+from tests.service_kit import house as a_house
 
 WATCHERS, ROUNDS = 1000, 3
 BUDGET_LATENCY, BUDGET_KIB = 1.5, 50.0
@@ -43,11 +43,7 @@ def main() -> int:
     if asked.bare:
         return bare(int(asked.bare[0]), Path(asked.bare[1]))
     count, rounds = (100, 1) if asked.quick else (asked.watchers, asked.rounds)
-    with (
-        tempfile.TemporaryDirectory(prefix="imagen-watchers-") as folder,
-        databases(asked.database, 1, Path(folder), durable=not asked.quick) as (address,),
-        House(address) as house,
-    ):
+    with a_house(asked.database, durable=not asked.quick) as house:
         house.model("paced", device="paced@here", slots=1)
         house.model("elsewhere", device="elsewhere@here", slots=1)
         missed = race(house, count, rounds)

@@ -81,6 +81,7 @@ class Chaos:
         self._server: Program | None = None
         self._ending = False
         self._ids: dict[int, str] = {}
+        self._seen: dict[int, list[int]] = {}
         self._bodies = [self._body(number) for number in range(plan.jobs)]
         for name, device in MODELS.items():
             house.model(name, device=device, slots=DEVICES[device])
@@ -104,7 +105,7 @@ class Chaos:
         _, open_still = await asyncio.wait(followers, timeout=30) if followers else ((), set())
         for follower in open_still:
             follower.cancel()
-            self.told.verdict.wrong(f"{follower.get_name()} never saw an end")
+            self.told.verdict.wrong(f"{follower.get_name()} never saw an end, only {self._seen}")
         faults = self.told.verdict.faults + [str(one.exception()) for one in followers if _broke(one)]
         await asyncio.to_thread(self._stop)
         self.told.verdict = await self._read(self._judge)
@@ -203,7 +204,7 @@ class Chaos:
             await asyncio.sleep(0.1)
         self.told.followers += 1
         path = f"/v1/jobs/{self._ids[number]}/events"
-        seen: list[int] = []
+        seen = self._seen[number] = []
         last = ""
         while last not in ENDS:
             headers = f"Last-Event-ID: {seen[-1]}\r\n" if seen else ""

@@ -10,7 +10,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -174,6 +174,18 @@ class Program:
     def peak_kib(self) -> int:
         """The most resident memory it ever had."""
         return status_kib(self.pid, "VmHWM")
+
+
+@contextmanager
+def house(kind: str, *, durable: bool = True) -> Iterator[House]:
+    """A house on its own SQLite file, or on a private PostgreSQL server."""
+    with ExitStack() as stack:
+        address = None
+        if kind == "postgres":
+            from tests.postgres_kit import postgres
+
+            address = stack.enter_context(postgres(durable=durable)).url
+        yield stack.enter_context(House(address))
 
 
 def free_port() -> int:

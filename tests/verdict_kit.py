@@ -11,6 +11,7 @@ from sqlalchemy import Connection, Row, select
 
 from imagen.store.tables import events, images, jobs, slots
 
+MAX_FAILURES = 3
 ENDS = {"completed", "failed", "cancelled"}
 FREED = ENDS | {"requeued"}
 
@@ -95,6 +96,8 @@ def _job(verdict: Verdict, row: Row[Any], told: Sequence[Row[Any]], drawn: Seque
         verdict.reasons[f"{error.get('code')}, {row.failures} failures"] += 1
         if not error.get("message") or not error.get("hint"):
             verdict.wrong(f"{name} failed without saying why: {error}")
+        if row.failures < MAX_FAILURES and not (row.options or {}).get("fail"):
+            verdict.wrong(f"{name} failed for what was done around it: {error}")
     for event in told:
         if event.type == "requeued":
             said = event.body["reason"]

@@ -17,7 +17,6 @@ from typing import Any, Literal
 from imagen.backends.base import Backend
 from imagen.backends.registry import registration
 from imagen.config import Settings, load_settings, masked
-from imagen.core.errors import MissingFile
 from imagen.core.events import Event, Preview
 from imagen.core.ids import new_id
 from imagen.core.job import Cell, Job, Series, StoredImage, cells_of
@@ -423,11 +422,7 @@ class App:
                 pass
 
     async def _path(self, image: StoredImage | str) -> str:
-        image_id = image if isinstance(image, str) else image.id
-        path = await self._db.read(history.image_path, image_id)
-        if path is None:
-            raise MissingFile(f"there is no picture {image_id}", hint="see `imagen jobs list`")
-        return path
+        return (await self.image(image if isinstance(image, str) else image.id)).path
 
     def _known(self, name: str) -> Model | None:
         return self.catalog.models.get(name)

@@ -421,7 +421,9 @@ class TestOperations:
         assert "is imagen 0.0.9, installed is" in doctor.stdout
         assert "restart" in doctor.stdout
 
-    def test_the_log_is_json_and_tells_requests_without_what_was_in_them(self, house: House, until: Until) -> None:
+    def test_the_log_is_json_and_tells_requests_and_jobs_without_what_was_in_them(
+        self, house: House, until: Until
+    ) -> None:
         """Neither the prompt nor the query."""
         server = house.serve()
         job = submit(server, prompt="a very private fox")
@@ -430,4 +432,8 @@ class TestOperations:
         assert server.stop() == 0
         requests = [line for line in told(server) if line["event"] == "request"]
         assert {"method": "POST", "path": "/v1/jobs", "status": 202, "owner": "local"}.items() <= requests[0].items()
+        jobs = [line for line in told(server) if line.get("job") == job]
+        assert [line["event"] for line in jobs] == ["job started", "job completed"]
+        assert {"model": "mock", "owner": "local", "attempt": 1}.items() <= jobs[1].items()
+        assert jobs[1]["ms"] > 0
         assert "private" not in server.said()

@@ -72,7 +72,7 @@ class Database:
                         begun.commit()
                     except DBAPIError as exc:
                         # Nobody can tell whether it happened: doing it again might do it twice.
-                        raise _Doubtful from exc
+                        raise _Doubtful(exc) from exc
                 return result
 
         result = await asyncio.shield(self._run(self._writers, transaction))
@@ -141,8 +141,7 @@ class Database:
         try:
             return await asyncio.get_running_loop().run_in_executor(pool, patient)
         except _Doubtful as doubt:
-            assert isinstance(doubt.__cause__, DatabaseError | InterfaceError)
-            raise self._explain(doubt.__cause__) from doubt
+            raise self._explain(doubt.reason) from doubt
         except (DatabaseError, InterfaceError) as exc:
             raise self._explain(exc) from exc
 
@@ -192,6 +191,10 @@ class Database:
 
 class _Doubtful(Exception):
     """The connection broke during the commit."""
+
+    def __init__(self, reason: DBAPIError) -> None:
+        super().__init__()
+        self.reason = reason
 
 
 def _away(exc: DBAPIError) -> bool:

@@ -10,7 +10,7 @@ from imagen.core.errors import ImagenError, RequestError, UnknownJob, UnknownSer
 from imagen.core.job import Cell, Job, Series, State, StoredImage
 from imagen.store import intake, journal, queue
 from imagen.store.columns import Instant
-from imagen.store.tables import images, is_queued, is_running, jobs, live, series, slots
+from imagen.store.tables import is_queued, is_running, jobs, live, series, slots
 
 MAX_PAGE = 1000
 LOST = (State.FAILED, State.CANCELLED)  # cells of a series that may be tried again
@@ -68,12 +68,6 @@ def queued(connection: Connection, ids: Iterable[str]) -> list[Job]:
     """Those of these jobs that wait to be drawn."""
     rows = connection.execute(select(jobs).where(is_queued, jobs.c.id.in_(list(ids)))).all()
     return _jobs(connection, rows, whole=False)
-
-
-def image_path(connection: Connection, image_id: str) -> str | None:
-    """Where a picture lies in the image store; None when there is no such picture."""
-    found = connection.execute(select(images.c.path).where(images.c.id == image_id)).scalar_one_or_none()
-    return found
 
 
 def record(connection: Connection, job_id: str) -> Mapping[str, Any] | None:

@@ -24,11 +24,14 @@ class Numbers:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Happening:
-    """One recorded event, as much of it as is counted."""
+    """One recorded event, as much of it as is counted and told."""
 
     pos: int
     type: str
+    job: str
+    attempt: int
     model: str
+    owner: str
     body: Mapping[str, Any]
 
 
@@ -56,10 +59,23 @@ def newest(connection: Connection) -> int:
 def happened(connection: Connection, after: int) -> Sequence[Happening]:
     """Starts, requeues and ends after a position, oldest first, at most a page of them."""
     rows = connection.execute(
-        select(events.c.pos, events.c.type, jobs.c.model, events.c.body)
+        select(
+            events.c.pos, events.c.type, events.c.job_id, events.c.attempt, jobs.c.model, jobs.c.owner, events.c.body
+        )
         .join(jobs, jobs.c.id == events.c.job_id)
         .where(events.c.pos > after, events.c.type.in_(TOLD))
         .order_by(events.c.pos)
         .limit(PAGE)
     )
-    return [Happening(pos=pos, type=type_, model=model or "", body=body) for pos, type_, model, body in rows]
+    return [
+        Happening(
+            pos=row.pos,
+            type=row.type,
+            job=row.job_id,
+            attempt=row.attempt,
+            model=row.model or "",
+            owner=row.owner,
+            body=row.body,
+        )
+        for row in rows
+    ]

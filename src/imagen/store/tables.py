@@ -114,7 +114,9 @@ jobs = Table(
         "ix_jobs_running", "worker", postgresql_where=text("state = 'running'"), sqlite_where=text("state = 'running'")
     ),
     Index(
-        "ix_jobs_raw",
+        "ix_jobs_raw",  # `state` too, or SQLite prefers ix_jobs_state and goes through the whole queue
+        "state",
+        text("priority DESC"),
         "created_at",
         postgresql_where=text("state = 'queued' AND record IS NULL"),
         sqlite_where=text("state = 'queued' AND record IS NULL"),

@@ -5,14 +5,12 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Awaitable, Callable, Sequence
 from typing import TYPE_CHECKING, NoReturn, Protocol
 
 import click
 
 if TYPE_CHECKING:
-    from imagen.app import App
     from imagen.surfaces.logs import Log
 
 GRACE_S = 10.0  # a picture that is nearly done is finished; systemd waits 30 s before it kills
@@ -20,7 +18,6 @@ LEAVE_S = 8.0  # to give jobs back and to close the database, after the grace
 HURRY_S = 2.0  # the same, for somebody who asked twice
 INTERRUPTED = 130
 SHOWN = 6  # names in one line
-LOOK_S = 2.0  # how soon a change of a model's file is told
 
 grace_option = click.option(
     "--grace",
@@ -89,39 +86,10 @@ def run(main: Callable[[Leaving], Awaitable[None]], *, grace_s: float) -> NoRetu
     sys.exit(asyncio.run(entered()))
 
 
-@asynccontextmanager
-async def telling_changes(app: "App", log: "Log") -> AsyncIterator[None]:
-    """While inside, say which models come and go, and what is wrong in a file."""
-    telling = asyncio.create_task(_tell_changes(app, log))
-    try:
-        yield
-    finally:
-        telling.cancel()
-        await asyncio.gather(telling, return_exceptions=True)
-
-
 def some(names: Sequence[str]) -> str:
     """A few names, and how many more there are."""
     shown = ", ".join(names[:SHOWN])
     return shown + (f" and {len(names) - SHOWN} more" if len(names) > SHOWN else "")
-
-
-async def _tell_changes(app: "App", log: "Log") -> None:
-    before, known = _enabled(app), set[str]()
-    while True:
-        problems = {error.message: error for error in app.catalog.problems}
-        for error in [error for message, error in problems.items() if message not in known]:
-            log.warning(error.message, hint=error.hint)
-        known = set(problems)
-        now = _enabled(app)
-        if now != before:
-            log.info("the models changed", new=sorted(now - before), gone=sorted(before - now))
-            before = now
-        await asyncio.sleep(LOOK_S)
-
-
-def _enabled(app: "App") -> set[str]:
-    return {model.name for model in app.catalog.models.values() if model.enabled}
 
 
 def _end_after(seconds: float, code: int) -> None:

@@ -9,6 +9,7 @@ import click
 
 from imagen.core.errors import SetupError
 from imagen.surfaces.cli import daemon
+from imagen.surfaces.cli.telling import telling
 
 BACKLOG = 2048  # a thousand watchers may come back at once after a restart
 
@@ -38,6 +39,7 @@ def serve(host: str | None, port: int | None, no_worker: bool, grace_s: float) -
             await auth.may_listen(app, settings.server.host)
             guard.make_room(settings)
             listener = stack.enter_context(listening(settings.server.host, settings.server.port))
+            after, _ = await app.happened(None)
             # Without a worker there is still somebody who sweeps, and whom the doctor sees when he is too old.
             drawing = await stack.enter_async_context(app.drawing(models=[] if no_worker else None))
 
@@ -56,13 +58,13 @@ def serve(host: str | None, port: int | None, no_worker: bool, grace_s: float) -
                 log.info("stopping")
                 await leaving.let_finish(drawing, log)
 
-            left = asyncio.create_task(leave())
-            try:
-                async with daemon.telling_changes(app, log):
+            async with telling(app, log, drawing.id, after):
+                left = asyncio.create_task(leave())
+                try:
                     await server.serve(app, listener, stop=leaving.asked, ready=ready, log=log)
-                await left
-            finally:
-                left.cancel()
+                    await left
+                finally:
+                    left.cancel()
 
     daemon.run(serving, grace_s=grace_s)
 

@@ -4,6 +4,7 @@ import click
 
 from imagen.core.errors import RequestError
 from imagen.surfaces.cli import daemon, options
+from imagen.surfaces.cli.telling import telling
 
 
 @click.command()
@@ -31,6 +32,7 @@ def worker(models: str | None, grace_s: float) -> None:
                 if wanted
                 else [model for model in app.catalog.models.values() if model.enabled]
             )
+            after, _ = await app.happened(None)
             async with app.drawing(models=wanted) as drawing:
                 devices = sorted({model.device for model in served})
                 names = daemon.some([model.name for model in served]) or "nothing: no model is enabled"
@@ -39,9 +41,9 @@ def worker(models: str | None, grace_s: float) -> None:
                     f"imagen: worker draws {names} on {daemon.some(devices) or 'no device'} (stop with Ctrl-C)",
                     worker=drawing.id,
                 )
-                async with daemon.telling_changes(app, log):
+                async with telling(app, log, drawing.id, after):
                     await leaving.asked.wait()
-                log.info("stopping")
-                await leaving.let_finish(drawing, log)
+                    log.info("stopping")
+                    await leaving.let_finish(drawing, log)
 
     daemon.run(working, grace_s=grace_s)

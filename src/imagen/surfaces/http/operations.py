@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from fastapi import APIRouter, Depends
 from starlette.responses import Response
 
-from imagen.core.errors import Forbidden, ImagenError
+from imagen.core.errors import Forbidden, ImagenError, SetupError
 from imagen.surfaces.http.auth import Caller, caller
 from imagen.surfaces.http.refusals import problems
 
@@ -23,6 +23,13 @@ if TYPE_CHECKING:
 BUCKETS = (0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 20.0, 40.0, 80.0, 160.0, 320.0)
 PARTS = ("queue", "load", "encode", "sample", "decode", "save")
 FRESH_S = 1.0  # how long an answer of /readyz holds
+TEXT: dict[int | str, dict[str, Any]] = {
+    200: {
+        "description": "see docs/howto/run-it-as-a-service.md",
+        "content": {"text/plain": {"schema": {"type": "string"}}},
+    }
+}
+PROMPT_S = 3.0  # whoever asks for it rarely waits longer; the database itself is patient
 OTHER = "other"  # rows that came by SQL may name anything; a name is a label only where a model has it
 OVERLAP = 200  # PostgreSQL may show an event before a lower one, whose transaction was still open
 
@@ -42,7 +49,7 @@ def router(app: "App", open_streams: Callable[[], int] = lambda: 0) -> APIRouter
         await readiness.check()
         return {"status": "ready"}
 
-    @routes.get("/metrics", summary="Numbers for Prometheus", response_class=Response, responses=problems(401, 403))
+    @routes.get("/metrics", summary="Numbers for Prometheus", response_class=Response, responses=TEXT | problems(401))
     async def metrics(who: Annotated[Caller, Depends(caller)]) -> Response:
         if not who.admin:
             raise Forbidden("these are the numbers of everybody's jobs", hint="use the key of an admin")
@@ -52,26 +59,32 @@ def router(app: "App", open_streams: Callable[[], int] = lambda: 0) -> APIRouter
 
 
 class _Readiness:
-    """Looked at once a second at most: it asks the database and writes a file, and anybody may ask for it."""
+    """Looks once a second at most, and never twice at once: it asks the database and writes a file, for anybody."""
 
     def __init__(self, app: "App") -> None:
         self._app = app
-        self._one_at_a_time = asyncio.Lock()
+        self._look: asyncio.Task[ImagenError | None] | None = None
         self._looked_at = float("-inf")
-        self._wrong: ImagenError | None = None
 
     async def check(self) -> None:
         """Raise what keeps jobs from being accepted."""
-        async with self._one_at_a_time:
-            if time.monotonic() - self._looked_at > FRESH_S:
-                self._wrong = None
-                try:
-                    await self._app.ready()
-                except ImagenError as error:
-                    self._wrong = error
-                self._looked_at = time.monotonic()
-        if self._wrong is not None:
-            raise self._wrong
+        now = time.monotonic()
+        if self._look is None or (self._look.done() and now - self._looked_at > FRESH_S):
+            self._look, self._looked_at = asyncio.create_task(self._wrong()), now
+        await asyncio.wait({self._look}, timeout=PROMPT_S)
+        if not self._look.done():
+            raise SetupError(
+                f"database and pictures did not answer within {PROMPT_S:g} s", hint="see whether both can be reached"
+            )
+        if (error := self._look.result()) is not None:
+            raise error
+
+    async def _wrong(self) -> ImagenError | None:
+        try:
+            await self._app.ready()
+        except ImagenError as error:
+            return error
+        return None
 
 
 class Tally:

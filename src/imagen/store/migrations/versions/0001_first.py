@@ -217,7 +217,7 @@ $$"""
 
 
 def _postgresql() -> list[str]:
-    """What is live is worth nothing after a crash, so it is kept out of the log; and the same triggers, which also notify."""
+    """What is live is kept out of the log, for it is worth nothing after a crash; the triggers also notify."""
     unlogged = [f"ALTER TABLE imagen.{name} SET UNLOGGED" for name in ("live", "previews", "watchers")]
     return [
         *unlogged,

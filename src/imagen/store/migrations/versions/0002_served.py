@@ -65,8 +65,8 @@ def upgrade() -> None:
         schema=schema,
     )
     for name, columns, where in (
-        ("ix_jobs_raw", ["created_at"], RAW),
-        ("ix_jobs_queued_by", ["owner"], QUEUED),
+        ("ix_jobs_raw", ["state", sa.text("priority DESC"), "created_at"], RAW),
+        ("ix_jobs_queued_by", ["state", "owner"], QUEUED),
         ("ix_jobs_owner", ["owner", "created_at", "id"], None),
         ("ix_jobs_model", ["model", "created_at", "id"], None),
         ("ix_jobs_state", ["state", "created_at", "id"], None),
