@@ -66,6 +66,8 @@ class Leaving:
 
     def _on_signal(self, number: int) -> None:
         again = self.asked.is_set()
+        if number == signal.SIGINT and sys.stderr.isatty():
+            sys.stderr.write("\n")  # behind the ^C
         self.code = INTERRUPTED if number == signal.SIGINT else 0
         # Whatever hangs (a backend's thread, a database that is away) holds nobody up for ever:
         # what this process still holds is swept by the next one.
