@@ -13,7 +13,7 @@ from imagen.core.request import Request
 from imagen.core.signals import Output, Signal, Step
 from imagen.engine import runner
 from imagen.previews.policy import merge
-from imagen.store import history, intake
+from imagen.store import album, history, intake
 from imagen.store.db import Database
 from imagen.store.images import ImageStore, files_of
 from tests.store_kit import new, take
@@ -71,9 +71,9 @@ async def drawn(
 
 async def path_of(db: Database, image_id: str) -> str:
     """Where a picture lies in the image store."""
-    path = await db.read(history.image_path, image_id)
-    assert path is not None
-    return path
+    row = await db.read(album.image, image_id, None)
+    assert row is not None
+    return str(row["path"])
 
 
 async def files(db: Database, images: ImageStore, job: Job) -> list[Path]:

@@ -44,6 +44,7 @@ class Client(asyncio.Protocol):
     closed: asyncio.Future[None]
     pieces: list[tuple[float, bytes]] = field(default_factory=list)
     transport: Any = None
+    tail: bytes = b""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = transport
@@ -53,7 +54,8 @@ class Client(asyncio.Protocol):
         self.pieces.append((time.time(), data))
         if not self.first.done() and (b"event:" in data or b"\n:" in data):
             self.first.set_result(None)
-        over = data.endswith(LAST_CHUNK)  # the stream has ended; the connection would stay for the next request
+        self.tail = (self.tail + data)[-len(LAST_CHUNK) :]  # it may come in pieces
+        over = self.tail == LAST_CHUNK  # the stream has ended; the connection would stay for the next request
         if over or (len(self.pieces) == 1 and not data.startswith(b"HTTP/1.1 200")):
             self.transport.close()
 

@@ -120,25 +120,27 @@ class Target:
 
 
 def read_answer(wire: socket.socket, *, has_body: bool = True) -> Answer:
-    """One answer, as far as it comes."""
+    """One answer as far as it comes, and not a byte of what follows it."""
     raw = b""
-    head_end = -1
-    length: int | None = None
-    headers: dict[str, str] = {}
-    try:
-        while head_end < 0 or length is None or len(raw) < head_end + length:
-            data = wire.recv(65536)
+    with suppress(ConnectionResetError):
+        while not raw.endswith(b"\r\n\r\n"):
+            seen = wire.recv(65536, socket.MSG_PEEK)
+            end = (raw[-3:] + seen).find(b"\r\n\r\n")
+            data = wire.recv(len(seen) if end < 0 else end + 4 - len(raw[-3:]))
             if not data:
                 break
             raw += data
-            if head_end < 0 and b"\r\n\r\n" in raw:
-                head_end = raw.index(b"\r\n\r\n") + 4
-                lines = raw[: head_end - 4].decode("latin-1").split("\r\n")[1:]
-                headers = {name.lower(): value.strip() for name, _, value in (line.partition(":") for line in lines)}
-                length = 0 if not has_body else int(headers["content-length"]) if "content-length" in headers else None
-                if "text/event-stream" in headers.get("content-type", ""):
-                    length = 0  # it has begun; nobody waits for its end here
-    except ConnectionResetError:
-        pass
+    lines = raw.decode("latin-1").split("\r\n")[1:]
+    headers = {name.lower(): value.strip() for name, _, value in (line.partition(":") for line in lines) if value}
+    body = b""
+    # A stream has begun; nobody waits for its end here.
+    if has_body and "text/event-stream" not in headers.get("content-type", ""):
+        length = int(headers["content-length"]) if "content-length" in headers else None
+        with suppress(ConnectionResetError):
+            while length is None or len(body) < length:
+                data = wire.recv(65536 if length is None else min(65536, length - len(body)))
+                if not data:
+                    break
+                body += data
     status = int(raw.split(b" ", 2)[1]) if raw.startswith(b"HTTP/") else 0
-    return Answer(status=status, headers=headers, body=raw[max(head_end, 0) :], raw=raw)
+    return Answer(status=status, headers=headers, body=body, raw=raw + body)

@@ -22,6 +22,11 @@ import imagen
 PROGRAM = Path(sys.executable).parent / "imagen"
 PATIENCE_S = 60.0  # for a machine that is busy with other tests; a start takes a second
 READY = "imagen: serving on "
+# Its pipe closes when this process ends, however it ends: then what was started here ends too.
+GUARD = """
+while read -r pid; do all="$all $pid"; done
+for pid in $all; do grep -qs "$0" "/proc/$pid/environ" && kill -KILL "$pid"; done
+"""
 
 
 class House:
@@ -35,6 +40,9 @@ class House:
         self.home.mkdir(parents=True, exist_ok=True)
         self.address = database
         self.processes: list[Program] = []
+        self._guard = subprocess.Popen(
+            ["sh", "-c", GUARD, str(self.home)], stdin=subprocess.PIPE, text=True, start_new_session=True
+        )
 
     @property
     def database_url(self) -> str:
@@ -60,6 +68,9 @@ class House:
         """`imagen ARGUMENTS`, beside us."""
         program = Program(self, arguments, self.environment | dict(environment or {}))
         self.processes.append(program)
+        assert self._guard.stdin is not None
+        self._guard.stdin.write(f"{program.pid}\n")
+        self._guard.stdin.flush()
         return program
 
     def serve(self, *arguments: str, port: int = 0) -> "Program":
@@ -84,6 +95,8 @@ class House:
     def close(self) -> None:
         for program in self.processes:
             program.kill()
+        self._guard.kill()
+        self._guard.communicate()
         if self._own:
             shutil.rmtree(self.folder, ignore_errors=True)
 

@@ -76,8 +76,8 @@ def started(claim: Claim, watched: bool) -> Started:
 async def take(db: Database, worker: str = WORKER, **how: Any) -> Claim | None:
     """Claim the next job."""
     places = {"test": PLACE, "other": PLACE}
-    how = {"places": places, "resolve": resolve, "knows": ("test", "other"), "started": started} | how
-    return await db.write(queue.claim, worker=worker, **how)
+    said: dict[str, Any] = {"places": places, "resolve": resolve, "knows": ("test", "other"), "started": started} | how
+    return await db.write(queue.claim, worker=worker, **said)
 
 
 async def record(db: Database, job: str) -> list[Event]:

@@ -5,6 +5,7 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from datetime import UTC, datetime
+from typing import Any
 
 import pytest
 from sqlalchemy import text
@@ -13,7 +14,7 @@ from tests.store_kit import grammar, new, take
 
 from imagen.core import events
 from imagen.core.events import Event
-from imagen.core.job import State
+from imagen.core.job import State, StoredImage
 from imagen.core.request import PreviewPolicy
 from imagen.engine.feed import Feeds, Watch
 from imagen.engine.tide import Tides, WatchAll
@@ -43,7 +44,7 @@ class Desk:
 
     async def step(self, claim: Claim, step: int, *, preview: bool = False, keep: bool = False) -> None:
         self.tick += 1
-        envelope = {"job": claim.job, "seq": claim.seq, "attempt": claim.attempt, "tick": self.tick}
+        envelope: dict[str, Any] = {"job": claim.job, "seq": claim.seq, "attempt": claim.attempt, "tick": self.tick}
         progress = events.Progress(step=step, total=100, **envelope)
         await self.db.write(journal.set_live, claim.job, claim.attempt, self.tick, None, progress)
         if preview:
@@ -64,7 +65,7 @@ class Desk:
             await self.db.write(journal.set_preview, frame, keep=keep)
 
     async def end(self, claim: Claim) -> None:
-        def done(stored: tuple[events.StoredImage, ...]) -> events.Completed:
+        def done(stored: tuple[StoredImage, ...]) -> events.Completed:
             return events.Completed(job=claim.job, attempt=claim.attempt, images=stored)
 
         await self.db.write(queue.finish, claim, State.COMPLETED, done, timings={}, facts={})

@@ -1,88 +1,23 @@
 """`imagen serve` and `imagen worker` as they are run: started, asked, stopped politely, killed, and started again."""
 
-import json
 import re
 import signal
 import socket
-import sqlite3
-import urllib.error
-import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from prometheus_client.parser import text_string_to_metric_families
 from tests.postgres_kit import Postgres
 from tests.postgres_kit import postgres as private
-from tests.service_kit import PATIENCE_S, House, Program
-
-SMALL = {"width": 64, "height": 64, "steps": 4}
-Until = Callable[[Callable[[], Any]], Any]
+from tests.serve_kit import Until, ask, drawing, ended, endless, job_of, shown, submit, told
+from tests.service_kit import PATIENCE_S, House
 
 
 @pytest.fixture
 def house(tmp_path: Path) -> Iterator[House]:
     with House(folder=tmp_path) as made:
         yield made
-
-
-def ask(url: str, body: Any = None, *, method: str | None = None, key: str | None = None) -> tuple[int, Any]:
-    """Status and JSON (or text) of one request."""
-    headers = {"Content-Type": "application/json"} if body is not None else {}
-    if key:
-        headers["Authorization"] = f"Bearer {key}"
-    data = None if body is None else json.dumps(body).encode()
-    request = urllib.request.Request(url, data, headers, method=method)
-    try:
-        with urllib.request.urlopen(request, timeout=PATIENCE_S) as answer:
-            status, text = answer.status, answer.read().decode()
-    except urllib.error.HTTPError as refused:
-        with refused:
-            status, text = refused.code, refused.read().decode()
-    return status, json.loads(text) if text.startswith("{") else text
-
-
-def submit(server: Program, *, slow: float = 0, **fields: Any) -> str:
-    """A small job; its id."""
-    status, job = ask(f"{server.url}/v1/jobs", {"prompt": "a fox", "options": {"slow": slow}, **SMALL, **fields})
-    assert status == 202, job
-    return str(job["id"])
-
-
-def endless(server: Program) -> str:
-    """A job that takes ten minutes, in small steps."""
-    return submit(server, slow=600, steps=500)
-
-
-def job_of(server: Program, job: str) -> dict[str, Any]:
-    status, shape = ask(f"{server.url}/v1/jobs/{job}")
-    assert status == 200, shape
-    return dict(shape)
-
-
-def ended(server: Program, job: str, until: Until) -> dict[str, Any]:
-    """The job, once it ended."""
-    shape: dict[str, Any] = until(
-        lambda: (told := job_of(server, job))["state"] in ("completed", "failed", "cancelled") and told
-    )
-    return shape
-
-
-def drawing(server: Program, job: str, until: Until) -> None:
-    """Wait until it is in the middle of it."""
-    until(lambda: (job_of(server, job)["progress"] or {}).get("step"))
-
-
-def told(program: Program) -> list[dict[str, Any]]:
-    """Its log."""
-    return [json.loads(line) for line in program.said().splitlines()]
-
-
-def shown(house: House, job: str) -> dict[str, Any]:
-    """The job as the command line tells it, when no server runs."""
-    shape: dict[str, Any] = json.loads(house.run("jobs", "show", job, "--json").stdout)
-    return shape
 
 
 class TestStart:
@@ -236,6 +171,12 @@ class TestWorker:
         assert job_of(server, other)["state"] == "queued"
         assert "draws mock-warm, mock-cool on" in worker.said()
 
+    def test_it_carries_no_web_server(self, house: House, until: Until) -> None:
+        """Memory is for models."""
+        worker = house.start("worker")
+        until(lambda: "stop with Ctrl-C" in worker.said())
+        assert "httptools" not in Path(f"/proc/{worker.pid}/maps").read_text()
+
     @pytest.mark.parametrize("names", ["mock,mokc", "mokc", ",", ""])
     def test_a_model_that_is_not_known_is_refused(self, house: House, names: str) -> None:
         """Exit code 2, before anything is drawn."""
@@ -324,116 +265,3 @@ class TestReload:
         house.model("mine", defaults={"width": 80, "height": 32, "steps": 2})
         after = until(lambda: (told := ask(f"{server.url}/v1/jobs", ask_mine)[1])["request"]["width"] == 80 and told)
         assert ended(server, after["id"], until)["images"][0]["width"] == 80
-
-
-class TestOperations:
-    """What whoever runs it asks."""
-
-    def test_the_metrics_parse_and_count(self, house: House, until: Until) -> None:
-        """From the first time they are asked for."""
-        server = house.serve()
-        submit(server, model="mock-warm")
-
-        def numbers() -> dict[tuple[str, str], float]:
-            status, text = ask(f"{server.url}/metrics")
-            assert status == 200
-            families = list(text_string_to_metric_families(text))
-            assert all(family.name.startswith("imagen_") and family.documentation for family in families)
-            return {
-                (sample.name, ",".join(sample.labels.values())): sample.value
-                for family in families
-                for sample in family.samples
-            }
-
-        numbers()
-        drawn = ended(server, submit(server, preview={"count": 2}), until)
-        failed = ended(server, submit(server, prompt="[fail:rejected]"), until)
-        assert (drawn["state"], failed["state"]) == ("completed", "failed")
-        running = endless(server)
-        waiting = endless(server)
-        drawing(server, running, until)
-        now = numbers()
-        assert now["imagen_jobs_ended_total", "mock,completed"] == 1
-        assert now["imagen_jobs_ended_total", "mock,failed"] == 1
-        assert now["imagen_job_errors_total", "rejected,mock"] == 1
-        assert now["imagen_jobs_started_total", "mock"] == 3
-        assert now["imagen_job_seconds_count", "mock,sample"] == 1
-        assert now["imagen_preview_frames_total", "mock"] == 2
-        assert now["imagen_queue_depth", "mock"] == 1
-        assert now["imagen_queue_oldest_seconds", "mock"] >= 0
-        assert now["imagen_jobs_running", "mock"] == 1
-        assert now["imagen_workers", ""] == 1
-        assert now["imagen_streams_open", ""] == 0
-        assert now["imagen_images_free_bytes", ""] > 0
-        for job in (running, waiting):
-            ask(f"{server.url}/v1/jobs/{job}/cancel", method="POST")
-            ended(server, job, until)
-        assert numbers()["imagen_jobs_ended_total", "mock,cancelled"] == 2
-
-    def test_with_keys_the_metrics_are_for_admins_and_the_checks_for_all(self, house: House) -> None:
-        """A load balancer has no key."""
-        ann, boss = (
-            re.search(r"imagen_\S+", house.run("keys", "add", *words).stdout)
-            for words in (("ann",), ("boss", "--admin"))
-        )
-        assert ann is not None
-        assert boss is not None
-        server = house.serve()
-        assert [ask(f"{server.url}{path}")[0] for path in ("/healthz", "/readyz", "/metrics")] == [200, 200, 401]
-        assert ask(f"{server.url}/metrics", key=ann[0])[0] == 403
-        assert ask(f"{server.url}/metrics", key=boss[0])[0] == 200
-        assert ann[0] not in server.said()
-
-    def test_it_is_not_ready_where_no_picture_could_be_kept(self, house: House, until: Until) -> None:
-        """503 with the error and what to do; ready again when it is mended; alive all the time."""
-        server = house.serve()
-        images = house.home / "images"
-        until(lambda: ask(f"{server.url}/readyz")[0] == 200)
-        if images.exists():
-            images.rename(house.home / "elsewhere")
-        images.write_text("a file where a folder should be")
-        _, refused = until(lambda: (told := ask(f"{server.url}/readyz"))[0] == 503 and told)
-        assert refused["error"]["type"] == "setup_error"
-        assert refused["error"]["hint"]
-        assert ask(f"{server.url}/healthz")[0] == 200
-        images.unlink()
-        until(lambda: ask(f"{server.url}/readyz")[0] == 200)
-
-    def test_it_is_not_ready_with_a_database_of_another_version(self, house: House, until: Until) -> None:
-        """Somebody upgraded it while this ran."""
-        server = house.serve()
-        with sqlite3.connect(house.home / "imagen.db") as connection:
-            connection.execute("UPDATE alembic_version SET version_num = '9999'")
-        connection.close()
-        _, refused = until(lambda: (told := ask(f"{server.url}/readyz"))[0] == 503 and told)
-        assert refused["error"]["code"] == "wrong_database"
-
-    @pytest.mark.parametrize("arguments", [(), ("--no-worker",)], ids=["with a worker", "without"])
-    def test_the_doctor_finds_a_server_of_an_older_version(self, house: House, arguments: tuple[str, ...]) -> None:
-        """Also one that draws nothing."""
-        server = house.serve(*arguments)
-        with sqlite3.connect(house.home / "imagen.db") as connection:
-            assert connection.execute("UPDATE workers SET version = '0.0.9'").rowcount == 1
-        connection.close()
-        doctor = house.run("doctor")
-        assert doctor.returncode == 3
-        assert f"process {server.pid} on " in doctor.stdout
-        assert "is imagen 0.0.9, installed is" in doctor.stdout
-        assert "restart" in doctor.stdout
-
-    def test_the_log_is_json_and_tells_requests_and_jobs_without_what_was_in_them(
-        self, house: House, until: Until
-    ) -> None:
-        """Neither the prompt nor the query."""
-        server = house.serve()
-        job = submit(server, prompt="a very private fox")
-        ask(f"{server.url}/v1/jobs?q=private")
-        ended(server, job, until)
-        assert server.stop() == 0
-        requests = [line for line in told(server) if line["event"] == "request"]
-        assert {"method": "POST", "path": "/v1/jobs", "status": 202, "owner": "local"}.items() <= requests[0].items()
-        jobs = [line for line in told(server) if line.get("job") == job]
-        assert [line["event"] for line in jobs] == ["job started", "job completed"]
-        assert {"model": "mock", "owner": "local", "attempt": 1}.items() <= jobs[1].items()
-        assert jobs[1]["ms"] > 0
-        assert "private" not in server.said()

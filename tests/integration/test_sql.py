@@ -74,6 +74,7 @@ def until_ended(sql: Run, job: str) -> dict[str, Any]:
 
 def page(beginning: str, having: str) -> str:
     """The statement of the page that begins so and names this."""
+    found: str
     (found,) = (text for text in STATEMENTS if text.startswith(beginning) and having in text)
     return found
 

@@ -137,6 +137,19 @@ async def test_previews_are_told_as_asked(served: Served) -> None:
     assert all(base64.b64decode(data["data"]).startswith(b"\xff\xd8") for data in previews)
 
 
+async def test_previews_that_a_request_asked_for_are_told(served: Served) -> None:
+    """Without a word in the address, and also to whoever comes back; `previews=0` leaves them out."""
+    client = served.client()
+    job = await submit(client, **PACED, preview={"count": 3})
+    there = f"/v1/jobs/{job['id']}/events"
+    plain, told, again = await asyncio.gather(
+        follow(client, f"{there}?previews=0"), follow(client, there), follow(client, there, last="2")
+    )
+    assert "preview" not in {type_ for type_, _, _ in plain}
+    assert len([type_ for type_, _, _ in told if type_ == "preview"]) == 3
+    assert [type_ for type_, _, _ in again if type_ == "preview"]
+
+
 async def test_many_watchers_are_told_the_same(served: Served) -> None:
     """Nobody loses the end, whenever he came; everybody's steps rise."""
     client = served.client()

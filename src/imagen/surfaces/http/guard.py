@@ -209,16 +209,15 @@ class Guard:
         length = int(headers.get(b"content-length", b"0"))
         if not length and b"transfer-encoding" not in headers:
             return None
-        if scope["method"] in ("GET", "HEAD"):
-            raise RequestError(f"a {scope['method']} has no body", hint="leave it out, or send a POST")
+        reads = scope["method"] in ("GET", "HEAD")  # what they bring along means nothing, and is not looked at
         most = self._limits.body_bytes
         too_large = BodyTooLarge(f"the body is larger than {most:,} bytes", hint=SET.format("body_bytes"))
         if length > most:
             raise too_large
-        if headers.get(b"content-encoding", b"identity").lower() != b"identity":
+        if not reads and headers.get(b"content-encoding", b"identity").lower() != b"identity":
             raise Refused(415, "unsupported_media_type", "the body is compressed", "send it as it is")
         kind = headers.get(b"content-type", b"").partition(b";")[0].strip().lower()
-        if kind != b"application/json":  # what a form of another site can send is never read
+        if not reads and kind != b"application/json":  # what a form of another site can send is never read
             raise Refused(
                 415,
                 "unsupported_media_type",
@@ -236,7 +235,7 @@ class Guard:
                     if len(body) > most:
                         raise too_large
                     if not message.get("more_body"):
-                        return bytes(body)
+                        return None if reads else bytes(body)
         except TimeoutError:
             told = f"the body did not arrive within {self._limits.body_s:g} s"
             raise Refused(408, "too_slow", told, SET.format("body_s"), close=True) from None
@@ -277,7 +276,7 @@ def _check_path(path: bytes) -> None:
     except UnicodeDecodeError:
         text = "\0"
     if _ODD_PATH.search(path) or _CONTROL.search(text) or {".", ".."} & set(text.split("/")):
-        raise RequestError("the path is not one of this server", hint="GET /docs lists what there is")
+        raise Refused(404, "not_found", "there is nothing here", "GET /docs lists what there is")
 
 
 def _dressed(send: Send, friend: bytes | None, *, varies: bool) -> Send:

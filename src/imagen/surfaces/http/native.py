@@ -178,15 +178,13 @@ async def retry(id: str, door: DoorOf) -> Response:
 async def job_events(
     id: str,
     door: DoorOf,
-    previews: Annotated[Shown | None, Query(description=f"{PREVIEWS}; absent: 1 if the job asked for any")] = None,
+    previews: Annotated[
+        Shown | None, Query(description=f"{PREVIEWS}; absent: 1 if the job's request asked for them, else 0")
+    ] = None,
     after: After = None,
     last_event_id: LastEventId = None,
 ) -> Response:
     """Everything so far, then what happens as it happens; closes after the end."""
-    if previews is None:
-        # Asking for them here makes a running backend draw them, so only those who said so get them.
-        asked = getattr(await door.app.job(id, owner=door.sees), "preview", None)
-        previews = "1" if asked is not None and not asked.off else "0"
     return streams.EventStream(
         door.streams,
         streams.job_events(
@@ -194,7 +192,7 @@ async def job_events(
             door.streams.frames,
             id,
             after=streams.last_seen(last_event_id, after) or 0,
-            previews=PREVIEW_FORMS[previews],
+            previews=PREVIEW_FORMS[previews] if previews else None,
             owner=door.sees,
         ),
     )

@@ -18,7 +18,7 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from imagen.core.errors import ImagenError
-from imagen.core.events import Event
+from imagen.core.events import Event, Started
 from imagen.surfaces.wire import event_json
 
 if TYPE_CHECKING:
@@ -105,13 +105,15 @@ def last_seen(header: str | None, query: str | None) -> int | None:
     return int(told) if told is not None and re.fullmatch(r"[0-9]{1,18}", told) else None
 
 
-def job_events(app: "App", frames: Frames, job_id: str, *, after: int, previews: Previews, owner: str | None) -> Opened:
-    """Everything about one job; ends after its end."""
+def job_events(
+    app: "App", frames: Frames, job_id: str, *, after: int, previews: Previews | None, owner: str | None
+) -> Opened:
+    """Everything about one job; ends after its end. Without a word on previews they are told if its request asked."""
 
     @asynccontextmanager
     async def opened() -> AsyncIterator[Source]:
-        async with app.watching(job_id, after=after, previews=previews != "none", owner=owner) as watch:
-            yield _OfJob(watch, frames, previews, after)
+        async with app.watching(job_id, previews=previews in ("ref", "inline"), owner=owner) as watch:
+            yield _OfJob(watch, frames, after, previews)
 
     return opened
 
@@ -137,25 +139,37 @@ def all_events(
 
 
 class _OfJob:
-    def __init__(self, watch: "Watch", frames: Frames, previews: Previews, after: int) -> None:
+    """A watch from the beginning: what the client has seen is skipped here, because some of it matters to us."""
+
+    def __init__(self, watch: "Watch", frames: Frames, after: int, previews: Previews | None) -> None:
         self._watch = watch
         self._frames = frames
+        self._seen: int | None = None
+        self._after = after
         self._previews = previews
-        self._seq = after
 
     @property
     def ended(self) -> bool:
         return self._watch.ended
 
     async def next(self, timeout_s: float) -> bytes:
-        told = []
-        for event in await self._watch.next(timeout_s):
-            if event.durable:
-                self._seq = event.seq
-            elif event.seq < self._seq:
-                continue  # true before something this client has seen already; its id would lead it back
-            told.append(b"id: %d\n%b" % (event.seq, self._frames.of(event, self._previews)))
-        return b"".join(told)
+        events = await self._watch.next(timeout_s)
+        if self._seen is None and events:
+            last = max(event.seq for event in events)
+            self._seen = self._after if self._after <= last else 0  # never given out: better twice than never
+        return b"".join([self._frame(event) for event in events if self._is_new(event)])
+
+    def _is_new(self, event: Event) -> bool:
+        assert self._seen is not None
+        if isinstance(event, Started) and self._previews is None:
+            self._watch.previews = event.preview.get("why") == "requested"
+        if not event.durable:
+            return event.seq >= self._seen  # otherwise it was true before something this client knows already
+        new, self._seen = event.seq > self._seen, max(event.seq, self._seen)
+        return new
+
+    def _frame(self, event: Event) -> bytes:
+        return b"id: %d\n%b" % (event.seq, self._frames.of(event, self._previews or "ref"))
 
 
 class _OfAll:

@@ -64,11 +64,12 @@ def upgrade() -> None:
         sa.Column("created_at", Instant, nullable=False),
         schema=schema,
     )
-    for name, columns, where in (
+    indexes: tuple[tuple[str, list[str | sa.TextClause], sa.TextClause | None], ...] = (
         ("ix_jobs_raw", ["state", sa.text("priority DESC"), "created_at"], RAW),
         ("ix_jobs_queued_by", ["state", "owner"], QUEUED),
         ("ix_jobs_owner", ["owner", "created_at", "id"], None),
         ("ix_jobs_model", ["model", "created_at", "id"], None),
         ("ix_jobs_state", ["state", "created_at", "id"], None),
-    ):
+    )
+    for name, columns, where in indexes:
         op.create_index(name, "jobs", columns, schema=schema, postgresql_where=where, sqlite_where=where)
