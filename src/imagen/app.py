@@ -357,7 +357,7 @@ class App:
 
     async def check_store(self) -> str:
         """Raise what is wrong with the database; otherwise say where it is."""
-        await self._db.read(history.jobs_list, limit=1)
+        await self._db.check()
         return str(masked("database", self.settings.database_url))
 
     async def ready(self) -> None:

@@ -233,8 +233,6 @@ async def test_one_stream_can_be_of_some_jobs(served: Served) -> None:
                 break
     assert {data["job"] for _, _, data in told} == {wanted["id"]}
     assert other["id"] not in {data["job"] for _, _, data in told}
-    too_many = ",".join(f"J{number}" for number in range(200))
-    assert (await client.get(f"/v1/events?jobs={too_many}" + "x" * 2000)).status_code == 400
 
 
 # Series

@@ -50,14 +50,23 @@ class Crew:
 
     @asynccontextmanager
     async def drawing(self, models: Sequence[str] | None = None) -> AsyncIterator[Worker]:
-        """While inside, a worker of this process serves these models (None: every enabled one) for everybody."""
+        """While inside, a worker of this process serves these models (None: every enabled one) for everybody.
+
+        If it breaks, whoever is inside is stopped, and gets the reason.
+        """
         worker = self._worker(models=models)
         work = self._start(worker)
+        inside = asyncio.current_task()
+        assert inside is not None
+        work.add_done_callback(lambda done: None if done.cancelled() or not done.exception() else inside.cancel())
         try:
             yield worker
         finally:
             work.cancel()
-            await asyncio.gather(work, return_exceptions=True)
+            (end,) = await asyncio.gather(work, return_exceptions=True)
+            if isinstance(end, Exception):
+                inside.uncancel()
+                raise end
 
     @asynccontextmanager
     async def working(self, job_ids: Iterable[str] | None = None) -> AsyncIterator[None]:

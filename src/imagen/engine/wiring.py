@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from imagen.backends.registry import registrations
-from imagen.config import Settings, load_settings
+from imagen.config import Settings, load_settings, masked
 from imagen.core.errors import ImagenError
 from imagen.models.catalog import FILE, Catalog, CatalogWatch, Entry, load_catalog, model_folders
 
@@ -58,7 +58,8 @@ async def upgrade_database(settings: Settings) -> str:
     finally:
         await db.close()
     moved = f"version {before or 'none'} -> {after}" if before != after else f"already at version {after}"
-    return f"{settings.database_file}: {moved}"
+    where = settings.database_file if settings.database == "sqlite" else masked("database", settings.database)
+    return f"{where}: {moved}"
 
 
 def model_files(settings: Settings) -> Iterable[Path]:

@@ -113,15 +113,22 @@ class Worker:
     async def _alive(self) -> AsyncIterator[None]:
         await self._db.write(self._arrive)
         upkeep = asyncio.create_task(self._upkeep(), name=f"upkeep-{self.id}")
+        claiming = asyncio.current_task()
+        assert claiming is not None
+        # Without its heartbeat a worker is taken for dead while it draws: then rather none at all.
+        upkeep.add_done_callback(lambda done: None if done.cancelled() else claiming.cancel())
         try:
             yield
         finally:
-            tasks = [*(task for _, task in self._running.values()), upkeep]
+            tasks = [upkeep, *(task for _, task in self._running.values())]
             for task in tasks:
                 task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
+            end, *_ = await asyncio.gather(*tasks, return_exceptions=True)
             with contextlib.suppress(ImagenError):
                 await self._db.write(presence.leave, self.id)
+            if isinstance(end, Exception):
+                claiming.uncancel()
+                raise end
 
     def _arrive(self, connection: Connection) -> None:
         presence.arrive(

@@ -23,6 +23,14 @@ BUSY_S = 30.0  # SQLite has one writer; under a crowd the last in line waits thi
 AWAY_S = 15.0  # a PostgreSQL that restarts is back by then
 READERS = 4
 WRITERS = 4  # on PostgreSQL, where writers do not wait for each other
+# A network that swallows everything is noticed in about a lease, not in the hours that TCP would take by itself.
+PATIENCE = {
+    "connect_timeout": 5,
+    "keepalives_idle": 5,
+    "keepalives_interval": 2,
+    "keepalives_count": 3,
+    "tcp_user_timeout": 12_000,
+}
 
 
 class Database:
@@ -36,7 +44,7 @@ class Database:
             self._bell = Bell(FileEar(self._file, BUSY_S))
         else:
             self.engine = _postgresql(url)
-            self._ear = NotifyEar(dict(self.engine.dialect.create_connect_args(self.engine.url)[1]))
+            self._ear = NotifyEar({**self.engine.dialect.create_connect_args(self.engine.url)[1], **PATIENCE})
             self._bell = Bell(self._ear)
         # SQLite lets one write at a time: one thread saves them from waiting for each other inside the library.
         self._writers = ThreadPoolExecutor(1 if self._file else WRITERS, thread_name_prefix="imagen-write")
@@ -45,6 +53,10 @@ class Database:
     async def open(self) -> None:
         """Create the tables in a new database; refuse one of another version."""
         await self._run(self._writers, self._prepare, opening=True)
+
+    async def check(self) -> None:
+        """Raise what keeps it from being used: away, or of another version than this program."""
+        await self.read(schema.check)
 
     async def upgrade(self) -> tuple[str | None, str | None]:
         """Bring the tables to this program's version, in one transaction; the versions before and after."""
@@ -208,6 +220,7 @@ def _sqlite(file: Path, full_sync: bool) -> Engine:
         f"sqlite:///{file}",
         connect_args={"timeout": BUSY_S, "check_same_thread": False},
         pool_size=READERS + 1,
+        hide_parameters=True,  # prompts and secrets have no place in an error
         execution_options={"schema_translate_map": {"imagen": None}},
     )
 
@@ -243,7 +256,8 @@ def _postgresql(url: str) -> Engine:
         return create_engine(
             address.set(drivername="postgresql+psycopg"),
             pool_size=READERS + WRITERS,
-            connect_args={"connect_timeout": 5, "application_name": "imagen"},
+            hide_parameters=True,
+            connect_args={"application_name": "imagen", **PATIENCE},
         )
     except ImportError as exc:
         raise MissingExtra(

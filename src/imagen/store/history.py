@@ -14,6 +14,7 @@ from imagen.store.tables import is_queued, is_running, jobs, live, series, slots
 
 MAX_PAGE = 1000
 LOST = (State.FAILED, State.CANCELLED)  # cells of a series that may be tried again
+RECENT = 10_000  # jobs among which a part of an id is looked for: who types a part means a recent one
 PREFIX = 6  # characters of an id that are enough to mean it, if it is the only one
 
 
@@ -162,8 +163,15 @@ def _one(
 ) -> Row[Any]:
     rows: Sequence[Row[Any]] = ()
     if len(part) >= PREFIX:
-        for pattern in (table.c.id.istartswith(part, autoescape=True), table.c.id.iendswith(part, autoescape=True)):
-            rows = rows or connection.execute(_owned(select(table), table, owner).where(pattern).limit(2)).all()
+        newest = _owned(select(table.c.id), table, owner).order_by(table.c.created_at.desc(), table.c.id.desc())
+        among = newest.limit(RECENT).subquery()
+        for pattern in (among.c.id.istartswith(part, autoescape=True), among.c.id.iendswith(part, autoescape=True)):
+            rows = (
+                rows
+                or connection.execute(
+                    select(table).where(table.c.id.in_(select(among.c.id).where(pattern))).limit(2)
+                ).all()
+            )
     if len(rows) == 1:
         return rows[0]
     if rows:

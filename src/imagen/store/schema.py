@@ -23,15 +23,26 @@ def prepare(engine: Engine) -> None:
                 _refuse_strangers(connection)
                 upgrade(connection)
         return
-    if found < HEAD:
-        raise WrongDatabase(
-            f"the database is of version {found}, this program needs {HEAD}",
-            hint="run `imagen db upgrade` (it keeps everything)",
-        )
+    _judge(found)
+
+
+def check(connection: Connection) -> None:
+    """Raise WrongDatabase when somebody brought it to another version meanwhile."""
+    found = version(connection)
+    if found != HEAD:
+        _judge(found or "0000")
+
+
+def _judge(found: str) -> None:
     if found > HEAD:
         raise WrongDatabase(
             f"the database is of version {found}, this program knows only up to {HEAD}",
             hint="install the newer imagen that wrote it, or set IMAGEN_HOME to another folder",
+        )
+    if found < HEAD:
+        raise WrongDatabase(
+            f"the database is of version {found}, this program needs {HEAD}",
+            hint="run `imagen db upgrade` (it keeps everything)",
         )
 
 

@@ -122,7 +122,11 @@ jobs = Table(
         sqlite_where=text("state = 'queued' AND record IS NULL"),
     ),
     Index(
-        "ix_jobs_queued_by", "owner", postgresql_where=text("state = 'queued'"), sqlite_where=text("state = 'queued'")
+        "ix_jobs_queued_by",
+        "state",
+        "owner",
+        postgresql_where=text("state = 'queued'"),
+        sqlite_where=text("state = 'queued'"),
     ),
     Index("ix_jobs_history", "created_at", "id"),
     Index("ix_jobs_owner", "owner", "created_at", "id"),

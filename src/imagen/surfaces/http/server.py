@@ -14,6 +14,7 @@ from imagen.app import VERSION, App
 from imagen.config import Settings
 from imagen.surfaces.http import auth, images, native, operations, refusals, series
 from imagen.surfaces.http.guard import Guard, uvicorn_options
+from imagen.surfaces.http.shapes import limited
 from imagen.surfaces.http.streams import Streams
 
 if TYPE_CHECKING:
@@ -67,6 +68,12 @@ def make_server(app: App, *, settings: Settings, drawing: bool) -> FastAPI:
 
         return Response(CSS, media_type="text/css")
 
+    def openapi() -> dict[str, Any]:
+        if server.openapi_schema is None:
+            server.openapi_schema = limited(FastAPI.openapi(server), settings.limits)
+        return server.openapi_schema
+
+    server.openapi = openapi  # type: ignore[method-assign]  # the documented way to change the document
     refusals.install(server)
     server.add_middleware(Guard, settings=settings, keyring=auth.Keyring(app))
     return server

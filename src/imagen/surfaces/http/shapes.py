@@ -5,6 +5,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, model_validator
 from pydantic_core import PydanticCustomError
 
+from imagen.config import Limits
 from imagen.core.request import MAX_SEED, PREVIEW_FORMATS, PREVIEW_METHODS
 
 MAX_TEXT = 20_000  # characters of a prompt; the longest that any known text encoder reads is a fraction of it
@@ -16,15 +17,20 @@ MAX_CELLS = 1_000  # of one series
 
 STATES = Literal["queued", "running", "completed", "failed", "cancelled"]
 
-Prompt = Annotated[str, Field(min_length=1, max_length=MAX_TEXT, pattern=r"\S")]
-ModelName = Annotated[str, Field(min_length=1, max_length=200)]
+# No database keeps a NUL. Python counts four more signs as blank than patterns do.
+NO_NUL = r"^[^\x00]*$"
+Prompt = Annotated[str, Field(min_length=1, max_length=MAX_TEXT, pattern=r"^[^\x00]*[^\s\x00\x1c-\x1f][^\x00]*$")]
+ModelName = Annotated[str, Field(min_length=1, max_length=200, pattern=NO_NUL)]
 Side = Annotated[int, Field(ge=1, le=MAX_SIDE)]
 Seed = Annotated[int, Field(ge=0, le=MAX_SEED)]
 Options = Annotated[
     dict[str, Any],
     Field(
         description="the model's own settings; GET /v1/models says which there are",
-        json_schema_extra={"additionalProperties": {"type": ["string", "number", "boolean", "null"]}},
+        json_schema_extra={
+            "propertyNames": {"pattern": NO_NUL},
+            "additionalProperties": {"type": ["string", "number", "boolean", "null"], "pattern": NO_NUL},
+        },
     ),
 ]
 
@@ -81,7 +87,9 @@ Wish = Annotated[
 class Drawn(Asked):
     """The fields that a job and a series share; what is left out is the model's to choose."""
 
-    negative: Annotated[str, Field(max_length=MAX_TEXT)] | None = Field(None, description="what should not be seen")
+    negative: Annotated[str, Field(max_length=MAX_TEXT, pattern=NO_NUL)] | None = Field(
+        None, description="what should not be seen"
+    )
     width: Side | None = None
     height: Side | None = None
     steps: Annotated[int, Field(ge=1, le=MAX_STEPS)] | None = None
@@ -341,3 +349,29 @@ class ModelList(Said):
     """Every model there is."""
 
     models: list[ModelLine]
+
+
+def limited(document: dict[str, Any], limits: Limits) -> dict[str, Any]:
+    """The OpenAPI document with the limits of this server in it, which are lower than what can be said at all."""
+    told = {
+        "prompt": ("maxLength", limits.prompt_chars),
+        "prompts": ("maxLength", limits.prompt_chars),
+        "negative": ("maxLength", limits.prompt_chars),
+        "width": ("maximum", limits.side),
+        "height": ("maximum", limits.side),
+        "steps": ("maximum", limits.steps),
+        "n": ("maximum", limits.n),
+    }
+    for asked in (NewJob, NewSeries):
+        properties = document["components"]["schemas"][asked.__name__]["properties"]
+        for name, (keyword, limit) in told.items():
+            if limit is not None and name in properties:
+                _lower(properties[name], keyword, limit)
+    return document
+
+
+def _lower(schema: dict[str, Any], keyword: str, limit: int) -> None:
+    if keyword in schema:
+        schema[keyword] = min(schema[keyword], limit)
+    for inner in (*schema.get("anyOf", ()), *([schema["items"]] if "items" in schema else ())):
+        _lower(inner, keyword, limit)

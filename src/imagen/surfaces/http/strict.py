@@ -16,7 +16,7 @@ from imagen.reading import maybe
 
 MAX_INT = 2**63  # what both databases can store in one integer column
 MAX_DEPTH = 32  # of lists and objects in each other; ours need three
-MAX_QUERY = 2_000  # characters of one value
+MAX_QUERY = 8_000  # characters of one value; the longest are lists of ids
 
 
 class StrictRoute(APIRoute):
