@@ -145,6 +145,7 @@ METHODS: list[Case] = [
     ("OPTIONS", path(JOBS, "OPTIONS"), 405, "method_not_allowed"),
     ("DELETE of the list", path(JOBS, "DELETE"), 405, "method_not_allowed"),
     ("POST to the health", path("/healthz", "POST"), 405, "method_not_allowed"),
+    ("a body and another protocol", job(None, "Connection: Upgrade", "Upgrade: h2c"), 400, "request_error"),
     ("a WebSocket", lines("Connection: Upgrade", "Upgrade: websocket", address="/v1/ws"), 404, "not_found"),
 ]
 

@@ -45,6 +45,12 @@ def test_a_hostile_request_is_refused(target: Target, make: Callable[[Target], b
     check(target, target.send(make(target)), status, code)
 
 
+def test_who_asks_for_another_protocol_is_told_that_the_connection_ends(target: Target) -> None:
+    """It would wait in vain for the answer to its next request."""
+    answer = target.ask("GET", JOBS, None, "Connection: Upgrade", "Upgrade: websocket")
+    assert (answer.status, answer.headers["connection"]) == (200, "close")
+
+
 def test_a_head_that_never_ends_is_given_up(target: Target) -> None:
     """A byte now and then does not keep a connection."""
     with target.connect() as wire:

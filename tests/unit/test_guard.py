@@ -14,7 +14,7 @@ from starlette.responses import HTMLResponse, JSONResponse, Response
 from starlette.types import Receive, Scope, Send
 
 import imagen
-from imagen.config import Settings, load_settings
+from imagen.config import LIMITS, Settings, load_settings
 from imagen.core.errors import NotConfigured, TooLarge, Unauthorized
 from imagen.core.request import Draft
 from imagen.surfaces.http.auth import FRESH_S, LOCAL, SCOPE, Keyring, is_loopback, may_listen
@@ -368,3 +368,11 @@ def settings_of(home: Path, **limits: Any) -> Settings:
     settings = load_settings(home=home, environ={}, flags={"limits": limits})
     assert not settings.problems
     return settings
+
+
+def test_the_page_about_limits_names_them_all() -> None:
+    """With the defaults that hold, and which of them cannot be switched off."""
+    page = (Path(__file__).parents[2] / "docs" / "howto" / "open-it-to-others.md").read_text(encoding="utf-8")
+    for name, (kind, default, meaning) in LIMITS.items():
+        mark = "" if kind == "limit" else " *"
+        assert f"| `{name}`{mark} | {default} | {meaning.partition(';')[0]} |" in page

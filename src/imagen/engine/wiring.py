@@ -1,5 +1,7 @@
 """Settings, installed backends and model files put together: the catalog of this process."""
 
+import asyncio
+import os
 import platform
 from collections.abc import Iterable
 from pathlib import Path
@@ -46,6 +48,32 @@ def watched_catalog(settings: Settings) -> CatalogWatch:
         return catalog_of(fresh)
 
     return CatalogWatch(load, lambda: model_files(settings))
+
+
+def make_database_apart(settings: Settings) -> None:
+    """Make a new SQLite file in a process of its own: what is loaded for it would stay in this one for ever.
+
+    To be called before there are threads. Whatever goes wrong shows again, with words, when the database is opened.
+    """
+    if not hasattr(os, "fork") or settings.database != "sqlite" or settings.database_file.exists():
+        return
+    child = os.fork()
+    if child:
+        os.waitpid(child, 0)
+        return
+    try:
+        asyncio.run(_make_database(settings))
+    except BaseException:
+        os._exit(1)
+    os._exit(0)
+
+
+async def _make_database(settings: Settings) -> None:
+    from imagen.store.db import Database
+
+    db = Database(settings.database_url)
+    await db.open()
+    await db.close()
 
 
 async def upgrade_database(settings: Settings) -> str:

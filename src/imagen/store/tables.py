@@ -23,6 +23,8 @@ from sqlalchemy import (
 
 from imagen.store.columns import Instant, Json, new_id, now
 
+# The indexes over a part of a table are so on both databases; the migrations say it. Here it is said for SQLite only,
+# because a word with `postgresql_` in front would load that whole dialect at every start.
 SCHEMA = "imagen"  # on SQLite the schema is dropped: one file is one schema
 
 metadata = MetaData(
@@ -107,25 +109,20 @@ jobs = Table(
         text("priority DESC"),
         "created_at",
         "id",
-        postgresql_where=text("state = 'queued'"),
         sqlite_where=text("state = 'queued'"),
     ),
-    Index(
-        "ix_jobs_running", "worker", postgresql_where=text("state = 'running'"), sqlite_where=text("state = 'running'")
-    ),
+    Index("ix_jobs_running", "worker", sqlite_where=text("state = 'running'")),
     Index(
         "ix_jobs_raw",  # `state` too, or SQLite prefers ix_jobs_state and goes through the whole queue
         "state",
         text("priority DESC"),
         "created_at",
-        postgresql_where=text("state = 'queued' AND record IS NULL"),
         sqlite_where=text("state = 'queued' AND record IS NULL"),
     ),
     Index(
         "ix_jobs_queued_by",
         "state",
         "owner",
-        postgresql_where=text("state = 'queued'"),
         sqlite_where=text("state = 'queued'"),
     ),
     Index("ix_jobs_history", "created_at", "id"),

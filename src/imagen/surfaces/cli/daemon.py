@@ -79,6 +79,10 @@ class Leaving:
 
 def run(main: Callable[[Leaving], Awaitable[None]], *, grace_s: float) -> NoReturn:
     """Run a daemon until a signal ends it; exit code 0 for SIGTERM, 130 for Ctrl-C."""
+    from imagen.config import load_settings
+    from imagen.engine.wiring import make_database_apart
+
+    make_database_apart(load_settings())
 
     async def entered() -> int:
         leaving = Leaving(grace_s)

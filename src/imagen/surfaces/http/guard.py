@@ -78,7 +78,7 @@ class Guard:
             return
         headers = dict(scope["headers"])
         friend = self._friend(headers)
-        send = _dressed(send, friend, varies=bool(self._sites))
+        send = _dressed(send, friend, varies=bool(self._sites), last=b"upgrade" in headers)
         try:
             self._check_head(scope)
             self._check_host(scope, headers)
@@ -209,6 +209,9 @@ class Guard:
         length = int(headers.get(b"content-length", b"0"))
         if not length and b"transfer-encoding" not in headers:
             return None
+        if b"upgrade" in headers:  # nor its body
+            hint = "send no Upgrade header; in Java: HttpClient.Version.HTTP_1_1"
+            raise Refused(400, "request_error", "this server speaks HTTP/1.1 and nothing else", hint)
         reads = scope["method"] in ("GET", "HEAD")  # what they bring along means nothing, and is not looked at
         most = self._limits.body_bytes
         too_large = BodyTooLarge(f"the body is larger than {most:,} bytes", hint=SET.format("body_bytes"))
@@ -279,8 +282,8 @@ def _check_path(path: bytes) -> None:
         raise Refused(404, "not_found", "there is nothing here", "GET /docs lists what there is")
 
 
-def _dressed(send: Send, friend: bytes | None, *, varies: bool) -> Send:
-    """Adds to each answer what keeps browsers careful with it."""
+def _dressed(send: Send, friend: bytes | None, *, varies: bool, last: bool) -> Send:
+    """Adds to each answer what keeps browsers careful with it; after the last one the connection is closed."""
 
     async def sent(message: Message) -> None:
         if message["type"] == "http.response.start":
@@ -292,6 +295,8 @@ def _dressed(send: Send, friend: bytes | None, *, varies: bool) -> Send:
                 (b"cross-origin-resource-policy", b"cross-origin" if friend else b"same-origin"),
             ]
             more.append((b"content-security-policy", PAGE if page else PLAIN))
+            if last:  # the parser of uvicorn 0.54 reads no request after one that wanted another protocol
+                more.append((b"connection", b"close"))
             if varies:
                 more.append((b"vary", b"origin"))
             if friend:

@@ -132,9 +132,12 @@ def _no_number(name: str) -> NoReturn:
     raise RequestError(f"{name} is no number in JSON", hint="leave the field out, or give a finite number")
 
 
-def _float(digits: str) -> float:
+def _float(digits: str) -> float | int:
     number = float(digits)
-    return number if math.isfinite(number) else _no_number(digits if len(digits) < 40 else "such a large exponent")
+    if not math.isfinite(number):
+        _no_number(digits if len(digits) < 40 else "such a large exponent")
+    # 7.0 and 7 are one number in JSON; some languages write every number with a point.
+    return int(number) if number.is_integer() and abs(number) < MAX_INT else number
 
 
 def _int(digits: str) -> int:
