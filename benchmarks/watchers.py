@@ -7,9 +7,11 @@ lost, order kept, a client that never reads harms nobody, and a restart of the s
 import argparse
 import asyncio
 import json
+import os
 import statistics
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Sequence
 from datetime import UTC, datetime
@@ -141,7 +143,9 @@ class Bare:
         self._file = house.folder / "schedule.json"
         self._file.write_text("[]")
         self._process = subprocess.Popen(
-            [sys.executable, __file__, "--bare", str(self._port), str(self._file)], stdout=subprocess.DEVNULL
+            [sys.executable, __file__, "--bare", str(self._port), str(self._file)],
+            stdin=subprocess.PIPE,  # closes when we end, however we end
+            stdout=subprocess.DEVNULL,
         )
         self.url = f"http://{HOST}:{self._port}"
         give_up = time.monotonic() + 30
@@ -160,7 +164,7 @@ class Bare:
 
     def close(self) -> None:
         self._process.kill()
-        self._process.wait()
+        self._process.communicate()
 
 
 def bare(port: int, file: Path) -> int:
@@ -193,9 +197,10 @@ def bare(port: int, file: Path) -> int:
         return JSONResponse({})
 
     async def events(_request: Request) -> StreamingResponse:
-        nonlocal over
+        nonlocal news, over
         if over:
             over = False
+            news = asyncio.Event()  # the last one is rung for good: whoever waits for it spins
             sent.clear()
 
         async def body() -> Any:
@@ -215,6 +220,11 @@ def bare(port: int, file: Path) -> int:
     async def ready(_request: Request) -> JSONResponse:
         return JSONResponse({})
 
+    def leave_with_parent() -> None:
+        sys.stdin.read()
+        os._exit(0)
+
+    threading.Thread(target=leave_with_parent, daemon=True).start()
     app = Starlette(routes=[Route("/events", events), Route("/go", go), Route("/ready", ready)])
     uvicorn.run(app, host=HOST, port=port, log_level="warning", access_log=False, backlog=2048)
     return 0

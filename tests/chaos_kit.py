@@ -254,9 +254,13 @@ class Chaos:
             await asyncio.sleep(self._dice.uniform(0, 0.5))
             await asyncio.to_thread(self._start_server)
             return
-        place = self._dice.choice(awake)
+        # Most of them in the middle of a job: an idle worker's death proves little.
+        drawing = await self._insist_reading(_who_draws) if self._dice.random() < 0.7 else set()
+        awake = [place for place in awake if not self._workers[place].paused]  # as it is after looking
+        busy = [place for place in awake if self._workers[place].pid in drawing]
+        place = self._dice.choice(busy or awake or [0])
         self._workers[place].kill()
-        self.told.kills["workers"] += 1
+        self.told.kills["workers that drew" if busy else "workers"] += 1
         await asyncio.sleep(self._dice.uniform(0, 0.5))
         self._workers[place] = self.house.start("worker")
 

@@ -127,7 +127,7 @@ def config_page() -> str:
         (
             f"`{name}`",
             kind,
-            "" if default in (None, {}) else f"`{default}`",
+            "below" if name in config.GROUPS else "" if default in (None, {}) else f"`{default}`",
             f"`{config.PREFIX}{name.upper()}`" if name in config.FROM_ENVIRONMENT else "",
             upper(meaning),
         )
@@ -138,6 +138,19 @@ def config_page() -> str:
         "A setting of a backend can come from the environment too:\n"
         f"`{config.PREFIX}NAME_KEY` sets `key` of the backend `name`."
     )
+    for group, keys in config.GROUPS.items():
+        rows = [
+            (
+                f"`{name}`",
+                {"limit": "number or null"}.get(kind, kind),
+                "" if default in (None, ()) else f"`{default}`",
+                f"`{config.PREFIX}{group}_{name}`".upper(),
+                upper(meaning),
+            )
+            for name, (kind, default, meaning) in keys.items()
+        ]
+        parts.append(f"## `{group}:`")
+        parts.append(table(("key", "type", "default", "environment", "meaning"), rows))
     return "\n\n".join(parts)
 
 

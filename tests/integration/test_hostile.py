@@ -5,12 +5,19 @@ import socket
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, suppress
+from pathlib import Path
+from urllib.parse import urlsplit
 
 import httpx2
 import pytest
 from tests.hostile_cases import CASES, JOBS
 from tests.hostile_kit import PATIENT, SLOW, Answer, Target, read_answer
+from tests.postgres_kit import postgres
 from tests.service_kit import PATIENCE_S, House
+
+from imagen.config import load_settings
+from imagen.surfaces.http.connection import OTHERS
+from imagen.surfaces.http.guard import make_room
 
 ROUNDS = 3
 GROWTH_KIB = 32 * 1024  # one leaked body per request would be ten times that
@@ -19,6 +26,7 @@ FILES = 8  # the pools of the database may open some more
 
 @pytest.fixture(scope="module")
 def target(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Target]:
+    make_room(load_settings())  # this process opens as many connections as the server takes
     with House(folder=tmp_path_factory.mktemp("hostile")) as house:
         yield Target(house)
 
@@ -43,6 +51,17 @@ def check(target: Target, answer: Answer, status: int, code: str) -> None:
 def test_a_hostile_request_is_refused(target: Target, make: Callable[[Target], bytes], status: int, code: str) -> None:
     """With the status and the code that say why, and what to do about it."""
     check(target, target.send(make(target)), status, code)
+
+
+@pytest.mark.needs_postgres
+def test_on_postgresql_they_are_refused_alike(tmp_path: Path) -> None:
+    """Which is stricter about text and numbers than SQLite; nothing gets as far as to find out."""
+    with postgres() as server, House(server.new_database(), folder=tmp_path) as house:
+        target = Target(house)
+        for _, make, status, code in CASES:
+            check(target, target.send(make(target)), status, code)
+        assert target.draw("alice")["state"] == "completed"
+        assert "Traceback" not in target.server.said()
 
 
 def test_who_asks_for_another_protocol_is_told_that_the_connection_ends(target: Target) -> None:
@@ -256,6 +275,25 @@ def test_streams_are_counted_for_each_key_and_in_all(target: Target) -> None:
         for wire, answer in (alices[0], alices[-1]):
             read_until(wire, b"event: completed", answer.raw)
     freed(target)
+
+
+def test_connections_are_counted_too(tmp_path: Path) -> None:
+    """Those that say nothing as well; one more is told so, and the others go on."""
+    with House(folder=tmp_path) as house, ExitStack() as stack:
+        (house.home / "config.yaml").write_text("limits: {streams: 1}\n")
+        server = house.serve()
+        place = (str(urlsplit(server.url).hostname), int(urlsplit(server.url).port or 0))
+
+        def connected() -> socket.socket:
+            return stack.enter_context(socket.create_connection(place, timeout=PATIENCE_S))
+
+        first = connected()
+        for _ in range(OTHERS):
+            connected()
+        refused = read_answer(connected())
+        assert (refused.status, refused.code) == (429, "too_many")
+        first.sendall(f"GET /healthz HTTP/1.1\r\nHost: {place[0]}\r\n\r\n".encode())
+        assert read_answer(first).status == 200
 
 
 def test_a_stream_that_is_left_is_over(target: Target) -> None:

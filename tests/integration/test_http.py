@@ -2,6 +2,9 @@
 
 import asyncio
 import json
+import logging
+import os
+import re
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -282,6 +285,17 @@ async def test_somebody_elses_job_does_not_exist(served: Served) -> None:
     assert [one["id"] for one in (await admin.get("/v1/jobs")).json()["jobs"]] == [job["id"]]
 
 
+async def test_part_of_an_id_is_not_enough(idle: Served) -> None:
+    """What a person may type at the command line could be another job tomorrow."""
+    client = idle.client()
+    job = await submit(client)
+    for method, part in (("GET", ""), ("DELETE", ""), ("POST", "/cancel"), ("POST", "/retry")):
+        answer = await client.request(method, f"/v1/jobs/{job['id'][-8:]}{part}")
+        assert answer.status_code == 404
+        assert error_of(answer)["code"] == "unknown_job"
+    assert (await client.get(f"/v1/jobs/{job['id']}")).json()["state"] == "queued"
+
+
 async def test_going_first_is_for_admins(idle: Served) -> None:
     """403 for a priority above 0; below it is a courtesy anybody may do."""
     ada, admin = idle.client(await idle.app.add_key("ada")), idle.client(await idle.app.add_key("root", admin=True))
@@ -452,8 +466,6 @@ async def test_unknown_addresses_and_methods_have_our_shape(idle: Served) -> Non
 
 async def test_a_failure_inside_tells_nothing_of_the_inside(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     """500 in our shape without a trace; the log has it, and the server goes on."""
-    import logging
-
     from imagen.app import open as open_app
     from imagen.surfaces.http.server import make_server
 
@@ -630,6 +642,7 @@ async def test_a_series_is_submitted_once_with_a_key(idle: Served) -> None:
         ({"prompt": "a", "models": ["nope"]}, 404),
         ({"prompt": "a", "n": 2}, 400),
         ({"prompts": ["a"], "models": ["mock"], "seeds": ["1"]}, 400),
+        ({"prompts": ["a"], "models": ["mock"], "steps": 501}, 400),
         ({"prompts": [f"p{k}" for k in range(101)], "models": ["mock"], "seeds": list(range(10))}, 400),
     ],
     ids=lambda value: str(value)[:40],
@@ -666,3 +679,31 @@ async def test_many_clients_at_once_get_each_their_own(served: Served) -> None:
     client = served.client()
     jobs = await asyncio.gather(*(drawn(client, seed=seed, prompt=f"fox {seed}") for seed in range(8)))
     assert [(job["request"]["seed"], job["request"]["prompt"]) for job in jobs] == [(k, f"fox {k}") for k in range(8)]
+
+
+# The page
+
+
+async def test_the_how_to_works_as_it_stands(served: Served, tmp_path: Path) -> None:
+    """Every shell block of it, pasted one after the other."""
+    text = (Path(__file__).parents[2] / "docs/howto/use-http.md").read_text(encoding="utf-8")
+    script = "\n".join(re.findall(r"^```sh served\n(.*?)^```", text, re.MULTILINE | re.DOTALL))
+    here = tmp_path / "here"
+    here.mkdir()
+    ran = await asyncio.create_subprocess_exec(
+        *("sh", "-eu", "-c", script),
+        cwd=here,
+        env={"PATH": os.environ["PATH"], "IMAGEN": served.url, "NO_PROXY": "*"},
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+    )
+    out, err = await ran.communicate()
+    assert ran.returncode == 0, out.decode() + err.decode()
+    told = out.decode()
+    assert told.count("event: completed") >= 6
+    assert "event: cancelled" in told
+    assert told.count('"state":"completed","counts":{"completed":4}') == 1
+    assert (here / "fox.png").read_bytes().startswith(b"\x89PNG")
+    assert (here / "sheet.png").read_bytes().startswith(b"\x89PNG")
+    assert (here / "fox-small.webp").read_bytes()[8:12] == b"WEBP"
+    assert len(json.loads((here / "compare.json").read_text())["cells"]) == 4

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 SMALL = ("--size", "64x64")
+DEADLY = {"IMAGEN_MOCK_CRASH": "true"}  # the mock may kill the process that draws
 QUICK = ("--set", "slow=0", *SMALL)
 Until = Callable[[Callable[[], Any]], Any]
 
@@ -80,7 +81,7 @@ def test_a_job_that_kills_its_program_fails_after_three_times(imagen: Any) -> No
     """Never stuck, never for ever: three crashes end it, and the record says why."""
     job = _crashed(imagen)
     for _ in range(2):
-        assert imagen("jobs", "watch", job).returncode == -signal.SIGKILL
+        assert imagen("jobs", "watch", job, environment=DEADLY).returncode == -signal.SIGKILL
     run = imagen("jobs", "watch", job)
     assert run.returncode == 1, run.stderr
     assert "died" in run.stderr
@@ -91,7 +92,7 @@ def test_a_job_that_kills_its_program_fails_after_three_times(imagen: Any) -> No
 
 
 def _crashed(imagen: Any) -> str:
-    run = imagen("generate", "a fox [crash]", *QUICK, "--json")
+    run = imagen("generate", "a fox [crash]", *QUICK, "--json", environment=DEADLY)
     assert run.returncode == -signal.SIGKILL
     job: str = json.loads(run.stdout.splitlines()[0])["job"]
     return job

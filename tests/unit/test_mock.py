@@ -178,7 +178,7 @@ def test_a_notice_is_given_and_previews_can_be_broken_on_order():
 
 
 @pytest.mark.parametrize(("order", "lines"), [("[crash]", 1), ("[crash@3]", 6)])
-def test_a_crash_kills_the_process_that_draws(order, lines):
+def test_a_crash_kills_the_process_that_draws_where_it_may(order, lines):
     """[crash] dies at once, [crash@STEP] at that step, without a last word."""
     program = (
         "import asyncio\n"
@@ -189,12 +189,18 @@ def test_a_crash_kills_the_process_that_draws(order, lines):
         f"request = Request(prompt='a fox {order}', model='mock', width=32, height=32, steps=5, seed=1)\n"
         "model = Model(name='mock', backend='mock', device='cpu')\n"
         "def told(item): print(item, flush=True)\n"
-        "asyncio.run(collect(registration.create({}), request, model, until=told))\n"
+        "asyncio.run(collect(registration.create({'crash': 'true'}), request, model, until=told))\n"
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == -signal.SIGKILL
     assert len(done.stdout.splitlines()) == lines
     assert done.stderr == ""
+
+
+def test_a_crash_is_only_an_error_where_nobody_allowed_more():
+    """A prompt must not be able to end a server."""
+    with pytest.raises(Crashed, match="as ordered"):
+        draw(replace(REQUEST, prompt="a fox [crash@3]"))
 
 
 def test_cancelling_a_slow_drawing_ends_it():

@@ -13,8 +13,17 @@ from imagen.core import events
 from imagen.core.errors import OutOfMemory
 from imagen.core.events import Event
 from imagen.core.job import Cell, Job, Series, State, StoredImage
+from imagen.core.model import Model
 from imagen.core.request import Draft, Request
-from imagen.surfaces.wire import event_json, job_json, moment, series_json
+from imagen.surfaces.wire import (
+    event_json,
+    job_json,
+    model_json,
+    moment,
+    series_event_json,
+    series_json,
+    without_paths,
+)
 
 GOLDEN = json.loads((Path(__file__).parents[1] / "golden/wire.json").read_text())
 NOW = datetime(2026, 5, 11, 17, 32, 41, 123456, UTC)
@@ -59,6 +68,7 @@ JOB = Job(
     error=ERROR,
     created_at=NOW,
 )
+MODEL = Model(name="mock", backend="mock", device="cpu@here", keys={"token": "secret"}, origin="/home/ada/model.yaml")
 SERIES = Series(
     id="S",
     prompts=("a fox",),
@@ -109,6 +119,10 @@ def test_every_name_that_is_sent_is_in_the_golden() -> None:
         assert set(event_json(event)) <= set(GOLDEN["event"] | GOLDEN["events"][event.type])
     assert set(job_json(JOB)) == set(GOLDEN["job"])
     assert set(series_json(SERIES)) == set(GOLDEN["series"])
+    assert set(series_event_json("S", "running", {"queued": 1})) == set(GOLDEN["series_event"])
+    model = model_json(MODEL, default=True, available=False, error=ERROR, loaded=False)
+    assert set(model) == set(GOLDEN["model"])
+    assert not _missing(GOLDEN["model"], model, "model")
 
 
 @pytest.mark.parametrize("event", EVENTS, ids=lambda event: event.type)
@@ -143,3 +157,45 @@ def test_a_job_nobody_resolved_yet_has_the_same_names() -> None:
     assert shape["request"]["seed"] is None
     assert shape["progress"] is None
     assert "secret" not in json.dumps(shape)
+
+
+def test_over_http_a_picture_is_where_it_can_be_fetched() -> None:
+    """In a job, in its events and in a series; at this machine it is where it lies."""
+    assert job_json(JOB)["images"][0]["url"] == "u"
+    assert job_json(JOB, reader="http")["images"][0]["url"] == "/v1/images/I"
+    assert series_json(SERIES, reader="http")["cells"][0]["job"]["images"][0]["url"] == "/v1/images/I"
+    for event in EVENTS:
+        told = json.dumps(event_json(event, reader="http"))
+        assert '"url": "u"' not in told
+        assert ("/v1/images/I" in told) == ('"url": "u"' in json.dumps(event_json(event)))
+
+
+def test_over_http_nothing_says_where_things_lie() -> None:
+    """Neither an error, nor the folder of a comparison, nor a model's file and keys."""
+    error = OutOfMemory("cannot read /home/ada/images/x.png", hint="see ~/models/m/model.yaml", detail="/srv/a/b: no")
+    job = Job(id="J", state=State.FAILED, request=REQUEST, error=error, created_at=NOW)
+    failed = events.Failed(**ENVELOPE, error=error)
+    series = Series(
+        id="S", prompts=(), models=(), seeds=(), settings={"folder": "/home/ada/foxes", "steps": 4}, created_at=NOW
+    )
+    model = model_json(MODEL, default=True, available=True, error=error, loaded=True)
+    for shape in (
+        job_json(job, reader="http"),
+        event_json(failed, reader="http"),
+        series_json(series, reader="http"),
+        model,
+    ):
+        told = json.dumps(shape)
+        assert not [word for word in ("ada", "srv", "models/m", "secret") if word in told], told
+    assert "…/x.png" in job_json(job, reader="http")["error"]["message"]
+    assert series_json(series, reader="http")["settings"] == {"steps": 4}
+    assert series_json(series)["settings"]["folder"] == "/home/ada/foxes"
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["see GET /v1/jobs/J/events", "an http://127.0.0.1:8188/prompt", "and/or", "mock cannot draw 1/2", "~", "a / b"],
+)
+def test_only_paths_are_taken_out(text: str) -> None:
+    """Addresses of ours and of the web, and words with strokes, stay."""
+    assert without_paths(text) == text

@@ -60,6 +60,8 @@ class Mock:
 
     def __init__(self, settings: Mapping[str, Any]) -> None:
         self._loaded: str | None = None
+        # Whoever may submit could otherwise end a server with a prompt.
+        self._deadly = str(settings.get("crash", "")).lower() in ("true", "1", "yes", "on")
 
     async def check(self, model: Model) -> Sequence[Check]:
         """Passes at once, except for a model whose own options order a failure: then that very error."""
@@ -79,7 +81,7 @@ class Mock:
         total = orders.steps * request.n
         if resume is None:
             yield Handle(token=_token(request))
-        orders.obey(0)
+        orders.obey(0, deadly=self._deadly)
         if self._loaded != model.name:
             yield Phase(name="loading")
             self._loaded = model.name
@@ -92,7 +94,7 @@ class Mock:
             for step in range(1, orders.steps + 1):
                 done = index * orders.steps + step
                 await asyncio.sleep(orders.slow_s / total)
-                orders.obey(done)
+                orders.obey(done, deadly=self._deadly)
                 yield Step(step=done, total=total, image=index)
                 if step < orders.steps and previews.wants(done, total):
                     preview = await picture.preview(step / orders.steps, previews.max_size)
@@ -122,9 +124,14 @@ class Orders:
     notice: str = ""
     preview_fails: bool = False
 
-    def obey(self, step: int) -> None:
+    def obey(self, step: int, *, deadly: bool) -> None:
         """Fail or die if that is what this step was ordered to do."""
         if self.crash_at == step:
+            if not deadly:
+                raise Crashed(
+                    "the mock breaks while drawing, as ordered",
+                    hint="the process that draws is killed only where `backends: {mock: {crash: true}}` allows it",
+                )
             # The honest crash: no cleanup, no last words, exactly what a killed worker leaves behind.
             os.kill(os.getpid(), signal.SIGKILL)
         if self.fail and self.fail_at == step:

@@ -67,30 +67,22 @@ class Watch:
             return ()
         until = time.monotonic() + timeout_s
         while True:
-            beat = self._feed.beat
             if told := self._take():
                 return told
             left = until - time.monotonic()
-            if left <= 0:
+            if left <= 0 or self._feed.ended:
                 return ()
-            with suppress(TimeoutError):
-                async with asyncio.timeout(left):
-                    await beat.wait()
+            await self._feed.wait(left)
 
-    def _take(self) -> list[Event]:
+    def _take(self) -> Sequence[Event]:
         feed = self._feed
         if feed.broken is not None:
             raise feed.broken
         if not feed.loaded:
-            return []
+            return ()
         if self._seq > len(feed.durable):
             self._seq = 0  # a number that was never given out: better twice than never
-        told = feed.durable[self._seq :]
-        end = told[-1] if told and told[-1].terminal else None
-        lively = feed.lively(self._tick, self._preview_tick if self.previews else None)
-        if lively:
-            # Whatever was live when the end was written belongs before the end, and each after its durable event.
-            told = sorted((*told, *(event for event in lively if end is None or event.seq < end.seq)), key=_order)
+        told = feed.batch(self._seq, self._tick, self._preview_tick if self.previews else None)
         self._seq = len(feed.durable)
         self._tick = max(self._tick, feed.tick)
         if self.previews:
@@ -107,7 +99,6 @@ class _Feed:
         self.preview_tick = 0
         self.ended = False
         self.broken: BaseException | None = None
-        self.beat = asyncio.Event()
         self.watches: set[Watch] = set()
         self._db = db
         self._job = job_id
@@ -117,7 +108,10 @@ class _Feed:
         self._watcher = new_id()
         self._said = False
         self._renew_at = 0.0
+        self._release_at = 0.0
         self._look = asyncio.Event()
+        self._waiting: dict[asyncio.Future[None], float] = {}  # until when each wants to wait
+        self._batches: dict[tuple[int, int, int | None], tuple[Event, ...]] = {}
         self._task = asyncio.create_task(self._read(), name=f"feed-{job_id}")
 
     def enter(self, watch: Watch) -> None:
@@ -128,12 +122,35 @@ class _Feed:
     def exit(self, watch: Watch) -> None:
         self.watches.discard(watch)
 
-    def lively(self, tick: int, preview_tick: int | None) -> list[Event]:
-        """What is true only now and is newer than these; None for no previews."""
-        now: list[Event] = [event for event in self._live.values() if event.tick > tick]
+    def batch(self, seq: int, tick: int, preview_tick: int | None) -> tuple[Event, ...]:
+        """What is newer than these (None: no previews), in order; the very same answer for all who stand there."""
+        place = (seq, tick, preview_tick)
+        if place not in self._batches:
+            self._batches[place] = self._newer(*place)
+        return self._batches[place]
+
+    async def wait(self, timeout_s: float) -> None:
+        """Until there is news, or about so long."""
+        loop = asyncio.get_running_loop()
+        future: asyncio.Future[None] = loop.create_future()
+        self._waiting[future] = time.monotonic() + timeout_s
+        # The reader looks every LOOK_S who has waited long enough: a timer for each would cost more than its news.
+        timer = loop.call_later(timeout_s, _let_go, future) if timeout_s < 2 * LOOK_S else None
+        try:
+            await future
+        finally:
+            self._waiting.pop(future, None)
+            if timer is not None:
+                timer.cancel()
+
+    def _newer(self, seq: int, tick: int, preview_tick: int | None) -> tuple[Event, ...]:
+        told = self.durable[seq:]
+        end = told[-1] if told and told[-1].terminal else None
+        lively: list[Event] = [event for event in self._live.values() if event.tick > tick]
         if preview_tick is not None:
-            now += [preview for preview in self._previews if preview.tick > preview_tick]
-        return now
+            lively += [preview for preview in self._previews if preview.tick > preview_tick]
+        # Whatever was live when the end was written belongs before the end, and each after its durable event.
+        return tuple(sorted((*told, *(event for event in lively if end is None or event.seq < end.seq)), key=_order))
 
     async def close(self) -> None:
         self._task.cancel()
@@ -155,6 +172,7 @@ class _Feed:
                 shown = self.preview_tick if wanted else None
                 news = await self._db.read(journal.news, self._job, len(self.durable), self.tick, preview_tick=shown)
                 self._note(news)
+                self._release()
                 if not self.ended:
                     if (fault := self._fault()) is not None:
                         raise fault
@@ -191,14 +209,29 @@ class _Feed:
                     if isinstance(event, Started):
                         self._live.clear()  # a new attempt starts with a clean screen
                         self._previews.clear()
+        self._batches.clear()
         first, self.loaded = not self.loaded, True
         self.ended = bool(self.durable) and self.durable[-1].terminal
         if news.events or first:
             self._wake()
 
     def _wake(self) -> None:
-        self.beat.set()
-        self.beat = asyncio.Event()
+        for future in self._waiting:
+            _let_go(future)
+        self._waiting = {}
+
+    def _release(self) -> None:
+        now = time.monotonic()
+        if now >= self._release_at:
+            self._release_at = now + LOOK_S / 2
+            for future, until in self._waiting.items():
+                if until <= now:
+                    _let_go(future)
+
+
+def _let_go(future: "asyncio.Future[None]") -> None:
+    if not future.done():
+        future.set_result(None)
 
 
 def _order(event: Event) -> tuple[int, int]:

@@ -10,6 +10,7 @@ import traceback
 from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import aclosing, suppress
 from datetime import UTC, datetime
+from importlib import import_module
 from typing import Any
 
 from imagen.backends.base import Backend
@@ -194,8 +195,8 @@ class _Attempt:
             return
         self.watch.enter("saving")
         self.live.phase("saving")
-        import imagen.engine.sidecar as sidecar  # Pillow and its friends, only once there is something to save
-
+        # Pillow and its friends, only once there is something to save; in a thread, for they take a while to load.
+        sidecar = await asyncio.to_thread(import_module, "imagen.engine.sidecar")
         done = await asyncio.to_thread(sidecar.finish, output, request, model, index)
         if (done.width, done.height) != (request.width, request.height):
             asked = f"{request.width}x{request.height}"
@@ -224,7 +225,7 @@ class _Attempt:
             }
         )
         await self.live.flush()
-        said = events.Image(job=self.claim.job, attempt=self.claim.attempt, at=at, image=image)
+        said = events.Image(job=self.claim.job, attempt=self.claim.attempt, image=image)
         self.live.seq = await self.db.write(queue.add_image, self.claim, said, path=path, mime=done.mime)
         self.saved.add(index)
 

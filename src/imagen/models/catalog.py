@@ -1,6 +1,7 @@
 """The catalog: every model that can be asked for, out of bundled folders, the user's folders and config.yaml."""
 
 import contextlib
+import functools
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -103,7 +104,8 @@ def load_catalog(
     )
 
 
-def model_folders() -> list[Path]:
+@functools.cache  # finding entry points reads a file of every package there is, and packages do not come while we run
+def model_folders() -> tuple[Path, ...]:
     """The bundled models, and those that other installed packages bring (entry points `imagen.models`)."""
     from importlib.metadata import entry_points
     from importlib.util import find_spec
@@ -114,7 +116,7 @@ def model_folders() -> list[Path]:
             spec = find_spec(point.value)
             if spec is not None:
                 found += [Path(place) for place in spec.submodule_search_locations or ()]
-    return found
+    return tuple(found)
 
 
 class CatalogWatch:

@@ -12,6 +12,7 @@ from typing import Any, Literal
 from imagen.core.errors import ImagenError
 from imagen.core.events import Cancelled, Completed, Event, Failed, Image, Preview, body_of
 from imagen.core.job import Job, Series, StoredImage
+from imagen.core.model import Model
 from imagen.core.request import Draft, Request
 
 PreviewForm = Literal["ref", "inline"]
@@ -19,6 +20,11 @@ Reader = Literal["here", "http"]  # somebody at this machine, or somebody who kn
 
 # What a series was asked with; the folder that its command line writes to is nobody else's business.
 SERIES_SETTINGS = ("width", "height", "steps", "negative", "guidance", "options")
+
+MODEL_FIELDS = (
+    *("name", "title", "backend", "licence", "source", "device", "enabled", "defaults", "limits", "options"),
+    *("ignores", "vram_mib", "notes"),
+)
 
 # A path of this machine: two parts or more, and no address of ours or of the web.
 _PATH = re.compile(r"(?<![\w:/.~-])(?:file://)?~?/(?!v1/)(?:[^\s/'\"`,;:()]+/)+[^\s/'\"`,;:()]*")
@@ -130,6 +136,24 @@ def series_json(series: Series, *, reader: Reader = "here") -> dict[str, Any]:
             for cell in series.cells
         ],
         "created_at": moment(series.created_at),
+    }
+
+
+def series_event_json(series_id: str, state: str, counts: Mapping[str, int]) -> dict[str, Any]:
+    """How a series stands, between the events of its jobs."""
+    return {"type": "series", "series": series_id, "state": state, "counts": dict(counts)}
+
+
+def model_json(
+    model: Model, *, default: bool, available: bool, error: ImagenError | None, loaded: bool, reader: Reader = "http"
+) -> dict[str, Any]:
+    """One model for whoever chooses; its keys and files are the owner's, and may hold a secret or a path."""
+    shape = model.as_dict()
+    return {name: shape[name] for name in MODEL_FIELDS} | {
+        "default": default,
+        "available": available,
+        "error": error_json(error, reader=reader) if error else None,
+        "loaded": loaded,
     }
 
 

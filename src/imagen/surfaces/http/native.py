@@ -1,25 +1,27 @@
 """Jobs over HTTP: submit, look, cancel, retry, delete, follow; and which models there are."""
 
 import re
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 from fastapi import APIRouter, Header, Query, Request, Response
 from starlette.responses import JSONResponse
 
-from imagen.core.errors import Forbidden, RequestError, UnknownImage
-from imagen.core.job import Job
+from imagen.core.errors import Forbidden, RequestError, UnknownImage, UnknownJob, UnknownSeries
+from imagen.core.job import Job, Series
 from imagen.core.request import Draft, PreviewPolicy
 from imagen.surfaces.http import shapes, streams
 from imagen.surfaces.http.context import Door, DoorOf
 from imagen.surfaces.http.limits import check_draft
 from imagen.surfaces.http.refusals import problems
 from imagen.surfaces.http.strict import MAX_QUERY, StrictRoute, body_hash
-from imagen.surfaces.wire import error_json, job_json
+from imagen.surfaces.wire import job_json, model_json
 
 MAX_PAGE = 500
 LOOK_S = 1.0  # how soon a request that waits notices that its client left
 MAX_KEY = 255
 DRAWN = tuple(shapes.Drawn.model_fields)
+
+Named = TypeVar("Named", Job, Series)
 
 router = APIRouter(route_class=StrictRoute)
 
@@ -49,7 +51,20 @@ EVENTS: dict[int | str, dict[str, Any]] = {
         "description": "server-sent events, one line of JSON each; see docs/reference/events.md",
         "content": {
             "text/event-stream": {
-                "schema": {"type": "string"},
+                # Of one event, as it is parsed; OpenAPI 3.2 has the word, and readers of 3.1 know it.
+                "itemSchema": {
+                    "type": "object",
+                    "required": ["id", "event", "data"],
+                    "properties": {
+                        "id": {"type": "string", "pattern": "^[0-9]+$"},
+                        "event": {"type": "string"},
+                        "data": {
+                            "type": "string",
+                            "contentMediaType": "application/json",
+                            "contentSchema": {"type": "object", "required": ["type"]},
+                        },
+                    },
+                },
                 "example": 'id: 1\nevent: queued\ndata: {"type":"queued","job":"01J…","seq":1}\n\n',
             }
         },
@@ -135,7 +150,7 @@ async def jobs(
 )
 async def job(id: str, door: DoorOf) -> Response:
     """As it stands now."""
-    return JSONResponse(job_json(await door.app.job(id, owner=door.sees), reader="http"))
+    return JSONResponse(job_json(exactly(await door.app.job(id, owner=door.sees), id), reader="http"))
 
 
 @router.delete(
@@ -146,8 +161,8 @@ async def job(id: str, door: DoorOf) -> Response:
 )
 async def delete(id: str, door: DoorOf) -> Response:
     """What was asked stays in the history. One that has not ended must be cancelled first."""
-    found = await door.app.job(id, owner=door.sees)
-    await door.app.delete_job(found.id, owner=door.sees)
+    found = exactly(await door.app.job(id, owner=door.sees), id)
+    await door.app.delete_job(found.id)
     return JSONResponse(job_json(await door.app.job(found.id), reader="http"))
 
 
@@ -159,8 +174,8 @@ async def delete(id: str, door: DoorOf) -> Response:
 )
 async def cancel(id: str, door: DoorOf) -> Response:
     """One that ended stays as it is, and that is no error."""
-    found = await door.app.cancel(id, by=door.caller.name, owner=door.sees)
-    return JSONResponse(job_json(found, reader="http"))
+    found = exactly(await door.app.job(id, owner=door.sees), id)
+    return JSONResponse(job_json(await door.app.cancel(found.id, by=door.caller.name), reader="http"))
 
 
 @router.post(
@@ -175,7 +190,8 @@ async def cancel(id: str, door: DoorOf) -> Response:
 )
 async def retry(id: str, door: DoorOf) -> Response:
     """A new job with the same complete request; in a series it takes over the cell."""
-    new = await door.app.retry(id, owner=door.sees)
+    old = exactly(await door.app.job(id, owner=door.sees), id)
+    new = await door.app.retry(old.id)
     return JSONResponse(job_json(new, reader="http"), 202, {"location": f"/v1/jobs/{new.id}"})
 
 
@@ -265,8 +281,19 @@ async def preview(id: str, door: DoorOf, if_none_match: Annotated[str | None, He
 )
 async def models(door: DoorOf) -> Response:
     """What each can do, and whether it is ready."""
-    default = door.app.catalog.default
-    return JSONResponse({"models": [_model_json(state, default) for state in await door.app.model_states()]})
+    told = [
+        model_json(one.model, default=one.default, available=one.available, error=one.error, loaded=one.loaded)
+        for one in await door.app.model_states()
+    ]
+    return JSONResponse({"models": told})
+
+
+def exactly(found: Named, id: str) -> Named:
+    """The app understands a unique part of an id, which is for people; a program means what it says."""
+    if found.id == id:
+        return found
+    error, noun = _UNKNOWN[type(found)]
+    raise error(f"there is no {noun} {id!r}", hint=f"give the whole id, as in {found.id}", param="id")
 
 
 def draft_of(asked: shapes.NewJob) -> Draft:
@@ -316,13 +343,4 @@ async def idempotent(request: Request, key: str | None) -> dict[str, Any]:
     return {"idempotency_key": key, "body_hash": await body_hash(request)}
 
 
-def _model_json(state: Any, default: str) -> dict[str, Any]:
-    record = state.model.as_dict()
-    # What is left out says where things lie on this machine, or may hold a secret.
-    told = {name: record[name] for name in shapes.ModelLine.model_fields if name in record}
-    return told | {
-        "default": state.model.name == default,
-        "available": state.available,
-        "error": error_json(state.error, reader="http") if state.error else None,
-        "loaded": state.loaded,
-    }
+_UNKNOWN: dict[type, tuple[type[RequestError], str]] = {Job: (UnknownJob, "job"), Series: (UnknownSeries, "series")}

@@ -11,7 +11,7 @@ import math
 import re
 from collections import OrderedDict
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from starlette.responses import Response
@@ -33,6 +33,7 @@ LOOK_S = 5.0  # how often that is looked at
 FINISH_S = 1.0  # for the last bytes of a stream when the server stops
 RETRY_MS = 2000  # how soon a browser comes back when the connection breaks
 MAX_FRAMES = 512
+MAX_BATCHES = 16  # of the last moments; whoever is slower puts them together again
 MAX_FRAME_BYTES = 8 * 2**20  # of all kept frames; those with a picture inside are the large ones
 
 ABORT = "imagen.abort"  # an extension of our server: drop the connection and what waits in its buffer
@@ -69,8 +70,15 @@ class Frames:
     """Each event as bytes, kept a while: all who watch a job are sent the same ones."""
 
     def __init__(self) -> None:
+        self.batches: OrderedDict[tuple[Any, ...], tuple[Sequence[Event], bytes, int | None, bool]] = OrderedDict()
         self._kept: OrderedDict[tuple[Any, ...], bytes] = OrderedDict()
         self._size = 0
+
+    def keep(self, place: tuple[Any, ...], batch: tuple[Sequence[Event], bytes, int | None, bool]) -> None:
+        """Remember what was put together; the events are kept too, so that no others get their `id`."""
+        self.batches[place] = batch
+        while len(self.batches) > MAX_BATCHES:
+            self.batches.popitem(last=False)
 
     def of(self, event: Event, previews: Previews) -> bytes:
         """`event:` and `data:` without an id, which differs from stream to stream."""
@@ -157,7 +165,17 @@ class _OfJob:
         if self._seen is None and events:
             last = max(event.seq for event in events)
             self._seen = self._after if self._after <= last else 0  # never given out: better twice than never
-        return b"".join([self._frame(event) for event in events if self._is_new(event)])
+        if not events:
+            return b""
+        # All who stand at the same place are given the very same events: the bytes are put together once.
+        place = (id(events), self._seen, self._previews, self._watch.previews)
+        kept = self._frames.batches.get(place)
+        if kept is None:
+            told = b"".join([self._frame(event) for event in events if self._is_new(event)])
+            self._frames.keep(place, (events, told, self._seen, self._watch.previews))
+            return told
+        _, told, self._seen, self._watch.previews = kept
+        return told
 
     def _is_new(self, event: Event) -> bool:
         assert self._seen is not None
@@ -228,7 +246,11 @@ class Streams:
 
 
 class EventStream(Response):
-    """An answer that tells a source until it ends, the client leaves or stalls, or the server stops."""
+    """An answer that tells a source until it ends, the client leaves or stalls, or the server stops.
+
+    Telling is a task of its own: a wake-up that had to pass through every layer around a request would cost
+    as much again as what is sent. The request itself only waits for the client to leave.
+    """
 
     def __init__(self, streams: Streams, source: "Opened") -> None:
         super().__init__()
@@ -236,33 +258,33 @@ class EventStream(Response):
         self._streams = streams
         self._source = source
         self._why: Literal["over", "gone", "stalled", "stopping", "broken"] | None = None
-        self._told = asyncio.timeout(None)
+        self._telling: asyncio.Task[None] | None = None
         self._started = False
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        presence = asyncio.create_task(_gone(receive))
+        self._telling = asyncio.create_task(self._tell(send))
+        present = asyncio.timeout(None)
+        self._telling.add_done_callback(lambda _: _expire(present))
+        self._streams.add(self)
         try:
-            async with self._told:
-                presence.add_done_callback(lambda _: self.leave("gone"))
-                self._streams.add(self)
+            async with present:
                 if self._streams.stopping.is_set():
                     self.leave("stopping")
-                # Opened before the answer begins: what is unknown or not yours is a proper refusal.
-                async with self._source() as source:
-                    await self._tell(source, send)
-                    self._why = "over"
+                while (await receive())["type"] != "http.disconnect":
+                    pass
+            self.leave("gone")
         except TimeoutError:
-            if self._why is None:
-                raise
-        except ImagenError as error:
-            if not self._started:
-                raise
-            log.warning("a stream breaks off: %s", error.message)
-            self._why = "broken"
+            pass  # all was told
         finally:
-            self._why = self._why or "over"
             self._streams.discard(self)
-            presence.cancel()
+            if self._why != "over":
+                self._telling.cancel()
+            (end,) = await asyncio.gather(self._telling, return_exceptions=True)
+        if isinstance(end, ImagenError) and self._started:
+            log.warning("a stream breaks off: %s", end.message)
+            self._why = "broken"
+        elif isinstance(end, Exception):
+            raise end
         if self._why == "stopping":
             await self._finish(scope, send)
         elif self._why in ("stalled", "broken"):
@@ -270,46 +292,48 @@ class EventStream(Response):
 
     def leave(self, why: Literal["gone", "stalled", "stopping"]) -> None:
         """Stop telling, wherever it is just now."""
-        if self._why is None:
+        if self._why is None and self._telling is not None and not self._telling.done():
             self._why = why
-            self._told.reschedule(asyncio.get_running_loop().time())
+            self._telling.cancel()
 
-    async def _tell(self, source: Source, send: Send) -> None:
-        first = await source.next(FIRST_S)
-        if source.ended and not first:
-            # Everything was told before: 204 is how a browser is told not to come back.
+    async def _tell(self, send: Send) -> None:
+        # Opened before the answer begins: what is unknown or not yours is a proper refusal.
+        async with self._source() as source:
+            first = await source.next(FIRST_S)
+            if source.ended and not first:
+                # Everything was told before: 204 is how a browser is told not to come back.
+                await send({"type": "http.response.start", "status": 204, "headers": []})
+                await send({"type": "http.response.body", "body": b""})
+                self._why = "over"
+                return
+            await send({"type": "http.response.start", "status": 200, "headers": HEADERS})
             self._started = True
-            await send({"type": "http.response.start", "status": 204, "headers": []})
-            await send({"type": "http.response.body", "body": b""})
-            return
-        await self._begin(send, HELLO + first)
-        while not source.ended:
-            await self._send(send, await source.next(self._streams.heartbeat_s) or HEARTBEAT)
-        await send({"type": "http.response.body", "body": b"", "more_body": False})
+            await self._send(send, HELLO + first, more=not source.ended)
+            while not source.ended:
+                frames = await source.next(self._streams.heartbeat_s)
+                await self._send(send, frames or HEARTBEAT, more=not source.ended)
+            self._why = "over"
+            await asyncio.sleep(0)  # everybody is told the end before anybody's stream is cleared away
 
-    async def _begin(self, send: Send, data: bytes) -> None:
-        self._started = True
-        await send({"type": "http.response.start", "status": 200, "headers": HEADERS})
-        await self._send(send, data)
-
-    async def _send(self, send: Send, data: bytes) -> None:
+    async def _send(self, send: Send, data: bytes, *, more: bool) -> None:
         self.sending_since = asyncio.get_running_loop().time()
-        await send({"type": "http.response.body", "body": data, "more_body": True})
+        await send({"type": "http.response.body", "body": data, "more_body": more})
         self.sending_since = math.inf
 
     async def _finish(self, scope: Scope, send: Send) -> None:
         try:
             async with asyncio.timeout(FINISH_S):
                 if not self._started:
-                    await self._begin(send, HELLO)
+                    await send({"type": "http.response.start", "status": 200, "headers": HEADERS})
                 await send({"type": "http.response.body", "body": b"", "more_body": False})
         except TimeoutError:
             await _cut(scope)
 
 
-async def _gone(receive: Receive) -> None:
-    while (await receive())["type"] != "http.disconnect":
-        pass
+def _expire(timeout: asyncio.Timeout) -> None:
+    # It has not been entered when the task that waits was cancelled before it began, and is over when that one woke.
+    with suppress(RuntimeError):
+        timeout.reschedule(asyncio.get_running_loop().time())
 
 
 async def _cut(scope: Scope) -> None:
