@@ -56,7 +56,7 @@ LIMITS: Mapping[str, tuple[str, Any, str]] = {
     # More is a series, which can be watched, cancelled and resumed by the picture.
     "n": ("limit", 16, "pictures of one request"),
     # Half an hour of a fast card; one key cannot fill the queue before everybody else.
-    "queued": ("limit", 1000, "jobs of one key that wait to be drawn"),
+    "queued": ("limit", 1000, "jobs of one caller that wait to be drawn; an admin key may have any number"),
     # A job is a few KiB and the longest series a few hundred: this is both, with room.
     "body_bytes": ("number", 1_048_576, "bytes of the body of one request"),
     # Each costs a connection and up to 50 KiB; two thousand stay below 100 MiB.

@@ -170,6 +170,25 @@ async def test_a_follower_hears_when_its_worker_breaks(app: imagen.App, monkeypa
                 pass
 
 
+@pytest.mark.parametrize("part", ["queue.claim", "presence.beat"])
+async def test_a_daemon_does_not_live_on_without_its_worker(
+    app: imagen.App, monkeypatch: pytest.MonkeyPatch, part: str
+) -> None:
+    """A fault in drawing or in the heartbeat ends whoever relies on it, so that it is seen and started anew."""
+    from imagen.store import presence, queue
+
+    def broken(*_args: object, **_named: object) -> None:
+        raise ZeroDivisionError("a fault of ours")
+
+    module, name = part.split(".")
+    monkeypatch.setattr({"queue": queue, "presence": presence}[module], name, broken)
+    async with asyncio.timeout(20):
+        with pytest.raises(ZeroDivisionError):
+            async with app.drawing():
+                await app.submit(imagen.Draft(prompt="a fox", model="mock"))
+                await asyncio.sleep(60)
+
+
 async def test_a_retry_is_a_new_job_with_the_same_request(app: imagen.App) -> None:
     """The old one stays as it ended."""
     said = app.generate("a fox [fail:rejected]", model="mock", options=QUICK, **SMALL)

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 from fastapi import Depends, Request
 
 from imagen.config import Limits
-from imagen.surfaces.http.auth import Caller, caller
+from imagen.surfaces.http.auth import LOCAL, Caller, caller
 from imagen.surfaces.http.streams import Streams
 
 if TYPE_CHECKING:
@@ -29,8 +29,8 @@ class Door:
 
     @property
     def queue_limit(self) -> int | None:
-        """How many jobs of this caller may wait. Whoever may do everything may also fill the queue."""
-        return None if self.caller.admin else self.limits.queued
+        """How many jobs of this caller may wait. An admin key may fill the queue; a runaway program here may not."""
+        return None if self.caller.admin and self.caller.name != LOCAL.name else self.limits.queued
 
 
 def door(request: Request, who: Annotated[Caller, Depends(caller)]) -> Door:
