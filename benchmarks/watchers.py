@@ -261,11 +261,11 @@ def stalled(house: House) -> bool:
     return harmed
 
 
-async def beside(server: Program, count: int) -> dict[str, Any]:
+async def beside(server: Program, count: int, *, slow_s: float = 10.0, steps: int = 250) -> dict[str, Any]:
     """50 watchers of a job with many inline previews, and `count` who never read what they asked for."""
     port = int(server.url.rpartition(":")[2])
     policy = {"stride": 1, "min_interval_ms": 0, "max_size": 512, "quality": 95}
-    body = {"width": 512, "height": 512, "steps": 250, "options": {"slow": 10}, "preview": policy}
+    body = {"width": 512, "height": 512, "steps": steps, "options": {"slow": slow_s}, "preview": policy}
     job = await asyncio.to_thread(lambda: submit(server.url, model="paced", **body))
     path = f"/v1/jobs/{job}/events"
     deaf = [await asyncio.open_connection(HOST, port, limit=1024) for _ in range(count)]

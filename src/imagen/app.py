@@ -61,7 +61,7 @@ class App:
         self.settings = settings
         self.log: Callable[[str], None] = lambda _line: None
         self._watch = watched_catalog(settings)
-        self._db = Database(settings.database_url)
+        self._db = Database(settings.database_url, full_sync=settings.synchronous == "full")
         self._images = ImageStore(settings.storage, settings.images_folder)
         self._backends: dict[str, Backend] = {}
         self._crew = Crew(

@@ -22,6 +22,11 @@ KEYS: Mapping[str, tuple[str, Any, str]] = {
         "sqlite",
         "where jobs are remembered: `sqlite` is one file in the data folder; or `postgresql://user:password@host/db`",
     ),
+    "synchronous": (
+        "text",
+        "normal",
+        "how SQLite writes: `normal` survives the end of any program; `full` a power cut too, and waits for the disk",
+    ),
     "storage": ("text", "local", "where pictures lie: `local` is a folder beside the database"),
     "default_model": ("text", None, "the model of a request that names none"),
     "preview": ("policy", None, "how previews are made unless a request or a model says otherwise"),
@@ -30,7 +35,8 @@ KEYS: Mapping[str, tuple[str, Any, str]] = {
     "backends": ("mapping", {}, "settings for every model of a backend: `name: {key: value}`"),
     "models": ("mapping", {}, "your models: `name: {backend: …}`, or a bundled name with the keys to change"),
 }
-FROM_ENVIRONMENT = ("database", "storage", "default_model")
+FROM_ENVIRONMENT = ("database", "synchronous", "storage", "default_model")
+SYNCHRONOUS = ("normal", "full")
 SECRET = ("token", "key", "password", "secret")
 
 # Every key of a group, like KEYS; each can come from the environment too: IMAGEN_SERVER_PORT, IMAGEN_LIMITS_STEPS.
@@ -124,6 +130,7 @@ class Settings:
     data_folder: Path
     cache_folder: Path
     database: str = "sqlite"
+    synchronous: str = "normal"
     storage: str = "local"
     default_model: str | None = None
     preview: Any = None
@@ -283,6 +290,8 @@ def _place_wrong(name: str, value: str) -> tuple[str, str] | None:
     """What is wrong with the place where something is kept, and a hint. No password is repeated."""
     if name == "storage" and value != "local":
         return f"the storage {masked(name, value)!r} is not known", "use `storage: local`"
+    if name == "synchronous" and value not in SYNCHRONOUS:
+        return f"`synchronous` cannot be {value!r}", f"it is {' or '.join(SYNCHRONOUS)}"
     if name == "database" and value != "sqlite":
         scheme, _, rest = value.partition("://")
         if scheme not in ("postgresql", "postgres") or not rest:

@@ -29,9 +29,9 @@ def test_everybody_sees_everything_in_order_to_the_end(house: House) -> None:
 def test_a_client_that_never_reads_harms_nobody(house: House) -> None:
     """With megabytes of previews that nobody takes, the others see every end and the server does not grow with them."""
     server = house.serve()
-    asyncio.run(watchers.beside(server, 0))
+    asyncio.run(watchers.beside(server, 0, slow_s=3.0, steps=100))
     before = server.rss_kib()
-    told = asyncio.run(watchers.beside(server, 10))
+    told = asyncio.run(watchers.beside(server, 10, slow_s=3.0, steps=100))
     assert told["faults"] == {}
     grown_mib = (server.rss_kib() - before) / 1024
     assert grown_mib < 10 * told["stalled_mib"] / 2, "what they do not take is not kept for them"

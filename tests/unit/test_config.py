@@ -234,3 +234,13 @@ def test_a_wrong_limit_in_the_environment_names_the_variable(tmp_path: Path) -> 
     (problem,) = load_settings(home=tmp_path, environ={"IMAGEN_LIMITS_STEPS": "-1"}).problems
     assert problem.message.startswith("environment IMAGEN_LIMITS_STEPS:")
     assert problem.exit_code == 3
+
+
+def test_sqlite_can_be_told_to_wait_for_the_disk(tmp_path: Path) -> None:
+    """`synchronous: full` reaches the database; anything else is refused with the words there are."""
+    (tmp_path / "config.yaml").write_text("synchronous: full\n")
+    assert load_settings(home=tmp_path, environ={}).synchronous == "full"
+    (tmp_path / "config.yaml").write_text("synchronous: maybe\n")
+    (problem,) = load_settings(home=tmp_path, environ={}).problems
+    assert "maybe" in problem.message
+    assert "normal or full" in problem.hint
