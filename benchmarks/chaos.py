@@ -27,6 +27,7 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=secrets.randbelow(10_000), help="(default: drawn)")
     parser.add_argument("--jobs", type=int, default=JOBS, help="(default: %(default)s)")
     parser.add_argument("--kills", type=int, default=KILLS, help="(default: %(default)s)")
+    parser.add_argument("--restarts", type=int, default=RESTARTS, help="of PostgreSQL (default: %(default)s)")
     parser.add_argument("--over", type=float, default=OVER_S, metavar="S", help="seconds of it (default: %(default)s)")
     parser.add_argument("--quick", action="store_true", help="50 jobs and 8 kills in 25 seconds")
     parser.add_argument("--keep", action="store_true", help="leave home and logs there when something broke")
@@ -38,7 +39,7 @@ def main() -> int:
         kills=8 if small else asked.kills,
         over_s=25.0 if small else asked.over,
         pauses=1 if small else PAUSES,
-        restarts=0 if asked.database == "sqlite" else 1 if small else RESTARTS,
+        restarts=0 if asked.database == "sqlite" else 1 if small else asked.restarts,
     )
     raise_limit()
     print(f"chaos on {asked.database}, seed {plan.seed}: {plan.jobs} jobs, {plan.kills} kills", flush=True)

@@ -198,10 +198,11 @@ class App:
         await self._db.write(queue.cancel, job.id, by=by)
         return await self.job(job.id)
 
-    async def retry(self, job_id: str, *, owner: str | None = None) -> Job:
+    async def retry(self, job_id: str, *, owner: str | None = None, queue_limit: int | None = None) -> Job:
         """A new job with the same resolved request; in a series it takes over the cell."""
         old = await self.job(job_id, owner=owner)
-        (new_job,) = await self._db.write(intake.submit, [await self._again(old)])
+        again = [await self._again(old)]
+        (new_job,) = await self._db.write(intake.submit_once, again, once=None, queue_limit=queue_limit)
         self._crew.mine.add(new_job)
         return await self.job(new_job)
 
@@ -281,14 +282,17 @@ class App:
         await self._db.write(history.cancel_series, series.id, by=by)
         return await self.series(series.id)
 
-    async def retry_series(self, series_id: str, *, owner: str | None = None) -> Series:
+    async def retry_series(self, series_id: str, *, owner: str | None = None, queue_limit: int | None = None) -> Series:
         """New jobs for the cells that failed or were cancelled."""
         series = await self.series(series_id, owner=owner)
         again = [await self._again(cell.job) for cell in series.cells if cell.job and cell.job.state in history.LOST]
-        self._crew.mine.update(await self._db.write(history.retry_cells, series.id, again))
+        new = await self._db.write(history.retry_cells, series.id, again, queue_limit=queue_limit)
+        self._crew.mine.update(new)
         return await self.series(series.id)
 
-    async def add_models(self, series_id: str, models: Sequence[str], *, owner: str | None = None) -> Series:
+    async def add_models(
+        self, series_id: str, models: Sequence[str], *, owner: str | None = None, queue_limit: int | None = None
+    ) -> Series:
         """A column more for each model that the series does not have yet."""
         series = await self.series(series_id, owner=owner)
         new, cells = orders.more_columns(series, models)
@@ -300,6 +304,7 @@ class App:
             owner=series.owner,
             series_id=series.id,
             cells=cells,
+            queue_limit=queue_limit,
         )
 
     async def series_sheet(self, series_id: str, *, owner: str | None = None) -> bytes:

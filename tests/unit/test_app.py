@@ -1,6 +1,8 @@
 """The one door: draw and follow, leave and cancel, come back to what was left."""
 
 import asyncio
+import itertools
+import statistics
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -10,6 +12,7 @@ import pytest
 import imagen
 from imagen.core.errors import BadConfig, UnknownJob, UnknownModel
 from imagen.core.job import State
+from imagen.engine import worker
 
 QUICK = {"slow": 0}
 SMALL: dict[str, Any] = {"width": 64, "height": 64, "steps": 4}
@@ -264,3 +267,20 @@ def test_public_names_only_grow() -> None:
     golden = Path(__file__).parent.parent / "golden" / "public.txt"
     assert imagen.__all__ == golden.read_text().split()
     assert all(getattr(imagen, name) is not None for name in imagen.__all__)
+
+
+async def test_the_next_job_starts_as_soon_as_the_device_is_free(app: imagen.App) -> None:
+    """Not when the worker next looks by itself: ten jobs of nothing take far less than ten looks."""
+    draft = imagen.Draft(prompt="a fox", model="mock", options=QUICK, **SMALL)
+    async with app.drawing():
+        jobs = [await app.submit(draft) for _ in range(10)]
+        for job in jobs:
+            assert [event async for event in app.follow(job.id)][-1].type == "completed"
+    done = [await app.job(job.id) for job in jobs]
+    gaps = [
+        (after.started_at - before.finished_at).total_seconds()
+        for before, after in itertools.pairwise(done)
+        if after.started_at and before.finished_at
+    ]
+    assert len(gaps) == 9
+    assert statistics.median(gaps) < worker.IDLE_S / 2

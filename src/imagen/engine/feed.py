@@ -145,6 +145,8 @@ class _Feed:
 
     def _newer(self, seq: int, tick: int, preview_tick: int | None) -> tuple[Event, ...]:
         told = self.durable[seq:]
+        if self.ended and not told:
+            return ()  # the end was told before; whatever was live before it is old
         end = told[-1] if told and told[-1].terminal else None
         lively: list[Event] = [event for event in self._live.values() if event.tick > tick]
         if preview_tick is not None:

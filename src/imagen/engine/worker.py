@@ -261,6 +261,8 @@ class Worker:
             self._returns.append((claim, Crashed(f"imagen broke: {type(exc).__name__}: {exc}", hint=hint)))
         finally:
             self._running.pop(claim.job, None)
+            # The bell rang when the end was written, but until now this worker took its device for busy.
+            self._db.ring(slot_of(claim.model.device))
 
 
 async def sweep(

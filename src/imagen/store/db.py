@@ -112,6 +112,10 @@ class Database:
         """
         return await self._bell.wait(mark, timeout_s, topics)
 
+    def ring(self, *topics: str) -> None:
+        """Wake who waits here for one of these."""
+        self._bell.ring(topics)
+
     async def close(self) -> None:
         """Finish what was begun and let go of the database."""
         await self._bell.close()

@@ -118,13 +118,15 @@ def new_series(
     return series_id, intake.submit(connection, new)
 
 
-def retry_cells(connection: Connection, series_id: str, new: Sequence[intake.NewJob]) -> list[str]:
+def retry_cells(
+    connection: Connection, series_id: str, new: Sequence[intake.NewJob], *, queue_limit: int | None = None
+) -> list[str]:
     """New jobs for cells of a series, which goes on with them."""
     connection.execute(update(series).where(series.c.id == series_id).values(cancelled=False))
     # Somebody may have tried one again meanwhile.
     lost = select(jobs.c.cell).where(jobs.c.series_id == series_id, ~jobs.c.superseded, jobs.c.state.in_(LOST))
     cells = set(connection.execute(lost).scalars())
-    return intake.submit(connection, [job for job in new if job.cell in cells])
+    return intake.submit_once(connection, [job for job in new if job.cell in cells], once=None, queue_limit=queue_limit)
 
 
 def series_one(connection: Connection, series_id: str, *, owner: str | None = None) -> Series:

@@ -75,6 +75,8 @@ class Connection(HttpToolsProtocol):
 
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
         self._at_work = cycle
+        # For streams: once the answer has begun, no layer around it has anything to say about a frame.
+        cycle.scope["extensions"]["imagen.send"] = cycle.send  # type: ignore[assignment] # the type knows only two kinds
         super()._start_asgi_task(cycle, app)
 
     def send_400_response(self, msg: str) -> None:

@@ -7,9 +7,8 @@ a stream is free, the body is JSON of a bearable size and arrives in time. A ref
 import asyncio
 import re
 import resource
-import time
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 from urllib.parse import unquote_to_bytes, urlsplit
 
@@ -28,7 +27,7 @@ STREAMS = re.compile(r"/v1/(events|(jobs|series)/[^/]+/events)")
 
 ADDRESS_BYTES = 8192  # what other servers take too
 FIELDS = 100  # headers of one request; browsers send twenty
-FRESH_S = 5.0  # how often an open stream looks whether its key is still good
+KNOWN = "imagen.known"  # left in the scope of a stream
 IDLE_S = 75  # longer than the minute for which proxies and clients keep a silent connection to use it again
 
 # A page may load what this server has and is framed by nobody; anything else shows and runs nothing.
@@ -176,33 +175,24 @@ class Guard:
                     message, hint=f"close some, or watch many jobs on one: GET /v1/events; {SET.format(name)}"
                 )
         self._open[who.name] += 1
+        scope[KNOWN] = self._while_known(scope, who)
         try:
-            await self._inner(scope, receive, self._while_known(scope, who, send))
+            await self._inner(scope, receive, send)
         finally:
             self._open[who.name] -= 1
             if not self._open[who.name]:
                 del self._open[who.name]
 
-    def _while_known(self, scope: Scope, who: Caller, send: Send) -> Send:
-        """Ends a stream, which may last for days, when its key is taken away."""
-        look_at = time.monotonic() + FRESH_S
-        over = False
+    def _while_known(self, scope: Scope, who: Caller) -> Callable[[], Awaitable[bool]]:
+        """What a stream, which may last for days, asks now and then: is its key still good?"""
 
-        async def sent(message: Message) -> None:
-            nonlocal look_at, over
-            if over:
-                return
-            if time.monotonic() > look_at and message.get("more_body"):
-                look_at = time.monotonic() + FRESH_S
-                try:
-                    over = await self._keyring.caller(scope["headers"]) != who
-                except ImagenError as error:
-                    over = error.http_status == 401  # a database that is away takes nobody's key
-                if over:
-                    message = {"type": "http.response.body", "body": b"", "more_body": False}
-            await send(message)
+        async def known() -> bool:
+            try:
+                return await self._keyring.caller(scope["headers"]) == who
+            except ImagenError as error:
+                return error.http_status != 401  # a database that is away takes nobody's key
 
-        return sent
+        return known
 
     async def _body(self, scope: Scope, headers: Mapping[bytes, bytes], receive: Receive) -> bytes | None:
         """The whole body, so that nothing inside ever waits for a slow one; None when there is none."""

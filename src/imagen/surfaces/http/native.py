@@ -191,7 +191,7 @@ async def cancel(id: str, door: DoorOf) -> Response:
 async def retry(id: str, door: DoorOf) -> Response:
     """A new job with the same complete request; in a series it takes over the cell."""
     old = exactly(await door.app.job(id, owner=door.sees), id)
-    new = await door.app.retry(old.id)
+    new = await door.app.retry(old.id, queue_limit=door.queue_limit)
     return JSONResponse(job_json(new, reader="http"), 202, {"location": f"/v1/jobs/{new.id}"})
 
 

@@ -122,7 +122,7 @@ async def cancel(id: str, door: DoorOf) -> Response:
 async def retry(id: str, door: DoorOf) -> Response:
     """The failed and the cancelled cells; what is completed stays."""
     found = exactly(await door.app.series(id, owner=door.sees), id)
-    return _answer(await door.app.retry_series(found.id), 202)
+    return _answer(await door.app.retry_series(found.id, queue_limit=door.queue_limit), 202)
 
 
 @router.post(
@@ -142,7 +142,7 @@ async def models(id: str, asked: shapes.MoreModels, door: DoorOf) -> Response:
     check_series(
         old.prompts, [*old.models, *(name for name in wanted if name not in old.models)], old.seeds, door.limits
     )
-    return _answer(await door.app.add_models(old.id, wanted), 202)
+    return _answer(await door.app.add_models(old.id, wanted, queue_limit=door.queue_limit), 202)
 
 
 @router.get(

@@ -8,9 +8,10 @@ import asyncio
 import json
 import logging
 import math
+import random
 import re
 from collections import OrderedDict
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
@@ -19,6 +20,7 @@ from starlette.types import Receive, Scope, Send
 
 from imagen.core.errors import ImagenError
 from imagen.core.events import Event, Started
+from imagen.surfaces.http.guard import KNOWN
 from imagen.surfaces.wire import event_json
 
 if TYPE_CHECKING:
@@ -31,11 +33,13 @@ STALLED_S = 60.0  # a client that takes nothing for so long is let go
 FIRST_S = 0.25  # for what there is already; the answer begins then, whether there was something or not
 LOOK_S = 5.0  # how often that is looked at
 FINISH_S = 1.0  # for the last bytes of a stream when the server stops
+FRESH_S = 5.0  # how often a stream asks whether its key is still good
 RETRY_MS = 2000  # how soon a browser comes back when the connection breaks
 MAX_FRAMES = 512
 MAX_BATCHES = 16  # of the last moments; whoever is slower puts them together again
 MAX_FRAME_BYTES = 8 * 2**20  # of all kept frames; those with a picture inside are the large ones
 
+DIRECT = "imagen.send"  # an extension of our server: past the layers around a request, straight to the connection
 ABORT = "imagen.abort"  # an extension of our server: drop the connection and what waits in its buffer
 
 log = logging.getLogger(__name__)
@@ -153,6 +157,7 @@ class _OfJob:
         self._watch = watch
         self._frames = frames
         self._seen: int | None = None
+        self._over = False  # the client has been told the end before
         self._after = after
         self._previews = previews
 
@@ -165,6 +170,7 @@ class _OfJob:
         if self._seen is None and events:
             last = max(event.seq for event in events)
             self._seen = self._after if self._after <= last else 0  # never given out: better twice than never
+            self._over = events[-1].terminal and events[-1].seq <= self._seen
         if not events:
             return b""
         # All who stand at the same place are given the very same events: the bytes are put together once.
@@ -182,7 +188,7 @@ class _OfJob:
         if isinstance(event, Started) and self._previews is None:
             self._watch.previews = event.preview.get("why") == "requested"
         if not event.durable:
-            return event.seq >= self._seen  # otherwise it was true before something this client knows already
+            return not self._over  # how it stands now, however long ago that was said
         new, self._seen = event.seq > self._seen, max(event.seq, self._seen)
         return new
 
@@ -262,7 +268,7 @@ class EventStream(Response):
         self._started = False
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        self._telling = asyncio.create_task(self._tell(send))
+        self._telling = asyncio.create_task(self._tell(scope, send))
         present = asyncio.timeout(None)
         self._telling.add_done_callback(lambda _: _expire(present))
         self._streams.add(self)
@@ -296,7 +302,7 @@ class EventStream(Response):
             self._why = why
             self._telling.cancel()
 
-    async def _tell(self, send: Send) -> None:
+    async def _tell(self, scope: Scope, send: Send) -> None:
         # Opened before the answer begins: what is unknown or not yours is a proper refusal.
         async with self._source() as source:
             first = await source.next(FIRST_S)
@@ -309,11 +315,23 @@ class EventStream(Response):
             await send({"type": "http.response.start", "status": 200, "headers": HEADERS})
             self._started = True
             await self._send(send, HELLO + first, more=not source.ended)
-            while not source.ended:
-                frames = await source.next(self._streams.heartbeat_s)
-                await self._send(send, frames or HEARTBEAT, more=not source.ended)
+            await self._go_on(source, scope, scope.get("extensions", {}).get(DIRECT, send))
             self._why = "over"
             await asyncio.sleep(0)  # everybody is told the end before anybody's stream is cleared away
+
+    async def _go_on(self, source: Source, scope: Scope, send: Send) -> None:
+        clock = asyncio.get_running_loop().time
+        known: Callable[[], Awaitable[bool]] | None = scope.get(KNOWN)
+        # Not all at once, though they may all have begun at once.
+        look_at = clock() + FRESH_S * random.uniform(0.5, 1.0)
+        while not source.ended:
+            frames = await source.next(self._streams.heartbeat_s)
+            if known is not None and clock() > look_at:
+                look_at = clock() + FRESH_S
+                if not await known():
+                    await self._send(send, b"", more=False)
+                    return
+            await self._send(send, frames or HEARTBEAT, more=not source.ended)
 
     async def _send(self, send: Send, data: bytes, *, more: bool) -> None:
         self.sending_since = asyncio.get_running_loop().time()
