@@ -25,15 +25,15 @@ from tests.service_kit import databases
 
 from imagen.core.events import Cancelled
 from imagen.core.job import State
-from imagen.store import intake, queue
+from imagen.store import intake, order, queue
 from imagen.store.db import Database
 
 BACKLOG, ROUNDS, BUDGET = 300_000, 100, 1.5
 BUSY = replace(store_kit.OTHER, device="busy@here")
-HERE = {"test": queue.Place(device=store_kit.MODEL.device)}
+HERE = {"test": order.Place(device=store_kit.MODEL.device)}
 SHAPES = {
     "models of other workers": HERE,
-    "a device that is busy": HERE | {"other": queue.Place(device=BUSY.device)},
+    "a device that is busy": HERE | {"other": order.Place(device=BUSY.device)},
 }
 
 
@@ -69,7 +69,7 @@ async def main() -> int:
     return int(missed)
 
 
-async def compare(name: str, places: Mapping[str, queue.Place], empty: Database, behind: Database, rounds: int) -> bool:
+async def compare(name: str, places: Mapping[str, order.Place], empty: Database, behind: Database, rounds: int) -> bool:
     """Print one shape's figures, paired; true when the budget is missed."""
     claims: dict[Database, list[float]] = {empty: [], behind: []}
     idle: dict[Database, list[float]] = {empty: [], behind: []}
@@ -95,7 +95,7 @@ async def compare(name: str, places: Mapping[str, queue.Place], empty: Database,
     return ratios["claim"] > BUDGET
 
 
-async def once(db: Database, places: Mapping[str, queue.Place]) -> tuple[float, float, float]:
+async def once(db: Database, places: Mapping[str, order.Place]) -> tuple[float, float, float]:
     """Submit, claim, end, look again; seconds of the claim, of the submit and of the last look."""
     submitted = await timed(lambda: db.write(intake.submit, [store_kit.new()]))
     begin = time.perf_counter()

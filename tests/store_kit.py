@@ -18,7 +18,8 @@ from imagen.store import journal, presence, queue
 from imagen.store.columns import iso
 from imagen.store.db import Database
 from imagen.store.intake import NewJob
-from imagen.store.queue import Claim, Place
+from imagen.store.order import Place
+from imagen.store.queue import Claim
 
 MODEL = Model(name="test", backend="script", device="cpu@here")
 OTHER = Model(name="other", backend="script", device="cpu@here")

@@ -18,10 +18,11 @@ from imagen.core.errors import BadConfig, Conflict, SetupError, TooMany, Unreach
 from imagen.core.events import Completed, Failed
 from imagen.core.job import State
 from imagen.core.model import Model
-from imagen.store import history, intake, journal, presence, queue, schema
+from imagen.store import history, intake, journal, order, presence, queue, schema
 from imagen.store.db import Database
 from imagen.store.intake import Once
-from imagen.store.queue import Claim, LeaseLost, Place
+from imagen.store.order import Place, Turn
+from imagen.store.queue import Claim, LeaseLost
 from imagen.store.tables import jobs, metadata, slots
 
 
@@ -95,6 +96,26 @@ async def test_priority_beats_the_loaded_model_and_that_beats_age(place: str) ->
             order.append(claim.job)
             await end(db, claim)
         assert order == [urgent, loaded, old]
+
+
+async def test_the_loaded_model_passes_only_as_far_as_it_may(place: str) -> None:
+    """The worker is asked with the oldest job, the one that would pass it, and how many wait before that one."""
+    async with database(place) as db:
+        old, other, loaded = await db.write(intake.submit, [new(), new(), new(OTHER)])
+        asked: list[tuple[str, str, str, int]] = []
+
+        def no(device: str, oldest: Turn, younger: Turn, waiting: int) -> bool:
+            asked.append((device, oldest.job, younger.job, waiting))
+            return False
+
+        claim = await take(db, loaded=["other"], may_pass=no)
+        assert claim is not None
+        assert claim.job == old
+        assert asked == [("cpu@here", old, loaded, 2)]
+        await end(db, claim)
+        claim = await take(db, loaded=["other"], may_pass=lambda *_: True)
+        assert claim is not None
+        assert claim.job == loaded
 
 
 async def test_a_zombie_can_record_nothing(place: str) -> None:
@@ -424,19 +445,19 @@ async def test_jobs_of_a_model_that_was_removed_are_still_found(place: str) -> N
     """What a job carries says where it may be drawn."""
     async with database(place) as db:
         await db.write(intake.submit, [new(), new(OTHER)])
-        assert await db.read(queue.left_over, ["test"]) == {"other": PLACE}
-        assert await db.read(queue.left_over, ["test", "other"]) == {}
+        assert await db.read(order.left_over, ["test"]) == {"other": PLACE}
+        assert await db.read(order.left_over, ["test", "other"]) == {}
 
 
 async def test_a_look_finds_what_a_claim_would(place: str) -> None:
     """And nothing while there is nothing."""
     async with database(place) as db:
-        assert not await db.read(queue.anything, {"test": PLACE}, ["test"])
+        assert not await db.read(order.anything, {"test": PLACE}, ["test"])
         await db.write(intake.submit, [new()])
-        assert await db.read(queue.anything, {"test": PLACE}, ["test"])
-        assert not await db.read(queue.anything, {"other": PLACE}, ["other"])
+        assert await db.read(order.anything, {"test": PLACE}, ["test"])
+        assert not await db.read(order.anything, {"other": PLACE}, ["other"])
         await db.write(run_sql, "insert into jobs (prompt) values ('by sql')")
-        assert await db.read(queue.anything, {"other": PLACE}, ["other"])
+        assert await db.read(order.anything, {"other": PLACE}, ["other"])
 
 
 async def test_an_owner_may_only_have_so_many_waiting(place: str) -> None:

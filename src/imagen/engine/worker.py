@@ -19,17 +19,17 @@ from imagen.core.ids import new_id
 from imagen.core.model import Model
 from imagen.core.request import Draft, PreviewPolicy, preview_policy
 from imagen.engine import runner
+from imagen.engine.turns import Turns
 from imagen.previews.policy import merge
-from imagen.store import presence, queue
+from imagen.store import order, presence, queue
 from imagen.store.bell import queue_of, slot_of
 from imagen.store.db import Database
 from imagen.store.images import ImageStore
 from imagen.store.intake import NewJob
-from imagen.store.queue import Claim, Place
+from imagen.store.order import Place
+from imagen.store.queue import Claim
 
 IDLE_S = 1.0  # a worker that hears nothing looks this often; run_after of a failed job has no bell
-STREAK = 16  # jobs of the loaded model in a row, while others wait
-STREAK_S = 60.0
 
 
 class Worker:
@@ -69,7 +69,7 @@ class Worker:
         self._log = log
         self._monotonic = monotonic
         self._running: dict[str, tuple[Claim, asyncio.Task[None]]] = {}
-        self._loaded: dict[str, tuple[str, int, float]] = {}  # device -> model, jobs in a row, since when
+        self._turns = Turns(monotonic)
         self._returns: list[tuple[Claim, ImagenError]] = []  # jobs the database would not take back yet
         self._left_over: dict[str, Place] = {}  # models that are in no catalog any more, but that jobs wait for
         self._unheard: set[str] = set()  # running jobs of ours that we do not run, seen once
@@ -83,6 +83,8 @@ class Worker:
                 mark = self._db.mark()
                 claimed = await self._claim(surely) if self._claiming else None
                 if claimed is None:
+                    if not self._running:
+                        self._turns.rest()
                     surely = await self._db.changed(mark, IDLE_S, self._topics())
                     continue
                 surely = True
@@ -143,9 +145,6 @@ class Worker:
     def _serves(self) -> Sequence[str]:
         return () if self._only is not None else (*self.places, *self._left_over)
 
-    def _drawn(self) -> list[str]:
-        return [model for model, _, _ in self._loaded.values()]
-
     def _topics(self) -> frozenset[str]:
         places = self.places
         names = [*places, *self._left_over, None]  # None: rows by SQL that name no model
@@ -159,7 +158,7 @@ class Worker:
             self._arrive(connection)  # we slept and were buried; what we claimed now would be taken away again
         places = self._left_over | self.places
         if only is not None:
-            places = queue.places_of(connection, only) | places
+            places = order.places_of(connection, only) | places
         return queue.claim(
             connection,
             worker=self.id,
@@ -167,7 +166,8 @@ class Worker:
             resolve=self._resolve,
             knows=tuple(self._catalog()),
             started=self._started,
-            loaded=self._preferred(),
+            loaded=self._turns.preferred(),
+            may_pass=self._turns.may_pass,
             only=only,
         )
 
@@ -185,10 +185,10 @@ class Worker:
                     with contextlib.suppress(queue.LeaseLost):
                         await self._db.write(queue.give_back, claim, reason=error.message, error=error)
                     self._returns.remove((claim, error))
-                if not await self._db.write(presence.beat, self.id, self._serves(), self._drawn()):
+                if not await self._db.write(presence.beat, self.id, self._serves(), self._turns.loaded()):
                     await self._db.write(self._arrive)
                 if self._only is None and self._models is None:
-                    self._left_over = await self._db.read(queue.left_over, tuple(self._catalog()))
+                    self._left_over = await self._db.read(order.left_over, tuple(self._catalog()))
                 await self._reconcile()
             except ImagenError as away:
                 self._log(f"the database does not answer, trying on: {away.message}")
@@ -213,7 +213,7 @@ class Worker:
                 free = self._free()
                 if not free:
                     return None
-                if not surely and not await self._db.read(queue.anything, free, tuple(self._catalog())):
+                if not surely and not await self._db.read(order.anything, free, tuple(self._catalog())):
                     return None
             return await self._db.write(self._take)
         except ImagenError as error:
@@ -227,19 +227,9 @@ class Worker:
     def _policy(self, claim: Claim) -> PreviewPolicy:
         return merge(claim.preview, preview_policy(claim.model.preview), self._server_policy)
 
-    def _preferred(self) -> list[str]:
-        now = self._monotonic()
-        return [model for model, streak, since in self._loaded.values() if streak < STREAK and now - since < STREAK_S]
-
-    def _note_loaded(self, claim: Claim) -> None:
-        model, streak, since = self._loaded.get(claim.model.device, ("", 0, 0.0))
-        if model == claim.model.name and streak < STREAK:
-            self._loaded[claim.model.device] = (model, streak + 1, since)
-        else:
-            self._loaded[claim.model.device] = (claim.model.name, 1, self._monotonic())
-
     async def _work(self, claim: Claim) -> None:
-        self._note_loaded(claim)
+        self._turns.begin(claim)
+        began = self._monotonic()
         try:
             backend = self._backend_for(claim.model)
             await runner.run(
@@ -261,6 +251,7 @@ class Worker:
             self._returns.append((claim, Crashed(f"imagen broke: {type(exc).__name__}: {exc}", hint=hint)))
         finally:
             self._running.pop(claim.job, None)
+            self._turns.end(claim, self._monotonic() - began)
             # The bell rang when the end was written, but until now this worker took its device for busy.
             self._db.ring(slot_of(claim.model.device))
 

@@ -11,20 +11,11 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from sqlalchemy import (
-    ColumnElement,
     Connection,
     Row,
-    Select,
-    Text,
-    case,
     false,
-    func,
     insert,
-    literal,
-    literal_column,
-    or_,
     select,
-    union_all,
     update,
 )
 
@@ -33,10 +24,11 @@ from imagen.core.events import Cancelled, Completed, Event, Failed, Image, Reque
 from imagen.core.job import State, StoredImage
 from imagen.core.model import Model
 from imagen.core.request import PreviewPolicy, Request, preview_policy
-from imagen.store import journal
+from imagen.store import journal, order
 from imagen.store.bell import queue_of, slot_of, touch
 from imagen.store.columns import upsert
 from imagen.store.intake import Resolve, adopt, request_of
+from imagen.store.order import MayPass, Place, Turn
 from imagen.store.tables import images, is_queued, is_running, jobs, slots
 
 MAX_FAILURES = 3
@@ -62,14 +54,7 @@ class Claim:
     seq: int
     waited_s: float
     failures: int
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Place:
-    """Where a worker would draw a model: the device as its catalog says now, and how many jobs that takes at once."""
-
-    device: str
-    slots: int = 1
+    turn: Turn
 
 
 def claim(
@@ -81,12 +66,14 @@ def claim(
     knows: Sequence[str],
     started: Callable[[Claim, bool], Started],
     loaded: Sequence[str] = (),
+    may_pass: MayPass = lambda _device, _oldest, _younger, _waiting: True,
     only: Sequence[str] | None = None,
 ) -> Claim | None:
     """Take the next job and a free slot of its device, in one transaction; None when there is nothing to do.
 
     `places` are the models this worker draws, `knows` the names `resolve` understands,
-    `only` restricts it to these jobs, and a model in `loaded` goes before others of the same priority.
+    `only` restricts it to these jobs, and a model in `loaded` goes before others of the same priority
+    while `may_pass` allows it.
     """
     now = datetime.now(UTC)
     adopt(connection, resolve, knows, only, now)
@@ -95,9 +82,10 @@ def claim(
     models = [model for model, place in places.items() if place.device in free]
     if not models:
         return None
-    chosen = connection.execute(_next(models, now, loaded, only)).one_or_none()
-    if chosen is None:
+    heads = connection.execute(order.heads(models, now, only)).all()
+    if not heads:
         return None
+    chosen = order.loaded_first(connection, heads, places, loaded, may_pass)
     device = places[chosen.model].device
     row = connection.execute(
         update(jobs)
@@ -121,77 +109,6 @@ def claim(
     taken = _claim_of(connection, row, now)
     seq = journal.append(connection, started(taken, journal.watched(connection, row.id, now)))
     return replace(taken, seq=seq)
-
-
-def anything(connection: Connection, places: Mapping[str, Place], knows: Sequence[str]) -> bool:
-    """Might a claim find something? A look that disturbs nobody, before one that takes the write lock."""
-    raw = select(jobs.c.id).where(
-        is_queued, jobs.c.record.is_(None), or_(jobs.c.model.is_(None), jobs.c.model.in_(knows))
-    )
-    if connection.execute(raw.limit(1)).first():
-        return True
-    return connection.execute(_next(list(places), datetime.now(UTC), (), None, take=False)).first() is not None
-
-
-def left_over(connection: Connection, knows: Sequence[str]) -> dict[str, Place]:
-    """Models that jobs still wait for and that are in no catalog any more, by what those jobs carry.
-
-    Goes from name to name along the index, however many jobs wait.
-    """
-    first = (
-        select(func.min(jobs.c.model).label("model")).where(is_queued, jobs.c.record.is_not(None)).cte(recursive=True)
-    )
-    after = jobs.alias()
-    waits = after.c.state == literal_column("'queued'")
-    following = select(func.min(after.c.model)).where(waits, after.c.model > first.c.model).scalar_subquery()
-    names = first.union_all(select(following).where(first.c.model.is_not(None)))
-    found = connection.execute(select(names.c.model).where(names.c.model.is_not(None))).scalars().all()
-    places = {}
-    for name in set(found) - set(knows):
-        record = connection.execute(
-            select(jobs.c.record).where(is_queued, jobs.c.model == name, jobs.c.record.is_not(None)).limit(1)
-        ).scalar_one_or_none()
-        if record is not None:
-            model = Model.from_dict(record)
-            places[name] = Place(device=model.device, slots=model.slots)
-    return places
-
-
-def places_of(connection: Connection, ids: Sequence[str]) -> dict[str, Place]:
-    """Where these jobs would be drawn by what they carry themselves."""
-    rows = connection.execute(
-        select(jobs.c.model, jobs.c.record).where(jobs.c.id.in_(ids), jobs.c.record.is_not(None))
-    ).all()
-    carried = {row.model: Model.from_dict(row.record) for row in rows}
-    return {name: Place(device=model.device, slots=model.slots) for name, model in carried.items()}
-
-
-def _next(
-    models: Sequence[str], now: datetime, loaded: Sequence[str], only: Sequence[str] | None, *, take: bool = True
-) -> Select[Any]:
-    """The best of the first jobs of each model: as quick behind a long queue of other models as behind none."""
-    first = jobs.alias()
-    ready = [
-        first.c.state == literal_column("'queued'"),
-        first.c.record.is_not(None),
-        or_(first.c.run_after.is_(None), first.c.run_after <= now),
-    ]
-    if only is not None:
-        ready.append(first.c.id.in_(only))
-    names = union_all(*(select(literal(model, Text).label("name")) for model in models)).subquery("served")
-    head = (
-        select(first.c.id)
-        .where(first.c.model == names.c.name, *ready)
-        .order_by(first.c.priority.desc(), first.c.created_at, first.c.id)
-        .limit(1)
-    )
-    if take:
-        head = head.with_for_update(skip_locked=True)
-    heads = select(head.scalar_subquery().label("id")).select_from(names).subquery("heads")
-    order: list[ColumnElement[Any]] = [jobs.c.priority.desc(), jobs.c.created_at, jobs.c.id]
-    if loaded:
-        order.insert(1, case((jobs.c.model.in_(loaded), 0), else_=1))
-    return select(jobs.c.id, jobs.c.model).join(heads, heads.c.id == jobs.c.id).order_by(*order).limit(1)
 
 
 def say(connection: Connection, claim: Claim, event: Event) -> int:
@@ -323,6 +240,7 @@ def _claim_of(connection: Connection, row: Row[Any], now: datetime) -> Claim:
         seq=row.seq,
         waited_s=max(0.0, (now - row.created_at).total_seconds()),
         failures=row.failures,
+        turn=order.turn_of(row),
     )
 
 

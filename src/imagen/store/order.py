@@ -1,0 +1,150 @@
+"""The order of the queue: strict on priority; among equals the loaded model, if it may; then age."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any
+
+from sqlalchemy import (
+    Connection,
+    Row,
+    Select,
+    Text,
+    bindparam,
+    func,
+    literal,
+    literal_column,
+    or_,
+    select,
+    tuple_,
+    union_all,
+)
+
+from imagen.core.model import Model
+from imagen.store.columns import Instant
+from imagen.store.tables import is_queued, jobs
+
+MANY = 1000  # waiting jobs are counted so far; who would pass more passes nobody
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Place:
+    """Where a worker would draw a model: the device as its catalog says now, and how many jobs that takes at once."""
+
+    device: str
+    slots: int = 1
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Turn:
+    """When a job came, among all others; compares as the queue does."""
+
+    came: datetime
+    job: str
+    model: str = field(compare=False)
+
+
+# Device, oldest job, younger job of the loaded model, how many wait that came before that one: may it go first?
+MayPass = Callable[[str, Turn, Turn, int], bool]
+
+
+def anything(connection: Connection, places: Mapping[str, Place], knows: Sequence[str]) -> bool:
+    """Might a claim find something? A look that disturbs nobody, before one that takes the write lock."""
+    raw = select(jobs.c.id).where(
+        is_queued, jobs.c.record.is_(None), or_(jobs.c.model.is_(None), jobs.c.model.in_(knows))
+    )
+    if connection.execute(raw.limit(1)).first():
+        return True
+    return connection.execute(heads(list(places), datetime.now(UTC), None, take=False)).first() is not None
+
+
+def left_over(connection: Connection, knows: Sequence[str]) -> dict[str, Place]:
+    """Models that jobs still wait for and that are in no catalog any more, by what those jobs carry.
+
+    Goes from name to name along the index, however many jobs wait.
+    """
+    first = (
+        select(func.min(jobs.c.model).label("model")).where(is_queued, jobs.c.record.is_not(None)).cte(recursive=True)
+    )
+    after = jobs.alias()
+    waits = after.c.state == literal_column("'queued'")
+    following = select(func.min(after.c.model)).where(waits, after.c.model > first.c.model).scalar_subquery()
+    names = first.union_all(select(following).where(first.c.model.is_not(None)))
+    found = connection.execute(select(names.c.model).where(names.c.model.is_not(None))).scalars().all()
+    places = {}
+    for name in set(found) - set(knows):
+        record = connection.execute(
+            select(jobs.c.record).where(is_queued, jobs.c.model == name, jobs.c.record.is_not(None)).limit(1)
+        ).scalar_one_or_none()
+        if record is not None:
+            model = Model.from_dict(record)
+            places[name] = Place(device=model.device, slots=model.slots)
+    return places
+
+
+def places_of(connection: Connection, ids: Sequence[str]) -> dict[str, Place]:
+    """Where these jobs would be drawn by what they carry themselves."""
+    rows = connection.execute(
+        select(jobs.c.model, jobs.c.record).where(jobs.c.id.in_(ids), jobs.c.record.is_not(None))
+    ).all()
+    carried = {row.model: Model.from_dict(row.record) for row in rows}
+    return {name: Place(device=model.device, slots=model.slots) for name, model in carried.items()}
+
+
+def loaded_first(
+    connection: Connection, heads: Sequence[Row[Any]], places: Mapping[str, Place], loaded: Sequence[str], ask: MayPass
+) -> Row[Any]:
+    """The oldest of the highest priority; or one of a model that its device has loaded, if that may pass it."""
+    oldest = heads[0]
+    device = places[oldest.model].device
+    if oldest.model in loaded:
+        return oldest
+    for head in heads:
+        same = head.priority == oldest.priority and places[head.model].device == device
+        if not same or head.model not in loaded:
+            continue
+        here = [model for model, place in places.items() if place.device == device]
+        before = (
+            select(jobs.c.id)
+            .where(
+                is_queued,
+                jobs.c.model.in_(here),
+                jobs.c.priority == head.priority,
+                tuple_(jobs.c.created_at, jobs.c.id) < tuple_(bindparam("came", head.created_at, Instant), head.id),
+            )
+            .limit(MANY)
+            .subquery()
+        )
+        waiting = connection.execute(select(func.count()).select_from(before)).scalar_one()
+        if ask(device, turn_of(oldest), turn_of(head), waiting):
+            return head
+    return oldest
+
+
+def turn_of(row: Row[Any]) -> Turn:
+    return Turn(row.created_at, row.id, row.model)
+
+
+def heads(models: Sequence[str], now: datetime, only: Sequence[str] | None, *, take: bool = True) -> Select[Any]:
+    """The first job of each model, the best first: as quick behind a long queue of other models as behind none."""
+    first = jobs.alias()
+    ready = [
+        first.c.state == literal_column("'queued'"),
+        first.c.record.is_not(None),
+        or_(first.c.run_after.is_(None), first.c.run_after <= now),
+    ]
+    if only is not None:
+        ready.append(first.c.id.in_(only))
+    names = union_all(*(select(literal(model, Text).label("name")) for model in models)).subquery("served")
+    head = (
+        select(first.c.id)
+        .where(first.c.model == names.c.name, *ready)
+        .order_by(first.c.priority.desc(), first.c.created_at, first.c.id)
+        .limit(1)
+    )
+    if take:
+        head = head.with_for_update(skip_locked=True)
+    heads = select(head.scalar_subquery().label("id")).select_from(names).subquery("heads")
+    columns = (jobs.c.id, jobs.c.model, jobs.c.priority, jobs.c.created_at)
+    order = (jobs.c.priority.desc(), jobs.c.created_at, jobs.c.id)
+    return select(*columns).join(heads, heads.c.id == jobs.c.id).order_by(*order)
