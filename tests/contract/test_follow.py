@@ -140,6 +140,8 @@ async def test_whoever_is_slow_misses_only_what_is_old(place: str) -> None:
                     pass
             previews = [event for event in told if isinstance(event, events.Preview)]
             assert len(previews) == 1, "only the newest is kept"
+            while await slow.next(0.3):
+                pass
             await at.step(claim, 99)
             await at.end(claim)
             told = await rest(slow)
@@ -218,7 +220,10 @@ async def test_the_stream_of_all_jobs_is_an_owners_own(place: str) -> None:
 async def test_the_stream_of_all_jobs_can_be_rejoined(place: str) -> None:
     """From any cursor on, nothing durable is missing and nothing comes twice."""
     async with desk(place) as at:
-        async with at.tides.watching(owner=None, jobs=None, after=0, previews=False) as first:
+        async with at.tides.watching(owner=None, jobs=None, after=None, previews=False) as quiet:
+            beginning = await quiet.joined()
+        async with at.tides.watching(owner=None, jobs=None, after=beginning, previews=False) as first:
+            assert await first.joined() == beginning
             for _ in range(3):
                 await at.submit()
                 await at.end(await at.claim())

@@ -10,11 +10,12 @@ from alembic import command
 from alembic.config import Config
 from alembic.script import ScriptDirectory
 from sqlalchemy import Connection, Engine, Inspector, inspect, text, update
-from tests.postgres_kit import postgres
+from tests.postgres_kit import Postgres, postgres
 from tests.store_kit import MODEL, OTHER, PLACE, WORKER, arrive, database, grammar, new, record, resolve, take
 
+import imagen
 import imagen.store
-from imagen.core.errors import BadConfig, Conflict, SetupError, TooMany, Unreachable, WrongDatabase
+from imagen.core.errors import BadConfig, Conflict, DatabaseAway, SetupError, TooMany, Unreachable, WrongDatabase
 from imagen.core.events import Completed, Failed
 from imagen.core.job import State
 from imagen.core.model import Model
@@ -101,7 +102,7 @@ async def test_priority_beats_the_loaded_model_and_that_beats_age(place: str) ->
 async def test_the_loaded_model_passes_only_as_far_as_it_may(place: str) -> None:
     """The worker is asked with the oldest job, the one that would pass it, and how many wait before that one."""
     async with database(place) as db:
-        old, other, loaded = await db.write(intake.submit, [new(), new(), new(OTHER)])
+        old, _, loaded = await db.write(intake.submit, [new(), new(), new(OTHER)])
         asked: list[tuple[str, str, str, int]] = []
 
         def no(device: str, oldest: Turn, younger: Turn, waiting: int) -> bool:
@@ -548,3 +549,85 @@ async def test_a_restart_of_postgresql_is_waited_for(tmp_path: Path) -> None:
                 while not await db.changed(mark, 5, frozenset((job,))):
                     pass
             await other.close()
+
+
+async def test_a_file_that_was_moved_away_is_not_written_to(tmp_path: Path) -> None:
+    """What is written into a file without a name is lost; and the readiness of a server must see it."""
+    async with database(tmp_path) as db:
+        (tmp_path / "imagen.db").rename(tmp_path / "elsewhere.db")
+        for attempt in (db.check(), db.write(intake.submit, [new()])):
+            with pytest.raises(SetupError, match="moved or deleted"):
+                await attempt
+        (tmp_path / "elsewhere.db").rename(tmp_path / "imagen.db")
+        await db.write(intake.submit, [new()])
+
+
+@pytest.mark.parametrize("moment", ["infinity", "-infinity", "12000-01-01", "0044-03-15 BC"])
+@pytest.mark.needs_postgres
+async def test_a_moment_that_no_program_can_read_is_refused(request: pytest.FixtureRequest, moment: str) -> None:
+    """One such row would stop every worker that reads it."""
+    server: Postgres = request.getfixturevalue("postgres")
+    async with database(server.new_database()) as db:
+        for column in ("created_at", "run_after"):
+            with pytest.raises(SetupError, match="check constraint"):
+                await db.write(run_sql, f"insert into imagen.jobs (prompt, {column}) values ('x', '{moment}')")
+
+
+@pytest.mark.parametrize("id_", ["'a/b'", "''", "'a b'", "'ü'"])
+async def test_an_id_that_cannot_stand_in_an_address_is_refused(place: str, id_: str) -> None:
+    """A job that nobody could ask for over HTTP is not taken."""
+    async with database(place) as db:
+        with pytest.raises(SetupError, match=r"CHECK|check constraint|type"):
+            await db.write(run_sql, f"insert into jobs (id, prompt) values ({id_}, 'x')")
+        await db.write(run_sql, "insert into jobs (id, prompt) values ('My_job-1.2', 'x')")
+
+
+async def test_a_row_inserted_as_running_is_put_back(place: str) -> None:
+    """Nobody has it, so the sweep treats it as one whose worker died."""
+    async with database(place) as db:
+        await db.write(run_sql, "insert into jobs (id, prompt, state) values ('lost', 'x', 'running')")
+        assert await db.write(presence.bury, [], datetime.now(UTC)) == ["lost"]
+        assert (await db.read(history.job, "lost")).state is State.QUEUED
+
+
+async def test_a_newer_database_is_not_upgraded(place: str) -> None:
+    """The same words as everywhere else."""
+    async with database(place) as db:
+        await db.write(lambda c: c.execute(text("update alembic_version set version_num = '9999'")))
+        with pytest.raises(WrongDatabase, match="knows only up to"):
+            await db.upgrade()
+
+
+@pytest.mark.needs_postgres
+async def test_what_is_said_of_a_database_that_is_away_names_no_address(tmp_path: Path) -> None:
+    """Errors travel to callers; a password in the query of the address travels with none."""
+    db = Database("postgresql://127.0.0.1:1/imagen?user=ann&password=S3cret")
+    with pytest.raises(DatabaseAway) as caught:
+        await db.open()
+    assert caught.value.retryable
+    told = str(caught.value.as_dict())
+    assert "S3cret" not in told
+    assert "ann" not in told
+    await db.close()
+
+
+@pytest.mark.needs_postgres
+async def test_a_database_that_is_away_for_long_fails_no_job(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What was being drawn goes back without a failure and is drawn again."""
+    import imagen.store.db
+    from imagen.core.request import Draft
+
+    monkeypatch.setattr(imagen.store.db, "AWAY_S", 0.5)
+    with postgres(durable=False) as server:
+        (tmp_path / "config.yaml").write_text(f"database: {server.url}\n")
+        async with imagen.open(home=tmp_path) as app, app.drawing():
+            job = await app.submit(Draft(prompt="a fox [slow:6]", model="mock", width=64, height=64))
+            async with asyncio.timeout(60):
+                while (await app.job(job.id)).state is not State.RUNNING:
+                    await asyncio.sleep(0.05)
+                await asyncio.to_thread(server.stop)
+                await asyncio.sleep(3)
+                await asyncio.to_thread(server.start)
+                while not (done := await app.job(job.id)).state.terminal:
+                    await asyncio.sleep(0.2)
+            assert (done.state, done.failures) == (State.COMPLETED, 0)

@@ -337,6 +337,18 @@ async def test_the_list_goes_on_where_the_last_page_ended(idle: Served) -> None:
     assert seen == made[::-1]
 
 
+@pytest.mark.parametrize("before", ["nonsense", "01J00000000000000000000000", "part"])
+async def test_the_list_goes_on_from_no_unknown_place(idle: Served, before: str) -> None:
+    """It would be the first page once more, and a loop over pages would never end. Somebody else's is unknown too."""
+    ada, bob = idle.client(await idle.app.add_key("ada")), idle.client(await idle.app.add_key("bob"))
+    job = await submit(ada)
+    for client, place in ((ada, job["id"][:-1] if before == "part" else before), (bob, job["id"])):
+        answer = await client.get(f"/v1/jobs?before={place}")
+        assert answer.status_code == 400
+        assert error_of(answer)["param"] == "before"
+    assert (await ada.get(f"/v1/jobs?before={job['id']}")).json() == {"jobs": [], "next": None}
+
+
 async def test_the_list_can_be_narrowed(idle: Served) -> None:
     """By state, by model and by words of the prompt, which are words and no pattern."""
     client = idle.client()

@@ -89,6 +89,24 @@ def test_it_is_not_ready_where_no_picture_could_be_kept(house: House, until: Unt
     until(lambda: ask(f"{server.url}/readyz")[0] == 200)
 
 
+def test_a_checker_may_ask_with_head(house: House, until: Until) -> None:
+    """The same status without a body; the document does not list it."""
+    server = house.serve()
+
+    def asked(path: str) -> tuple[int, str]:
+        return ask(f"{server.url}{path}", method="HEAD")
+
+    assert asked("/healthz") == (200, "")
+    until(lambda: asked("/readyz") == (200, ""))
+    with sqlite3.connect(house.home / "imagen.db") as connection:
+        connection.execute("UPDATE alembic_version SET version_num = '9999'")
+    connection.close()
+    until(lambda: asked("/readyz") == (503, ""))
+    assert asked("/healthz") == (200, "")
+    _, document = ask(f"{server.url}/openapi.json")
+    assert [list(document["paths"][path]) for path in ("/healthz", "/readyz")] == [["get"], ["get"]]
+
+
 def test_it_is_not_ready_with_a_database_of_another_version(house: House, until: Until) -> None:
     """Somebody upgraded it while this ran."""
     server = house.serve()

@@ -192,8 +192,10 @@ async def test_one_stream_tells_of_all_my_jobs(served: Served) -> None:
             if [type_ for type_, _, _ in told].count("completed") == 2:
                 break
         await working
-    assert {data["job"] for _, _, data in told} == set(mine)
-    assert kinds(told) == ["queued", "started", "image", "completed"] * 2
+    opened, *rest = told
+    assert opened[0] == "open"
+    assert {data["job"] for _, _, data in rest} == set(mine)
+    assert kinds(rest) == ["queued", "started", "image", "completed"] * 2
     cursors = [int(id_) for _, id_, _ in told]
     assert cursors == sorted(cursors)
 
@@ -231,8 +233,31 @@ async def test_one_stream_can_be_of_some_jobs(served: Served) -> None:
             told.append((one.event, one.id, json.loads(one.data)))
             if one.event == "completed":
                 break
-    assert {data["job"] for _, _, data in told} == {wanted["id"]}
-    assert other["id"] not in {data["job"] for _, _, data in told}
+    assert {data["job"] for _, _, data in told[1:]} == {wanted["id"]}
+    assert other["id"] not in {data["job"] for _, _, data in told[1:]}
+
+
+async def test_a_stream_that_heard_nothing_can_be_rejoined_too(served: Served) -> None:
+    """It begins with an id: whoever loses the connection before the first event misses none."""
+    client = served.client()
+    async with client.sse("/v1/events") as source:
+        async for one in source:
+            opened = one
+            break
+    assert (opened.event, json.loads(opened.data)) == ("open", {"type": "open", "cursor": int(opened.id)})
+    job = await drawn(client)
+    async with client.sse("/v1/events", headers={"last-event-id": opened.id}) as source:
+        told = []
+        async for one in source:
+            told.append(one)
+            if one.event == "completed":
+                break
+    assert [one.event for one in told if one.event in ("queued", "started", "completed")] == [
+        "queued",
+        "started",
+        "completed",
+    ]
+    assert json.loads(told[-1].data)["job"] == job["id"]
 
 
 # Series

@@ -47,7 +47,10 @@ def test_a_key_is_taken_away(tmp_path: Path) -> None:
     again = imagen("keys", "remove", "alice")
     assert again.code == 2
     assert "hint:" in again.err
-    assert "last key" in imagen("keys", "remove", "bob").err
+    told = imagen("keys", "remove", "bob").err
+    assert "last key" in told
+    assert "answers everybody on it" in told
+    assert "answers nobody" in told
 
 
 @pytest.mark.parametrize("name", ["local", "", "a b", "a/b", "../x", "-x", "ä", "x" * 65, "a\n"])

@@ -16,6 +16,7 @@ from imagen.core.job import Cell, Job, Series, State, StoredImage
 from imagen.core.model import Model
 from imagen.core.request import Draft, Request
 from imagen.surfaces.wire import (
+    error_json,
     event_json,
     job_json,
     model_json,
@@ -190,6 +191,32 @@ def test_over_http_nothing_says_where_things_lie() -> None:
     assert "…/x.png" in job_json(job, reader="http")["error"]["message"]
     assert series_json(series, reader="http")["settings"] == {"steps": 4}
     assert series_json(series)["settings"]["folder"] == "/home/ada/foxes"
+
+
+@pytest.mark.parametrize(
+    ("hint", "told"),
+    [
+        ("see `imagen jobs list`", "see `GET /v1/jobs`"),
+        ("wait for its end; `imagen jobs` shows it", "wait for its end; `GET /v1/jobs` shows it"),
+        ("cancel it first: `imagen jobs cancel 01J`", "cancel it first: `POST /v1/jobs/01J/cancel`"),
+        ("`imagen jobs retry 01J` draws it again", "`POST /v1/jobs/01J/retry` draws it again"),
+        ("try again with `imagen jobs retry`", "try again with `POST /v1/jobs/{id}/retry`"),
+        ("see `imagen jobs show` for the whole record", "see `GET /v1/jobs/{id}` for the whole record"),
+        (
+            "a job names its pictures: `imagen jobs show ID`, or GET /v1/jobs/ID",
+            "a job names its pictures: GET /v1/jobs/ID",
+        ),
+        ("follow it: `imagen jobs watch 01J`", "follow it: `GET /v1/jobs/01J/events`"),
+        ("see `imagen series list`", "see `GET /v1/series`"),
+        ("see `imagen models` for the names", "see `GET /v1/models` for the names"),
+        ("its owner runs `imagen db upgrade`", "its owner runs `imagen db upgrade`"),
+    ],
+)
+def test_over_http_a_hint_names_addresses(hint: str, told: str) -> None:
+    """Somebody elsewhere cannot run a command here; what only the owner can do stays a command."""
+    error = OutOfMemory("too large", hint=hint)
+    assert error_json(error, reader="http")["hint"] == told
+    assert error_json(error)["hint"] == hint
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,8 @@ ImagenError                    whose turn     exit   HTTP
 ├─ SetupError                  the owner's    3      503
 │  ├─ BadConfig · NotConfigured · MissingFile · MissingExtra
 │  ├─ Unwritable · DiskFull
-│  └─ WrongDatabase            older or newer than this program
+│  ├─ WrongDatabase            older or newer than this program
+│  └─ DatabaseAway             it does not answer now
 └─ BackendError                the backend's  1      502
    ├─ Unreachable (503) · RateLimited (429) · TimedOut (504)
    └─ Rejected · OutOfMemory (503) · Crashed
@@ -197,6 +198,12 @@ class DiskFull(SetupError):
 
 class WrongDatabase(SetupError):
     """The database is older or newer than this program."""
+
+
+class DatabaseAway(SetupError):
+    """The database does not answer; nothing is wrong with what was asked."""
+
+    retryable = True
 
 
 class BackendError(ImagenError):

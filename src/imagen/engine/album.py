@@ -1,7 +1,7 @@
 """Pictures after they are drawn: found for who may see them, sent a little at a time, deleted, shown as a sheet."""
 
 import asyncio
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import Connection
 
-from imagen.core.errors import Conflict, Gone, UnknownImage, UnknownJob
+from imagen.core.errors import Conflict, Gone, SetupError, UnknownImage, UnknownJob
 from imagen.core.job import Series, State
 from imagen.engine.compare_document import Describe, remembered
 from imagen.store import album
@@ -83,7 +83,7 @@ async def delete_image(db: Database, images: ImageStore, image_id: str, *, owner
     path = await db.write(album.forget_one, image_id, owner)
     if path is None:
         raise _unknown(image_id)
-    await images.delete_all(files_of(path))
+    await _remove(images, files_of(path))
 
 
 async def delete_job(db: Database, images: ImageStore, job_id: str, *, owner: str | None = None) -> None:
@@ -100,7 +100,17 @@ async def delete_job(db: Database, images: ImageStore, job_id: str, *, owner: st
         return album.forget_job(connection, job_id)
 
     paths = await db.write(forget)
-    await images.delete_all(file for path in paths for file in files_of(path))
+    await _remove(images, [file for path in paths for file in files_of(path)])
+
+
+async def _remove(images: ImageStore, files: Iterable[str]) -> None:
+    try:
+        await images.delete_all(files)
+    except SetupError as error:
+        raise type(error)(
+            f"recorded as deleted, but the files are still there: {error.message}",
+            hint="make the folder of pictures writable; `imagen gc --yes` removes them then",
+        ) from error
 
 
 async def series_sheet(db: Database, images: ImageStore, series: Series, describe: Describe) -> bytes:

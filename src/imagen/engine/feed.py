@@ -213,7 +213,8 @@ class _Feed:
                         self._previews.clear()
         self._batches.clear()
         first, self.loaded = not self.loaded, True
-        self.ended = bool(self.durable) and self.durable[-1].terminal
+        # A row that somebody inserted as ended has no events at all.
+        self.ended = self.durable[-1].terminal if self.durable else news.ended
         if news.events or first:
             self._wake()
 

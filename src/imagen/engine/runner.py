@@ -15,7 +15,7 @@ from typing import Any
 
 from imagen.backends.base import Backend
 from imagen.core import events, signals
-from imagen.core.errors import Crashed, ImagenError
+from imagen.core.errors import Crashed, DatabaseAway, ImagenError
 from imagen.core.ids import new_id
 from imagen.core.job import State, StoredImage
 from imagen.core.request import PreviewPolicy
@@ -106,6 +106,8 @@ class _Attempt:
             await asyncio.gather(drawing, return_exceptions=True)
             await self._give_back("the worker was stopped", None)
             raise
+        except DatabaseAway:
+            raise  # no failure of the job: it goes back as soon as that can be written
         except ImagenError as error:
             return await self._failed(error)
         except Exception as exc:

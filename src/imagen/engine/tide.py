@@ -98,6 +98,13 @@ class WatchAll:
         """Is this job one of those followed?"""
         return (self._owner is None or owner == self._owner) and (self._jobs is None or job in self._jobs)
 
+    async def joined(self) -> int:
+        """The cursor from which this follower begins: what it has when nothing happened yet."""
+        while not self._tide.loaded and self._tide.broken is None:
+            await self._tide.beat.wait()
+        self._join()
+        return self._cursor
+
     async def next(self, timeout_s: float) -> Sequence[tuple[int, Event]]:
         """What is new, with the cursor to join again after it; nothing when nothing came in time."""
         until = time.monotonic() + timeout_s
@@ -106,9 +113,7 @@ class WatchAll:
             if self._tide.broken is not None:
                 raise self._tide.broken
             if self._tide.loaded:
-                if self._place < 0:
-                    self._place = self._tide.count
-                    self._cursor = self._cursor or self._tide.safe
+                self._join()
                 if told := await self._catch_up() if self._behind is not None else self._take():
                     return told
                 if self._behind is not None:
@@ -119,6 +124,11 @@ class WatchAll:
             with suppress(TimeoutError):
                 async with asyncio.timeout(left):
                     await beat.wait()
+
+    def _join(self) -> None:
+        if self._place < 0:
+            self._place = self._tide.count
+            self._cursor = self._cursor if self._behind is not None else self._tide.safe
 
     async def _catch_up(self) -> list[tuple[int, Event]]:
         assert self._behind is not None

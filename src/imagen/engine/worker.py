@@ -13,7 +13,7 @@ from datetime import UTC, datetime
 from sqlalchemy import Connection
 
 from imagen.backends.base import Backend
-from imagen.core.errors import Crashed, ImagenError
+from imagen.core.errors import Crashed, DatabaseAway, ImagenError
 from imagen.core.events import Started
 from imagen.core.ids import new_id
 from imagen.core.model import Model
@@ -70,7 +70,7 @@ class Worker:
         self._monotonic = monotonic
         self._running: dict[str, tuple[Claim, asyncio.Task[None]]] = {}
         self._turns = Turns(monotonic)
-        self._returns: list[tuple[Claim, ImagenError]] = []  # jobs the database would not take back yet
+        self._returns: list[tuple[Claim, ImagenError | None]] = []  # jobs the database would not take back yet
         self._left_over: dict[str, Place] = {}  # models that are in no catalog any more, but that jobs wait for
         self._unheard: set[str] = set()  # running jobs of ours that we do not run, seen once
         self._claiming = True
@@ -178,20 +178,26 @@ class Worker:
         return {name: place for name, place in places.items() if here[place.device] < place.slots}
 
     async def _upkeep(self) -> None:
+        troubled = False
         while True:
             try:
                 await self._sweep()
                 for claim, error in self._returns[:]:
                     with contextlib.suppress(queue.LeaseLost):
-                        await self._db.write(queue.give_back, claim, reason=error.message, error=error)
+                        reason = error.message if error else "the database was away"
+                        await self._db.write(queue.give_back, claim, reason=reason, error=error)
                     self._returns.remove((claim, error))
                 if not await self._db.write(presence.beat, self.id, self._serves(), self._turns.loaded()):
                     await self._db.write(self._arrive)
                 if self._only is None and self._models is None:
                     self._left_over = await self._db.read(order.left_over, tuple(self._catalog()))
                 await self._reconcile()
+                if troubled:
+                    self._log("the database answers again")
+                troubled = False
             except ImagenError as away:
-                self._log(f"the database does not answer, trying on: {away.message}")
+                troubled = True
+                self._log(f"this worker cannot say that it is alive, trying on: {away.message}")
             await asyncio.sleep(presence.HEARTBEAT_S)
 
     async def _sweep(self) -> None:
@@ -240,6 +246,9 @@ class Worker:
                 policy=self._policy(claim),
                 monotonic=self._monotonic,
             )
+        except DatabaseAway as away:
+            self._log(f"job {claim.job}: {away.message}; it goes back when that is over")
+            self._returns.append((claim, None))
         except ImagenError as error:
             # Not even its failure could be recorded. It goes back as soon as the database answers.
             self._log(f"job {claim.job}: {error.message}")

@@ -131,7 +131,7 @@ def model_of(
             "title": plain.title or entry.name,
             "enabled": plain.enabled,
             "device": plain.device or _device(registration.device, settings),
-            "slots": plain.slots or registration.slots,
+            "slots": registration.slots if plain.slots is None else plain.slots,
             "licence": plain.licence,
             "source": plain.source,
             "ignores": plain.ignores,
@@ -190,7 +190,7 @@ class _Plain:
     title: str = ""
     enabled: bool = True
     device: str = ""
-    slots: int = 0
+    slots: int | None = None
     licence: str = ""
     source: str = ""
     ignores: tuple[str, ...] = ()

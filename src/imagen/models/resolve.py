@@ -10,7 +10,7 @@ from imagen.core.model import Model, Option
 from imagen.core.request import MAX_SEED, Draft, Request
 from imagen.reading import maybe
 
-MAX_PROMPT = 20_000  # characters; the longest that any known text encoder reads is a fraction of it
+MAX_PROMPT = 100_000  # characters; the longest that any known text encoder reads is a fraction of it
 PRIORITIES = (-100, 100)
 BOOLS = {"true": True, "yes": True, "on": True, "1": True, "false": False, "no": False, "off": False, "0": False}
 
@@ -86,7 +86,7 @@ def _text(name: str, value: Any) -> str:
 
 def _whole(name: str, value: Any, default: int | None, low: int, high: int, model: Model) -> int:
     if value is None and default is not None:
-        return default
+        value = default
     if isinstance(value, bool) or not isinstance(value, int):
         raise RequestError(f"{name} is a whole number, not {value!r}", hint=f"give {low} to {high}", param=name)
     if not low <= value <= high:

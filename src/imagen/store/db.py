@@ -12,7 +12,7 @@ from sqlalchemy import Connection, Engine, create_engine, event
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError, DatabaseError, DBAPIError, InterfaceError, OperationalError
 
-from imagen.core.errors import BadConfig, DiskFull, MissingExtra, SetupError, Unwritable
+from imagen.core.errors import BadConfig, DatabaseAway, DiskFull, MissingExtra, SetupError, Unwritable
 from imagen.store import schema
 from imagen.store.bell import POLL_S, Bell, FileEar, NotifyEar, announce
 
@@ -38,6 +38,7 @@ class Database:
 
     def __init__(self, url: str, *, full_sync: bool = False) -> None:
         self._file = Path(url.removeprefix("sqlite:///")) if url.startswith("sqlite:///") else None
+        self._inode: int | None = None
         self._ear: NotifyEar | None = None
         if self._file is not None:
             self.engine = _sqlite(self._file, full_sync)
@@ -56,6 +57,7 @@ class Database:
 
     async def check(self) -> None:
         """Raise what keeps it from being used: away, or of another version than this program."""
+        self._see_file()
         await self.read(schema.check)
 
     async def upgrade(self) -> tuple[str | None, str | None]:
@@ -64,6 +66,8 @@ class Database:
         def transaction() -> tuple[str | None, str | None]:
             with self.engine.begin() as connection:
                 before = schema.version(connection)
+                if before is not None and before > schema.HEAD:
+                    schema.check(connection)
                 schema.upgrade(connection)
                 return before, schema.version(connection)
 
@@ -74,6 +78,7 @@ class Database:
         touched: set[str] = set()
 
         def transaction() -> T:
+            self._see_file()
             touched.clear()
             with self.engine.connect() as connection:
                 connection.info["touched"] = touched
@@ -87,7 +92,9 @@ class Database:
                         raise _Doubtful(exc) from exc
                 return result
 
-        result = await asyncio.shield(self._run(self._writers, transaction))
+        running = asyncio.ensure_future(self._run(self._writers, transaction))
+        running.add_done_callback(lambda done: done.cancelled() or done.exception())  # also if nobody waits any more
+        result = await asyncio.shield(running)
         if touched and not (self._ear and self._ear.hears):
             self._bell.ring(touched)
         return result
@@ -140,6 +147,22 @@ class Database:
                     hint="set IMAGEN_HOME to a folder you may write to",
                 ) from exc
         schema.prepare(self.engine)
+        if self._file is not None:
+            self._inode = self._file.stat().st_ino
+
+    def _see_file(self) -> None:
+        """A file that was moved away goes on taking what is written, and nobody would ever find it again."""
+        if self._file is None or self._inode is None:
+            return
+        try:
+            there = self._file.stat().st_ino == self._inode
+        except OSError:
+            there = False
+        if not there:
+            raise SetupError(
+                f"the database {self._file} was moved or deleted while it was in use",
+                hint="put it back, with the -wal file beside it, or start again to make a new one",
+            )
 
     async def _run(self, pool: ThreadPoolExecutor, work: Callable[[], T], *, opening: bool = False) -> T:
         """In a thread, and again while the database is busy or away: the transaction was rolled back by then."""
@@ -178,10 +201,14 @@ class Database:
             )
         if self._file is None:
             if exc.connection_invalidated or isinstance(exc, OperationalError | InterfaceError):
-                return SetupError(
-                    f"the database {self._name} does not answer: {said.splitlines()[0] if said else 'no connection'}",
-                    hint="see whether PostgreSQL runs, and `imagen config show` for its address",
+                # Not in the server's own words: they name user, host and database, and errors travel far.
+                what, hint = next((told for words, *told in REASONS if words in said), AWAY)
+                return DatabaseAway(f"the database {what}", hint=hint, retry_after_s=5.0)
+            if "permission denied" in said:
+                hint = (
+                    "give the user of `database:` the right to CREATE in it, or make it the owner of the schema imagen"
                 )
+                return SetupError(f"the database refuses: {said.splitlines()[0]}", hint=hint)
             return SetupError(f"the database failed: {said}", hint="run `imagen doctor`")
         if isinstance(exc, OperationalError) and "locked" in said:
             return SetupError(
@@ -203,6 +230,20 @@ class Database:
     @property
     def _name(self) -> str:
         return str(self._file) if self._file else self.engine.url.render_as_string(hide_password=True)
+
+
+AWAY = ["does not answer", "see whether PostgreSQL runs, and `imagen config show --json` for its address"]
+REASONS = (
+    ("password authentication failed", "does not take the password", "correct it in `database:` of config.yaml"),
+    (
+        "resolve host",
+        "is not found",
+        "correct the host in `database:`; signs such as @ : / # of a password are %40 %3A %2F",
+    ),
+    ("does not exist", "is not there", "make it with `createdb`, or correct its name in `database:` of config.yaml"),
+    ("timeout", "does not answer in time", AWAY[1]),
+    ("Connection refused", "is not running where it should be", AWAY[1]),
+)
 
 
 class _Doubtful(Exception):
@@ -265,5 +306,5 @@ def _postgresql(url: str) -> Engine:
         )
     except ImportError as exc:
         raise MissingExtra(
-            "PostgreSQL needs the package psycopg", hint="pip install 'imagen-platform[postgresql]'"
+            "PostgreSQL needs the package psycopg", hint="pip install 'psycopg[binary]' where imagen is installed"
         ) from exc

@@ -10,7 +10,7 @@ from imagen.core.errors import ImagenError, RequestError, UnknownJob, UnknownSer
 from imagen.core.job import Cell, Job, Series, State, StoredImage
 from imagen.store import intake, journal, queue
 from imagen.store.columns import Instant
-from imagen.store.tables import is_queued, is_running, jobs, live, series, slots
+from imagen.store.tables import is_queued, is_running, jobs, live, series, slots, workers
 
 MAX_PAGE = 1000
 LOST = (State.FAILED, State.CANCELLED)  # cells of a series that may be tried again
@@ -261,10 +261,18 @@ def _holder(connection: Connection, row: Row[Any]) -> str | None:
     free = connection.execute(
         select(func.count()).where(slots.c.device == row.device, slots.c.job_id.is_(None))
     ).scalar_one()
+    if not held and not _drawn(connection, row.model):
+        return f"a worker that draws {row.model}"
     if free or not held:
         return None
     drawing = ", ".join(f"job {one.id[-8:]} ({one.model})" for one in held)
     return f"{row.device}: held by {drawing}"
+
+
+def _drawn(connection: Connection, model: str) -> bool:
+    """Is there anybody who would draw it? A one-shot command may: whose jobs it works nobody can tell."""
+    crew = connection.execute(select(workers.c.solo, workers.c.models)).all()
+    return any(row.solo or model in row.models for row in crew)
 
 
 def _series(connection: Connection, row: Row[Any]) -> Series:

@@ -121,8 +121,12 @@ class ImageStore:
     async def writable(self) -> None:
         """Raise what would keep a picture from being stored."""
         probe = f"{PROBE}{new_id()}"
-        await self.put(probe, b"imagen")
-        await self.delete(probe)
+        try:
+            await self.put(probe, b"imagen")
+            await self.delete(probe)
+        except SetupError as error:
+            said = error.message.rpartition(": ")[2]
+            raise type(error)(f"no picture can be stored: {said}", hint=error.hint) from error
 
     def _size(self, path: str) -> int | None:
         try:

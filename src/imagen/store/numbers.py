@@ -28,6 +28,7 @@ class Happening:
 
     pos: int
     type: str
+    at: datetime
     job: str
     attempt: int
     model: str
@@ -60,7 +61,14 @@ def happened(connection: Connection, after: int) -> Sequence[Happening]:
     """Starts, requeues and ends after a position, oldest first, at most a page of them."""
     rows = connection.execute(
         select(
-            events.c.pos, events.c.type, events.c.job_id, events.c.attempt, jobs.c.model, jobs.c.owner, events.c.body
+            events.c.pos,
+            events.c.type,
+            events.c.at,
+            events.c.job_id,
+            events.c.attempt,
+            jobs.c.model,
+            jobs.c.owner,
+            events.c.body,
         )
         .join(jobs, jobs.c.id == events.c.job_id)
         .where(events.c.pos > after, events.c.type.in_(TOLD))
@@ -71,6 +79,7 @@ def happened(connection: Connection, after: int) -> Sequence[Happening]:
         Happening(
             pos=row.pos,
             type=row.type,
+            at=row.at,
             job=row.job_id,
             attempt=row.attempt,
             model=row.model or "",

@@ -13,7 +13,7 @@ from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import Connection, Row, and_, delete, insert, select, update
+from sqlalchemy import Connection, Row, and_, delete, insert, or_, select, update
 
 from imagen.core.errors import Crashed
 from imagen.store import intake, queue
@@ -84,7 +84,7 @@ def bury(connection: Connection, dead: Iterable[str], now: datetime, knows: Iter
     # A running job whose worker is not even listed was left by one that was buried while it slept.
     lost = connection.execute(
         select(jobs.c.id, jobs.c.worker)
-        .where(is_running, jobs.c.worker.not_in(select(workers.c.id)))
+        .where(is_running, or_(jobs.c.worker.is_(None), jobs.c.worker.not_in(select(workers.c.id))))
         .with_for_update(skip_locked=True)
     ).all()
     for row in lost:

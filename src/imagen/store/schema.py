@@ -37,7 +37,7 @@ def _judge(found: str) -> None:
     if found > HEAD:
         raise WrongDatabase(
             f"the database is of version {found}, this program knows only up to {HEAD}",
-            hint="install the newer imagen that wrote it, or set IMAGEN_HOME to another folder",
+            hint="install the newer imagen that wrote it, or use another database",
         )
     if found < HEAD:
         raise WrongDatabase(

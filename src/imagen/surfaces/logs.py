@@ -66,11 +66,11 @@ def announce(log: Log, line: str, **fields: Any) -> None:
 
 
 def lines(log: Log) -> Callable[[str], None]:
-    """For what only says lines, as the app does: the job that a line names becomes a field."""
+    """For what only says lines, as the app does about trouble: the job that a line names becomes a field."""
 
     def say(line: str) -> None:
         found = _JOB.search(line)
-        log.info(line, **({"job": found[1]} if found else {}))
+        log.warning(line, **({"job": found[1]} if found else {}))
 
     return say
 
@@ -160,7 +160,8 @@ class _Handler(logging.Handler):
 
 
 def _stamp(_log: Any, _method: str, line: Line) -> Line:
-    line["at"] = datetime.now(UTC).isoformat(timespec="milliseconds")
+    # What is told later than it happened brings its time along.
+    line["at"] = line.get("at") or datetime.now(UTC).isoformat(timespec="milliseconds")
     return line
 
 

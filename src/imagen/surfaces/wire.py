@@ -26,6 +26,9 @@ MODEL_FIELDS = (
     *("ignores", "vram_mib", "notes"),
 )
 
+# What a command is over HTTP, for somebody who cannot run it here.
+_COMMAND = re.compile(r"`imagen (jobs|series|models)(?: (list|show|watch|cancel|retry)(?: ([^\s`]+))?)?`")
+_BOTH = re.compile(r"`[^`]+`, or (?=(?:GET|POST) /)")  # a hint that names the command and the address
 # A path of this machine: two parts or more, and no address of ours or of the web.
 _PATH = re.compile(r"(?<![\w:/.~-])(?:file://)?~?/(?!v1/)(?:[^\s/'\"`,;:()]+/)+[^\s/'\"`,;:()]*")
 
@@ -73,11 +76,31 @@ def image_url(image_id: str) -> str:
 
 
 def error_json(error: ImagenError, *, reader: Reader = "here") -> dict[str, Any]:
-    """One error; somebody elsewhere is not told where things lie on this machine."""
+    """One error; somebody elsewhere is told neither where things lie on this machine nor to run its commands."""
     shape = error.as_dict()
     if reader == "here":
         return shape
+    shape["hint"] = without_commands(shape["hint"])
     return {name: without_paths(value) if isinstance(value, str) else value for name, value in shape.items()}
+
+
+def without_commands(hint: str) -> str:
+    """The hint with each command about jobs, series and models replaced by the address that does the same."""
+    return _COMMAND.sub(_address, _BOTH.sub("", hint))
+
+
+def _address(command: re.Match[str]) -> str:
+    noun, verb, name = command.groups()
+    if verb in (None, "list") or noun == "models":
+        return f"`GET /v1/{noun}`"
+    place = f"/v1/{noun}/{name or '{id}'}"
+    match verb:
+        case "show":
+            return f"`GET {place}`"
+        case "watch":
+            return f"`GET {place}/events`"
+        case _:
+            return f"`POST {place}/{verb}`"
 
 
 def without_paths(text: str) -> str:

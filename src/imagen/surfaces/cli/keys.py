@@ -82,7 +82,9 @@ def remove(name: str, json_output: bool) -> None:
         print_json({"removed": name, "left": left})
     if not left:
         click.echo(
-            "note: that was the last key; the server now answers everybody who reaches it on this machine", err=True
+            "note: that was the last key; a server of this machine only now answers everybody on it, "
+            "and one that others can reach answers nobody until there is a key again",
+            err=True,
         )
 
 

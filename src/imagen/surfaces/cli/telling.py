@@ -65,15 +65,16 @@ class _Teller:
             self._drawing.add(one.job)
         elif one.type == "started" or one.job not in self._drawing:
             return
-        told = {"job": one.job, "model": one.model, "owner": one.owner, "attempt": one.attempt}
+        at = one.at.isoformat(timespec="milliseconds")
+        told = {"at": at, "job": one.job, "model": one.model, "owner": one.owner, "attempt": one.attempt}
         error = one.body.get("error") or {}
         match one.type:
             case "started":
                 self._log.info("job started", **told, device=one.body.get("device"))
                 return
             case "completed":
-                drawn_s = sum(seconds for part, seconds in one.body.get("timings", {}).items() if part != "queue")
-                self._log.info("job completed", **told, ms=round(drawn_s * 1000))
+                total_s = one.body.get("timings", {}).get("total", 0.0)
+                self._log.info("job completed", **told, ms=round(total_s * 1000))
             case "failed":
                 self._log.warning("job failed", **told, code=error.get("code"), said=error.get("message"))
             case "requeued":

@@ -40,10 +40,13 @@ def router(app: "App", open_streams: Callable[[], int] = lambda: 0) -> APIRouter
     tally = Tally(app, open_streams)
     readiness = _Readiness(app)
 
+    # Checkers of uptime ask with HEAD; the server leaves the body out.
+    @routes.head("/healthz", include_in_schema=False)
     @routes.get("/healthz", summary="Whether this process is alive")
     async def healthz() -> dict[str, str]:
         return {"status": "ok"}
 
+    @routes.head("/readyz", include_in_schema=False)
     @routes.get("/readyz", summary="Whether jobs are accepted", responses=problems(503))
     async def readyz() -> dict[str, str]:
         await readiness.check()
@@ -74,7 +77,8 @@ class _Readiness:
         await asyncio.wait({self._look}, timeout=PROMPT_S)
         if not self._look.done():
             raise SetupError(
-                f"database and pictures did not answer within {PROMPT_S:g} s", hint="see whether both can be reached"
+                f"the database or the folder of pictures does not answer within {PROMPT_S:g} s",
+                hint="see `imagen doctor` on that machine, and whether both can be reached from it",
             )
         if (error := self._look.result()) is not None:
             raise error

@@ -8,7 +8,7 @@ from pydantic_core import PydanticCustomError
 from imagen.config import Limits
 from imagen.core.request import MAX_SEED, PREVIEW_FORMATS, PREVIEW_METHODS
 
-MAX_TEXT = 20_000  # characters of a prompt; the longest that any known text encoder reads is a fraction of it
+MAX_TEXT = 100_000  # characters, whatever `limits: prompt_chars:` says; no text encoder reads a tenth of it
 MAX_SIDE = 65_535  # pixels; what one model can draw is its own limit, far below
 MAX_STEPS = 100_000
 MAX_PICTURES = 1_000

@@ -203,8 +203,14 @@ class _OfAll:
         self._watch = watch
         self._frames = frames
         self._previews = previews
+        self._open = False
 
     async def next(self, timeout_s: float) -> bytes:
+        if not self._open:
+            # An id before there is any news: who loses the connection now can come back to this moment.
+            self._open = True
+            cursor = await self._watch.joined()
+            return b"id: %d\n%b" % (cursor, framed("open", {"type": "open", "cursor": cursor}))
         news = await self._watch.next(timeout_s)
         return b"".join([b"id: %d\n%b" % (cursor, self._frames.of(event, self._previews)) for cursor, event in news])
 

@@ -77,6 +77,13 @@ def upgrade() -> None:
             "run_after is null or (run_after glob '[0-9][0-9][0-9][0-9]-*' and julianday(run_after) is not null)",
             name="run_after",
         ).ddl_if(dialect="sqlite"),
+        sa.CheckConstraint("created_at between '0001-01-01' and '9999-01-01'", name="created_at").ddl_if(
+            dialect="postgresql"
+        ),
+        sa.CheckConstraint("run_after between '0001-01-01' and '9999-01-01'", name="run_after").ddl_if(
+            dialect="postgresql"
+        ),
+        sa.CheckConstraint("id ~ '^[A-Za-z0-9._-]{1,200}$'", name="id").ddl_if(dialect="postgresql"),
         sa.CheckConstraint("options is null or json_valid(options)", name="options").ddl_if(dialect="sqlite"),
         sa.CheckConstraint("preview is null or json_valid(preview)", name="preview").ddl_if(dialect="sqlite"),
         sa.Index(

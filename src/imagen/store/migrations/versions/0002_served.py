@@ -24,6 +24,14 @@ CREATE TRIGGER jobs_queued AFTER INSERT ON jobs WHEN NEW.state = 'queued' BEGIN
       WHERE state = 'queued' AND model = NEW.model AND priority >= NEW.priority AND id <> NEW.id LIMIT 1000))));
 END"""
 
+# PostgreSQL says so with a CHECK, which SQLite cannot add to a table that is there. An id stands in addresses.
+JOBS_NAMED = """
+CREATE TRIGGER jobs_named BEFORE INSERT ON jobs
+WHEN typeof(NEW.id) <> 'text' OR NEW.id NOT GLOB '[A-Za-z0-9._-]*' OR NEW.id GLOB '*[^A-Za-z0-9._-]*'
+  OR length(NEW.id) > 200 OR typeof(NEW.prompt) <> 'text' BEGIN
+  SELECT RAISE(ABORT, 'CHECK: id is 1 to 200 of A-Z a-z 0-9 . _ -, and prompt is text');
+END"""
+
 
 def upgrade() -> None:
     """Add what is missing; every event keeps its place."""
@@ -53,6 +61,7 @@ def upgrade() -> None:
             "PRAGMA legacy_alter_table=OFF",
             "DROP TRIGGER jobs_queued",
             JOBS_QUEUED,
+            JOBS_NAMED,
         ):
             op.execute(statement)
     op.add_column("workers", sa.Column("loaded", Json), schema=schema)
