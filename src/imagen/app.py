@@ -14,6 +14,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal
 
+from sqlalchemy import Connection
+
 from imagen.backends.base import Backend
 from imagen.backends.registry import registration
 from imagen.config import Settings, load_settings, masked
@@ -119,9 +121,14 @@ class App:
         """
         new = replace(self._resolve(draft), owner=owner)
         once = _once("/v1/jobs", owner, idempotency_key, body_hash or sha256(repr(draft).encode()).hexdigest())
-        ids = await self._db.write(intake.submit_once, [new], once=once, queue_limit=queue_limit)
-        self._crew.mine.update(ids)
-        return await self.job(ids[0])
+
+        def submitted(connection: Connection) -> Job:
+            # Read back here: afterwards it would be in the way of the worker that takes it.
+            (job_id,) = intake.submit_once(connection, [new], once=once, queue_limit=queue_limit)
+            self._crew.mine.add(job_id)
+            return history.submitted(connection, job_id)
+
+        return await self._db.write(submitted)
 
     async def generate(self, prompt: str, **fields: Any) -> AsyncGenerator[Event]:
         """Draw, and tell of it as it happens. Leaving the loop cancels the job.

@@ -201,7 +201,7 @@ def test_a_place_that_cannot_be_written_is_refused_before_drawing(
         (("a fox", "-n", "1000"), "16"),
         (("a fox", "--models", "mock"), "--series"),
         (("",), "prompt"),
-        (("x" * 100_000,), "prompt"),
+        (("x" * 100_001,), "prompt"),
     ],
     ids=lambda value: " ".join(value)[:40] if isinstance(value, tuple) else "",
 )

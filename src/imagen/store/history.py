@@ -1,6 +1,7 @@
 """Reading jobs and series back: what the lists and the single views show."""
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -10,7 +11,7 @@ from imagen.core.errors import ImagenError, RequestError, UnknownJob, UnknownSer
 from imagen.core.job import Cell, Job, Series, State, StoredImage
 from imagen.store import intake, journal, queue
 from imagen.store.columns import Instant
-from imagen.store.tables import is_queued, is_running, jobs, live, series, slots, workers
+from imagen.store.tables import events, is_queued, is_running, jobs, live, series, slots, workers
 
 MAX_PAGE = 1000
 LOST = (State.FAILED, State.CANCELLED)  # cells of a series that may be tried again
@@ -23,6 +24,15 @@ def job(connection: Connection, job_id: str, *, owner: str | None = None) -> Job
     row = connection.execute(_owned(select(jobs), jobs, owner).where(jobs.c.id == job_id)).one_or_none()
     found = row or _one(connection, jobs, job_id, UnknownJob, "job", owner)
     return _jobs(connection, [found], whole=True)[0]
+
+
+def submitted(connection: Connection, job_id: str) -> Job:
+    """A job just put in, with no question more than needed: a worker waits for this transaction to end."""
+    row = connection.execute(select(jobs).where(jobs.c.id == job_id)).one()
+    if row.state != State.QUEUED or row.attempt:  # an idempotency key brought one from before
+        return _jobs(connection, [row], whole=True)[0]
+    said = connection.execute(select(events.c.body).where(events.c.job_id == job_id, events.c.seq == 1)).scalar_one()
+    return replace(_job(connection, row, None, (), whole=False), position=said.get("position"))
 
 
 def jobs_list(

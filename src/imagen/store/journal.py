@@ -39,10 +39,16 @@ class Attention:
 
 def append(connection: Connection, event: Event) -> int:
     """Record a durable event under the job's next number. The caller moves the state in the same transaction."""
-    touch(connection, event.job)
     seq = connection.execute(
         update(jobs).where(jobs.c.id == event.job).values(seq=jobs.c.seq + 1).returning(jobs.c.seq)
     ).scalar_one()
+    record(connection, event, int(seq))
+    return int(seq)
+
+
+def record(connection: Connection, event: Event, seq: int) -> None:
+    """Record it under a number that the job was given with the change of its state."""
+    touch(connection, event.job)
     connection.execute(
         insert(events).values(
             job_id=event.job,
@@ -53,7 +59,6 @@ def append(connection: Connection, event: Event) -> int:
             body=body_of(event),
         )
     )
-    return int(seq)
 
 
 def stored_images(connection: Connection, job_id: str) -> tuple[StoredImage, ...]:

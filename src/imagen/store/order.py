@@ -1,5 +1,6 @@
 """The order of the queue: strict on priority; among equals the loaded model, if it may; then age."""
 
+import functools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -55,7 +56,7 @@ def anything(connection: Connection, places: Mapping[str, Place], knows: Sequenc
     )
     if connection.execute(raw.limit(1)).first():
         return True
-    return connection.execute(heads(list(places), datetime.now(UTC), None, take=False)).first() is not None
+    return bool(heads(connection, list(places), datetime.now(UTC), None, take=False))
 
 
 def left_over(connection: Connection, knows: Sequence[str]) -> dict[str, Place]:
@@ -125,16 +126,24 @@ def turn_of(row: Row[Any]) -> Turn:
     return Turn(row.created_at, row.id, row.model)
 
 
-def heads(models: Sequence[str], now: datetime, only: Sequence[str] | None, *, take: bool = True) -> Select[Any]:
+def heads(
+    connection: Connection, models: Sequence[str], now: datetime, only: Sequence[str] | None, *, take: bool = True
+) -> Sequence[Row[Any]]:
     """The first job of each model, the best first: as quick behind a long queue of other models as behind none."""
+    given = {"now": now} if only is None else {"now": now, "only": list(only)}
+    return connection.execute(_heads(tuple(models), only is not None, take), given).all()
+
+
+@functools.lru_cache(maxsize=64)  # a worker asks the same for weeks, and putting it together takes longer than asking
+def _heads(models: tuple[str, ...], limited: bool, take: bool) -> Select[Any]:
     first = jobs.alias()
     ready = [
         first.c.state == literal_column("'queued'"),
         first.c.record.is_not(None),
-        or_(first.c.run_after.is_(None), first.c.run_after <= now),
+        or_(first.c.run_after.is_(None), first.c.run_after <= bindparam("now", type_=Instant)),
     ]
-    if only is not None:
-        ready.append(first.c.id.in_(only))
+    if limited:
+        ready.append(first.c.id.in_(bindparam("only", expanding=True)))
     names = union_all(*(select(literal(model, Text).label("name")) for model in models)).subquery("served")
     head = (
         select(first.c.id)
@@ -144,7 +153,7 @@ def heads(models: Sequence[str], now: datetime, only: Sequence[str] | None, *, t
     )
     if take:
         head = head.with_for_update(skip_locked=True)
-    heads = select(head.scalar_subquery().label("id")).select_from(names).subquery("heads")
+    best = select(head.scalar_subquery().label("id")).select_from(names).subquery("heads")
     columns = (jobs.c.id, jobs.c.model, jobs.c.priority, jobs.c.created_at)
-    order = (jobs.c.priority.desc(), jobs.c.created_at, jobs.c.id)
-    return select(*columns).join(heads, heads.c.id == jobs.c.id).order_by(*order)
+    by_turn = (jobs.c.priority.desc(), jobs.c.created_at, jobs.c.id)
+    return select(*columns).join(best, best.c.id == jobs.c.id).order_by(*by_turn)

@@ -5,7 +5,7 @@ for longer than its lease and wakes up finds its number too old and records noth
 """
 
 import random
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -77,12 +77,11 @@ def claim(
     """
     now = datetime.now(UTC)
     adopt(connection, resolve, knows, only, now)
-    _make_slots(connection, places.values())
-    free = _free_slots(connection, {place.device for place in places.values()})
+    free = _free_slots(connection, places.values())
     models = [model for model, place in places.items() if place.device in free]
     if not models:
         return None
-    heads = connection.execute(order.heads(models, now, only)).all()
+    heads = order.heads(connection, models, now, only)
     if not heads:
         return None
     chosen = order.loaded_first(connection, heads, places, loaded, may_pass)
@@ -97,6 +96,7 @@ def claim(
             device=device,
             started_at=now,
             run_after=None,
+            seq=jobs.c.seq + 1,
         )
         .returning(*jobs.c)
     ).one()
@@ -105,10 +105,11 @@ def claim(
         .where(slots.c.device == device, slots.c.slot == free[device])
         .values(job_id=row.id, attempt=row.attempt)
     )
-    journal.drop_previews(connection, row.id)
+    if row.attempt > 1:
+        journal.drop_previews(connection, row.id)
     taken = _claim_of(connection, row, now)
-    seq = journal.append(connection, started(taken, journal.watched(connection, row.id, now)))
-    return replace(taken, seq=seq)
+    journal.record(connection, started(taken, journal.watched(connection, row.id, now)), row.seq)
+    return taken
 
 
 def say(connection: Connection, claim: Claim, event: Event) -> int:
@@ -235,7 +236,7 @@ def _claim_of(connection: Connection, row: Row[Any], now: datetime) -> Claim:
         request=request_of(row),
         model=replace(Model.from_dict(row.record), device=row.device),  # where it is drawn is known only now
         preview=preview_policy(row.preview),
-        images=journal.stored_images(connection, row.id),
+        images=journal.stored_images(connection, row.id) if row.attempt > 1 else (),
         handle=row.handle,
         seq=row.seq,
         waited_s=max(0.0, (now - row.created_at).total_seconds()),
@@ -255,24 +256,35 @@ def _fence(connection: Connection, claim: Claim, **values: Any) -> None:
         raise LeaseLost(claim.job)
 
 
-def _make_slots(connection: Connection, places: Iterable[Place]) -> None:
-    wanted = {(place.device, number) for place in places for number in range(place.slots)}
-    asked = select(slots.c.device, slots.c.slot).where(slots.c.device.in_({device for device, _ in wanted}))
-    there = {(row.device, row.slot) for row in connection.execute(asked)}
-    rows = [{"device": device, "slot": number} for device, number in sorted(wanted - there)]
-    if rows:
-        connection.execute(upsert(connection, slots).values(rows).on_conflict_do_nothing())
-
-
-def _free_slots(connection: Connection, devices: Collection[str]) -> dict[str, int]:
+def _free_slots(connection: Connection, places: Collection[Place]) -> dict[str, int]:
     """One free slot of each device that has any, kept for us until this transaction ends."""
+    wanted = {place.device: place.slots for place in places}
+    free = _look_for_slots(connection, wanted)
+    missing = {device: count for device, count in wanted.items() if device not in free}
+    if missing and _make_slots(connection, missing):
+        free |= _look_for_slots(connection, missing)
+    return free
+
+
+def _look_for_slots(connection: Connection, wanted: Mapping[str, int]) -> dict[str, int]:
     rows = connection.execute(
         select(slots.c.device, slots.c.slot)
-        .where(slots.c.device.in_(devices), slots.c.job_id.is_(None))
+        .where(slots.c.device.in_(wanted), slots.c.job_id.is_(None))
         .order_by(slots.c.device, slots.c.slot.desc())
         .with_for_update(skip_locked=True)
     ).all()
-    return {row.device: row.slot for row in rows}
+    # A device that was given fewer slots keeps its rows; they are not used any more.
+    return {row.device: row.slot for row in rows if row.slot < wanted[row.device]}
+
+
+def _make_slots(connection: Connection, wanted: Mapping[str, int]) -> bool:
+    asked = select(slots.c.device, slots.c.slot).where(slots.c.device.in_(wanted))
+    there = {(row.device, row.slot) for row in connection.execute(asked)}
+    all_of = {(device, number) for device, count in wanted.items() for number in range(count)}
+    rows = [{"device": device, "slot": number} for device, number in sorted(all_of - there)]
+    if rows:
+        connection.execute(upsert(connection, slots).values(rows).on_conflict_do_nothing())
+    return bool(rows)
 
 
 def _free(connection: Connection, job_id: str) -> None:
