@@ -225,10 +225,12 @@ class Sleeper:
         await asyncio.sleep(0.1)
         yield Phase(name="sampling")
         for step in range(1, self.steps + 1):
-            await asyncio.sleep(self.step_s * self._dice.uniform(0.93, 1.07))  # steps of one job differ by little
+            await asyncio.sleep(self.step_s * self._dice.uniform(0.9, 1.1))
             yield Step(step=step, total=self.steps)
         yield Phase(name="decoding")
-        await asyncio.sleep(self.step_s * 0.6)  # what a decoder takes of a step, of a model with few steps
+        await asyncio.sleep(
+            self.step_s
+        )  # as long as a step: about the worst a decoder does to a model with few of them
         yield Output(data=bytes(192), width=8, height=8)
 
     async def aclose(self) -> None:

@@ -39,7 +39,7 @@ from imagen.store.db import Database
 from imagen.store.images import ImageStore, side_path
 from imagen.store.intake import NewJob, Once
 from imagen.store.keys import Key
-from imagen.store.numbers import Happening, Numbers, happened, newest, numbers
+from imagen.store.numbers import Happening, Numbers, happened, numbers
 
 HEARTBEAT_S = 60.0  # how long `follow` waits at most before it looks whether it is still wanted
 VERSION = version("imagen-platform")
@@ -384,7 +384,7 @@ class App:
     async def happened(self, after: int | None) -> tuple[int, Sequence[Happening]]:
         """What started, came back or ended after a position (None: from now on), and the position reached."""
         if after is None:
-            return await self._db.read(newest), ()
+            return await self._db.read(journal.position), ()
         told = await self._db.read(happened, after)
         return (told[-1].pos if told else after), told
 

@@ -6,7 +6,7 @@ from sqlalchemy import Connection, insert, update
 from tests.store_kit import OTHER, WORKER, database, new, take
 
 from imagen.core.errors import Crashed
-from imagen.store import intake, numbers, presence, queue
+from imagen.store import intake, journal, numbers, presence, queue
 from imagen.store.tables import jobs
 
 NOON = datetime(2030, 1, 1, 12, tzinfo=UTC)
@@ -26,7 +26,7 @@ async def test_an_empty_queue_has_no_numbers(place: str) -> None:
     async with database(place) as db:
         told = await db.read(numbers.numbers, NOON)
         assert (told.queued, told.running, told.slots) == ({}, {}, {})
-        assert await db.read(numbers.newest) == 0
+        assert await db.read(journal.position) == 0
         assert await db.read(numbers.happened, 0) == []
 
 
@@ -60,7 +60,7 @@ async def test_what_happened_comes_in_order_and_only_once(place: str) -> None:
     """Starts, jobs that came back, ends; each with its model, after the position that was handed back."""
     async with database(place) as db:
         await db.write(intake.submit, [new(), new(OTHER)])
-        before = await db.read(numbers.newest)
+        before = await db.read(journal.position)
         assert before > 0
         first = await take(db)
         assert first is not None

@@ -17,6 +17,7 @@ from imagen.store.db import Database
 from imagen.store.queue import Claim
 
 LOOK_S = 0.2  # how often a quiet job looks whether it was cancelled or is being watched
+AFTER = 0.5  # steps that decoding is worth: next to nothing for some models, a whole step for others
 
 
 class Live:
@@ -104,7 +105,7 @@ class Live:
             self._first_step = (now, here)
         elif here > self._first_step[1]:
             since, at = self._first_step
-            eta_s = round((now - since) / (here - at) * (whole - here), 2)
+            eta_s = round((now - since) / (here - at) * (whole - here + AFTER), 2)
         self.last_step = here
         self._progress = events.Progress(step=here, total=whole, image=image, eta_s=eta_s, **self._envelope())
         self._dirty.set()

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
 from imagen.core.errors import ImagenError
-from imagen.core.events import Ephemeral, Event, Phase, Preview, Progress, Queued
+from imagen.core.events import Ephemeral, Event, Phase, Preview, Progress, Requeued, Started
 from imagen.core.ids import new_id
 from imagen.store import journal
 from imagen.store.db import Database
@@ -248,7 +248,7 @@ class _Tide:
         for pos, owner, event in fresh:
             self.window.append(_Told(min(pos, self.safe), pos, owner, event))
             self.count += 1
-            if event.terminal or isinstance(event, Queued) or event.type in ("started", "requeued"):
+            if event.terminal or isinstance(event, Started | Requeued):
                 self.live.pop(event.job, None)
         return bool(fresh)
 

@@ -150,7 +150,9 @@ def series_list(
 ) -> list[Series]:
     """Newest first, a page at a time: `before` is the id of the last one seen."""
     query = _owned(select(series), series, owner)
-    last = connection.execute(select(series.c.created_at).where(series.c.id == before)).scalar_one_or_none()
+    last = None
+    if before:
+        last = connection.execute(select(series.c.created_at).where(series.c.id == before)).scalar_one_or_none()
     if last is not None:
         older = series.c.created_at < last
         query = query.where(older | and_(series.c.created_at == last, series.c.id < before))

@@ -52,11 +52,6 @@ def numbers(connection: Connection, now: datetime) -> Numbers:
     )
 
 
-def newest(connection: Connection) -> int:
-    """The position of the last event of all."""
-    return int(connection.execute(select(func.max(events.c.pos))).scalar_one() or 0)
-
-
 def happened(connection: Connection, after: int) -> Sequence[Happening]:
     """Starts, requeues and ends after a position, oldest first, at most a page of them."""
     rows = connection.execute(
