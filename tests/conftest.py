@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
+from tests import NOWHERE
 from tests.postgres_kit import Postgres, installed
 from tests.postgres_kit import postgres as private
 
@@ -59,6 +60,7 @@ def _clean_environment(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest
     """No setting of the person who runs the tests reaches them, and nothing they write reaches that person's home."""
     for name in [name for name in os.environ if name.startswith("IMAGEN_")]:
         monkeypatch.delenv(name)
+    monkeypatch.setenv("IMAGEN_COMFYUI_URL", NOWHERE)
     home = tmp_path_factory.getbasetemp() / f"nobody-{next(_homes)}"
     monkeypatch.setenv("HOME", str(home))
     for name in ("XDG_CONFIG_HOME", "XDG_DATA_HOME", "XDG_CACHE_HOME", "XDG_STATE_HOME"):

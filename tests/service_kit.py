@@ -18,6 +18,7 @@ from typing import Any
 import yaml
 
 import imagen
+from tests import NOWHERE
 
 PROGRAM = Path(sys.executable).parent / "imagen"
 PATIENCE_S = 60.0  # for a machine that is busy with other tests; a start takes a second
@@ -53,7 +54,7 @@ class House:
     def environment(self) -> dict[str, str]:
         """Nothing of the person who runs this; everything under the home."""
         kept = {name: value for name, value in os.environ.items() if not name.startswith("IMAGEN_")}
-        own = {"IMAGEN_HOME": str(self.home), "HOME": str(self.folder), "NO_COLOR": "1"}
+        own = {"IMAGEN_HOME": str(self.home), "HOME": str(self.folder), "NO_COLOR": "1", "IMAGEN_COMFYUI_URL": NOWHERE}
         return kept | own | ({"IMAGEN_DATABASE": self.address} if self.address else {})
 
     def model(self, name: str, *, like: str = "mock", **keys: Any) -> None:

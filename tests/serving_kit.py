@@ -16,6 +16,7 @@ from imagen.app import App
 from imagen.app import open as open_app
 from imagen.config import load_settings
 from imagen.surfaces.http import server
+from tests import NOWHERE
 
 SMALL: Mapping[str, Any] = {"prompt": "a red fox", "model": "mock", "width": 32, "height": 32}
 PATIENCE_S = 60.0
@@ -56,7 +57,7 @@ async def serving(
     home: Path, *, drawing: bool = True, environ: Mapping[str, str] | None = None, port: int = 0
 ) -> AsyncIterator[Served]:
     """A server in a home, with a worker unless `drawing` says no."""
-    settings = load_settings(home=home, environ=environ or {})
+    settings = load_settings(home=home, environ={"IMAGEN_COMFYUI_URL": NOWHERE} | dict(environ or {}))
     async with open_app(settings=settings) as app:
         listener = socket.create_server(("127.0.0.1", port))
         stop, ready = asyncio.Event(), asyncio.Event()

@@ -16,7 +16,7 @@ from typing import Any, Literal
 
 from sqlalchemy import Connection
 
-from imagen.backends.base import Backend
+from imagen.backends.base import Adopted, Backend
 from imagen.backends.registry import registration
 from imagen.config import Settings, load_settings, masked
 from imagen.core.events import Event, Preview
@@ -25,6 +25,7 @@ from imagen.core.job import Cell, Job, Series, StoredImage, cells_of
 from imagen.core.model import Model
 from imagen.core.request import Draft, drafted, preview_policy
 from imagen.engine import album, orders
+from imagen.engine.adopt import adopt
 from imagen.engine.album import StoredFile
 from imagen.engine.crew import Crew
 from imagen.engine.feed import Feeds, Watch
@@ -416,6 +417,13 @@ class App:
             made = registration(model.backend).create(self.settings.backend(model.backend))
             self._backends[model.backend] = made
         return self._backends[model.backend]
+
+    async def adopt_workflow(
+        self, document: Mapping[str, Any], answers: Mapping[str, str], *, url: str | None = None
+    ) -> Adopted:
+        """What somebody's own workflow can be asked for; `answers` settle what is not certain."""
+        settings = self.settings.backend("comfyui") | ({"url": url} if url else {})
+        return await adopt(registration("comfyui").create(settings), document, answers)
 
     def _resolve(self, draft: Draft) -> NewJob:
         resolved = self.catalog.resolve(draft, lambda: secrets.randbits(32))

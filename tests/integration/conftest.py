@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests import NOWHERE
 
 PROGRAM = Path(sys.executable).parent / "imagen"
 LONGEST_S = 60.0  # for a machine that is busy with other tests; nothing here takes a tenth of it
@@ -28,7 +29,12 @@ class Imagen:
     @property
     def environment(self) -> dict[str, str]:
         kept = {name: value for name, value in os.environ.items() if not name.startswith("IMAGEN_")}
-        return kept | {"IMAGEN_HOME": str(self.home), "HOME": str(self.here), "NO_COLOR": "1"}
+        return kept | {
+            "IMAGEN_HOME": str(self.home),
+            "IMAGEN_COMFYUI_URL": NOWHERE,
+            "HOME": str(self.here),
+            "NO_COLOR": "1",
+        }
 
     def __call__(
         self, *arguments: str | bytes, stdin: str | bytes = "", environment: Mapping[str, str] | None = None

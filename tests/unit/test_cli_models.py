@@ -156,3 +156,90 @@ def test_looking_at_models_makes_no_database(home: Path) -> None:
     for arguments in (("models",), ("models", "check"), ("models", "show", "mock")):
         imagen(*arguments)
     assert os.listdir(home) == ["cache"]
+
+
+NOBODY = "http://127.0.0.1:9"
+
+
+def test_a_server_that_is_away_is_said_once(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Seven models have no server: one message, in the checks and in the doctor."""
+    monkeypatch.setenv("IMAGEN_COMFYUI_URL", NOBODY)
+    ran = imagen("models", "check")
+    assert ran.code == 0
+    assert (ran.out + ran.err).count("127.0.0.1:9") == 1
+    failing = [line.split() for line in ran.out.splitlines() if "fails" in line]
+    assert len([line for line in failing if line[-1] == "[1]"]) == 7
+    assert "[1] " in ran.err
+    assert "hint: " in ran.err
+    told = json.loads(imagen("models", "check", "--json").out)["models"]
+    assert [model["checks"][0]["error"]["code"] for model in told if not model["ok"]].count("unreachable") == 7
+    doctor = imagen("doctor")
+    assert doctor.code == 0, "none of them is the default"
+    assert (doctor.out + doctor.err).count("127.0.0.1:9") == 1
+    (line,) = [line for line in doctor.out.splitlines() if "127.0.0.1:9" in line]
+    assert line.startswith("note  flux1-schnell, flux2-klein, ")
+
+
+def test_one_model_is_checked_line_by_line(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With what to do about what fails, and exit code 3 for it."""
+    monkeypatch.setenv("IMAGEN_COMFYUI_URL", NOBODY)
+    assert imagen("models", "check", "mock").out.startswith("ok    ")
+    ran = imagen("models", "check", "flux1-schnell")
+    assert ran.code == 3
+    assert ran.out.splitlines()[0].startswith("FAIL  server: ")
+    assert ran.out.splitlines()[1].startswith("      hint: ")
+
+
+def test_the_slots_of_a_workflow_are_shown_with_what_fills_them(home: Path) -> None:
+    """The model's own keys, its options, the request; and each file with its size."""
+    told = imagen("models", "show", "z-image-turbo").out
+    assert "slot      vae: ae.safetensors\n" in told
+    assert "slots     dtype, sampler, scheduler, shift: an option\n" in told
+    assert "slots     cfg, filename_prefix, height, prompt, seed, steps, width: the request\n" in told
+    assert "file      vae/ae.safetensors, 319 MiB (Apache-2.0)\n" in told
+
+
+def test_a_model_of_ones_own_can_be_removed(home: Path) -> None:
+    """Its folder goes, what else lies in it stays, and what it stood for is back."""
+    file = write_model(home, "mine", "backend: mock\n")
+    (file.parent / "workflow.json").write_text("{}")
+    ran = imagen("models", "remove", "mine")
+    assert ran.code == 0
+    assert ran.out.splitlines() == [f"removed {path}" for path in (file, file.with_name("workflow.json"), file.parent)]
+    assert not file.parent.exists()
+    file = write_model(home, "mock", "backend: mock\ntitle: Other\n")
+    (file.parent / "big.safetensors").write_text("weights")
+    ran = imagen("models", "remove", "mock", "--json")
+    assert json.loads(ran.out) == {"removed": [str(file)], "left": [str(file.with_name("big.safetensors"))]}
+    assert "big.safetensors" in ran.err
+    assert "again" in ran.err
+    assert imagen("models", "show", "mock").out.splitlines()[1].endswith("Mock")
+
+
+def test_a_linked_model_is_only_unlinked(home: Path, tmp_path: Path) -> None:
+    """What it points to is somebody's own folder."""
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    (elsewhere / "model.yaml").write_text("backend: mock\n")
+    (home / "models").mkdir()
+    (home / "models" / "mine").symlink_to(elsewhere)
+    assert imagen("models", "remove", "mine").code == 0
+    assert (elsewhere / "model.yaml").exists()
+    assert not (home / "models" / "mine").exists()
+
+
+def test_what_is_not_a_folder_of_ones_own_is_not_removed(home: Path) -> None:
+    """A bundled model, an entry of config.yaml, one that others go on from, and nothing at all: each says how."""
+    (home / "config.yaml").write_text("models:\n  entry: {backend: mock}\n  follower: {workflow: base}\n")
+    write_model(home, "base", "backend: mock\n")
+    for name, code, said in (
+        ("mock", 2, "enabled: false"),
+        ("entry", 2, "config.yaml:2"),
+        ("base", 2, "workflow: base"),
+        ("bsae", 2, "yours are: base"),
+        ("../models/base", 2, "yours are: base"),
+    ):
+        ran = imagen("models", "remove", name)
+        assert ran.code == code, name
+        assert said in ran.err
+    assert (home / "models" / "base" / "model.yaml").exists()

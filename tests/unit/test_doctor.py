@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests import NOWHERE
 from tests.cli_kit import imagen
 
 from imagen.backends.mock import registration
@@ -43,13 +44,13 @@ async def findings(settings: Settings, model: str | None = None, **looks: Any) -
 
 def settings_of(home: Path, config: str = "") -> Settings:
     home.joinpath("config.yaml").write_text(config)
-    return load_settings(home=home, environ={})
+    return load_settings(home=home, environ={"IMAGEN_COMFYUI_URL": NOWHERE})
 
 
 async def test_a_fresh_home_is_fine_and_stays_as_it_is(tmp_path: Path) -> None:
     """Looking changes nothing, and a model that fails by design is only a note."""
     home = tmp_path / "not yet"
-    found = await findings(load_settings(home=home, environ={}))
+    found = await findings(load_settings(home=home, environ={"IMAGEN_COMFYUI_URL": NOWHERE}))
     assert all(finding.ok for finding in found.values())
     assert not found["mock-broken: draws"].check.ok
     assert not home.exists()
@@ -81,7 +82,7 @@ async def test_a_broken_file_is_found_and_the_rest_is_looked_at(tmp_path: Path) 
 async def test_a_folder_that_refuses_is_found(tmp_path: Path) -> None:
     """A file in its place is one way to refuse."""
     (tmp_path / "file").write_text("")
-    found = await findings(load_settings(home=tmp_path / "file" / "home", environ={}))
+    found = await findings(load_settings(home=tmp_path / "file" / "home", environ={"IMAGEN_COMFYUI_URL": NOWHERE}))
     assert not found["data folder"].ok
     assert not found["images folder"].ok
 

@@ -3,7 +3,7 @@
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 
@@ -72,15 +72,17 @@ class Model:
     files: tuple[ModelFile, ...] = ()
     ignores: tuple[str, ...] = ()  # request fields that change nothing for this model
     preview: Mapping[str, Any] | bool | None = None  # how its previews are made, unless a request says otherwise
-    workflow: str | None = None  # the template its engine fills in
+    workflow: str | None = None  # the template its engine fills in: a model's name, or a file
+    template: str = ""  # the digest of that template; a job carries this, and the graph is kept once
+    graph: Mapping[str, Any] | None = field(default=None, repr=False, compare=False)  # the template itself
     vram_mib: int | None = None  # what it needs to draw at its defaults
     notes: str = ""  # what somebody choosing a model should know
     keys: Mapping[str, Any] = field(default_factory=dict)  # what its backend declared, and its template's slots
     origin: str = ""  # the file it came from
 
     def as_dict(self) -> dict[str, Any]:
-        """The record a job carries."""
-        return asdict(self)
+        """The record a job carries: everything but the graph, which is kept once under its digest."""
+        return {key: value for key, value in asdict(replace(self, graph=None)).items() if key != "graph"}
 
     @classmethod
     def from_dict(cls, shape: Mapping[str, Any]) -> "Model":

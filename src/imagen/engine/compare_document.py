@@ -59,6 +59,7 @@ class Entry:
     state: State = State.QUEUED
     timings: Mapping[str, float] = field(default_factory=dict)
     vram_peak_mib: int | None = None
+    vram_method: str | None = None  # how that was measured, and of what
     cost: Any = None
     file: str | None = None
     sha256: str | None = None
@@ -178,6 +179,7 @@ def told(entry: Entry, job: Job, file: str | None) -> Entry:
         size=Sizes(asked=asked, got=got),
         timings=dict(job.timings),
         vram_peak_mib=job.facts.get("vram_peak_mib"),
+        vram_method=job.facts.get("vram_method"),
         cost=job.facts.get("cost"),
         file=file,
         sha256=image.sha256 if image else None,

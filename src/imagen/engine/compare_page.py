@@ -155,7 +155,7 @@ def _small_print(entry: Entry) -> Sequence[str]:
         f"{entry.steps} steps" if entry.steps else "",
         _load(entry),
         f"waited {waited:.1f} s" if waited >= 0.05 else "",
-        f"VRAM {vram / 1024:.1f} GiB" if vram else "",
+        f"memory {vram / 1024:.1f} GiB ({entry.vram_method or 'by what its backend says'})" if vram else "",
         f"cost {entry.cost:g}" if entry.cost else "",
         entry.licence,
     )

@@ -13,7 +13,7 @@ from datetime import UTC, datetime
 from importlib import import_module
 from typing import Any
 
-from imagen.backends.base import Backend
+from imagen.backends.base import Backend, Queues
 from imagen.core import events, signals
 from imagen.core.errors import Crashed, DatabaseAway, ImagenError
 from imagen.core.ids import new_id
@@ -56,13 +56,15 @@ async def run(
     db: Database,
     images: ImageStore,
     policy: PreviewPolicy,
+    drawn: Callable[[Claim], object] = lambda _claim: None,
     monotonic: Callable[[], float] = time.monotonic,
 ) -> State | None:
     """Draw a claimed job to its end. Returns the state it was left in, or None when the lease was lost.
 
-    Cancelling the caller's task gives the job back to the queue.
+    `drawn` is called as soon as the device may begin with something else. Cancelling the caller's task gives the
+    job back to the queue.
     """
-    return await _Attempt(claim, backend, db, images, policy, monotonic).run()
+    return await _Attempt(claim, backend, db, images, policy, drawn, monotonic).run()
 
 
 class _Attempt:
@@ -73,6 +75,7 @@ class _Attempt:
         db: Database,
         images: ImageStore,
         policy: PreviewPolicy,
+        drawn: Callable[[Claim], object],
         monotonic: Callable[[], float],
     ) -> None:
         self.claim = claim
@@ -82,6 +85,10 @@ class _Attempt:
         self.policy = policy
         self.watch = Stopwatch(monotonic)
         self.live = Live(db, claim, policy, monotonic)
+        self.drawn = drawn
+        self.device_free = False
+        # An engine with a queue of its own may be given the next job while this one is being decoded and saved.
+        self.queues = isinstance(backend, Queues) and backend.queues
         self.saved = {image.index for image in claim.images}
         self.facts: dict[str, Any] = {}
         self.preview_failed = False
@@ -143,13 +150,22 @@ class _Attempt:
             )
 
     async def _listen(self, said: AsyncGenerator[signals.Signal], first: int, count: int) -> None:
-        async for signal in said:
+        while True:
+            try:
+                signal = await anext(said)
+            except StopAsyncIteration:
+                return
+            except DatabaseAway as exc:
+                raise self._broke(exc) from exc  # it has none: ours is a matter of the writes below
             match signal:
                 case signals.Phase(name=name):
                     if name not in signals.PHASES:
                         raise self._nonsense(f"the phase {name!r}; there are {', '.join(signals.PHASES)}")
                     self.watch.enter(name)
                     self.live.phase(name)
+                    # Not where this one is measured: the next would be counted as a part of it.
+                    if name == "decoding" and count == 1 and self.claim.series is None:
+                        await self._free_device(first)
                 case signals.Step():
                     await self._step(signal, first)
                 case signals.Preview():
@@ -195,6 +211,7 @@ class _Attempt:
             raise self._nonsense(f"picture {index + 1} of {request.n}")
         if index in self.saved:
             return
+        await self._free_device(index)
         self.watch.enter("saving")
         self.live.phase("saving")
         # Pillow and its friends, only once there is something to save; in a thread, for they take a while to load.
@@ -230,6 +247,13 @@ class _Attempt:
         said = events.Image(job=self.claim.job, attempt=self.claim.attempt, image=image)
         self.live.seq = await self.db.write(queue.add_image, self.claim, said, path=path, mime=done.mime)
         self.saved.add(index)
+
+    async def _free_device(self, index: int) -> None:
+        """With its last picture drawn, a job needs its device no more: what is left is our own work."""
+        if self.queues and not self.device_free and set(range(self.claim.request.n)) <= self.saved | {index}:
+            self.device_free = True
+            await self.db.write(queue.free_device, self.claim)
+            self.drawn(self.claim)
 
     async def _store(self, files: Mapping[str, bytes]) -> None:
         """All of them, or none: what belongs to no recorded picture would lie there for ever."""

@@ -74,6 +74,9 @@ def finish(output: Output, request: Request, model: Model, index: int) -> Finish
                 f"the backend {model.backend} gave a PNG that is cut off",
                 hint="look at the backend's own log; this request can be tried again with `imagen jobs retry`",
             ) from exc
+    cell = _small(image, CELL)
+    thumbnail = _small(cell, THUMBNAIL)  # from the copy that is small already
+    cell_bytes = encode_small(cell, "webp", QUALITY)
     return Finished(
         data=data,
         mime=kind.mime,
@@ -82,8 +85,8 @@ def finish(output: Output, request: Request, model: Model, index: int) -> Finish
         height=image.height,
         sha256=hashlib.sha256(data).hexdigest(),
         pixels_sha256=_pixels_sha256(image),
-        thumbnail=_copy(image, THUMBNAIL),
-        cell=_copy(image, CELL),
+        thumbnail=cell_bytes if thumbnail.size == cell.size else encode_small(thumbnail, "webp", QUALITY),
+        cell=cell_bytes,
     )
 
 
@@ -217,9 +220,9 @@ def pixels_sha256(picture: bytes) -> str:
         raise RequestError(f"not a picture: {exc}", hint="give a PNG, JPEG or WebP file", param="file") from exc
 
 
-def _copy(image: Any, kind: str) -> bytes:
+def _small(image: Any, kind: str) -> Any:
     longest = COPIES[kind]
-    return encode_small(shrink(image, (longest, longest)), "webp", QUALITY)
+    return shrink(image, (longest, longest))
 
 
 def _pixels_sha256(image: Any) -> str:

@@ -28,7 +28,8 @@ class _Device:
     changes: int = 0  # of the model, in the same time
     draw_s: float | None = None
     load_s: float = 0.0
-    fresh: dict[str, bool] = field(default_factory=dict)  # job -> did it find its model loaded?
+    # By job: did it find its model loaded, and when did it begin?
+    begun: dict[str, tuple[bool, float]] = field(default_factory=dict)
 
 
 class Turns:
@@ -66,7 +67,7 @@ class Turns:
         """A job is begun."""
         device = self._devices.setdefault(claim.model.device, _Device())
         same = device.model == claim.model.name
-        device.fresh[claim.job] = same
+        device.begun[claim.job] = (same, self._monotonic())
         device.changes += not same and bool(device.drawn)
         if same and device.streak < STREAK:
             device.streak += 1
@@ -75,10 +76,12 @@ class Turns:
         bisect.insort(device.drawn, claim.turn)
         del device.drawn[:-MEMORY]
 
-    def end(self, claim: Claim, took_s: float) -> None:
-        """It is done, and took so long."""
+    def end(self, claim: Claim) -> None:
+        """It needs its device no more."""
         device = self._devices[claim.model.device]
-        if device.fresh.pop(claim.job, False) or device.draw_s is None:
+        fresh, since = device.begun.pop(claim.job)
+        took_s = self._monotonic() - since
+        if fresh or device.draw_s is None:
             device.draw_s = took_s if device.draw_s is None else _mixed(device.draw_s, took_s)
         else:
             device.load_s = _mixed(device.load_s, max(0.0, took_s - device.draw_s))

@@ -4,11 +4,13 @@ import asyncio
 import os
 import platform
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 
 from imagen.backends.registry import registrations
 from imagen.config import Settings, load_settings, masked
 from imagen.core.errors import ImagenError
+from imagen.models import slots
 from imagen.models.catalog import FILE, Catalog, CatalogWatch, Entry, load_catalog, model_folders
 
 
@@ -30,13 +32,7 @@ def catalog_of(settings: Settings) -> Catalog:
         file = str(settings.config_file)
         problems: dict[str, ImagenError] = {file: settings.problems[0], **catalog.broken}
         problems |= {f"{file} {number}": error for number, error in enumerate(settings.problems[1:], 2)}
-        catalog = Catalog(
-            models=catalog.models,
-            default=catalog.default,
-            default_warning=catalog.default_warning,
-            broken=problems,
-            notices=catalog.notices,
-        )
+        catalog = replace(catalog, broken=problems)
     return catalog
 
 
@@ -97,7 +93,7 @@ def model_files(settings: Settings) -> Iterable[Path]:
         yield folder
         for inner in sorted(folder.glob("*/")):
             yield inner
-            yield inner / FILE
+            yield from (inner / FILE, inner / slots.FILE)
 
 
 def _home(settings: Settings) -> Path | None:

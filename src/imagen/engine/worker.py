@@ -19,6 +19,7 @@ from imagen.core.ids import new_id
 from imagen.core.model import Model
 from imagen.core.request import Draft, PreviewPolicy, preview_policy
 from imagen.engine import runner
+from imagen.engine.memory import Memory
 from imagen.engine.turns import Turns
 from imagen.previews.policy import merge
 from imagen.store import order, presence, queue
@@ -70,6 +71,8 @@ class Worker:
         self._monotonic = monotonic
         self._running: dict[str, tuple[Claim, asyncio.Task[None]]] = {}
         self._turns = Turns(monotonic)
+        self._memory = Memory(backend_for, monotonic)
+        self._drawn: set[str] = set()  # running jobs that need their device no more
         self._returns: list[tuple[Claim, ImagenError | None]] = []  # jobs the database would not take back yet
         self._left_over: dict[str, Place] = {}  # models that are in no catalog any more, but that jobs wait for
         self._unheard: set[str] = set()  # running jobs of ours that we do not run, seen once
@@ -171,11 +174,20 @@ class Worker:
             only=only,
         )
 
-    def _free(self) -> dict[str, Place]:
-        """The models whose device this worker does not fill by itself."""
-        here = Counter(claim.model.device for claim, _ in self._running.values())
-        places = self._left_over | self.places
+    def _free(self, places: Mapping[str, Place]) -> dict[str, Place]:
+        """Those whose device this worker does not fill by itself."""
+        here = Counter(claim.model.device for job, (claim, _) in self._running.items() if job not in self._drawn)
         return {name: place for name, place in places.items() if here[place.device] < place.slots}
+
+    def _might(self, connection: Connection) -> bool:
+        """Could a claim find something now?"""
+        only = self._only(connection) if self._only is not None else None
+        if only is not None and not only:
+            return False
+        places = self._left_over | self.places
+        if only is not None:
+            places = order.places_of(connection, only) | places
+        return order.anything(connection, self._free(places), tuple(self._catalog()), only)
 
     async def _upkeep(self) -> None:
         troubled = False
@@ -192,6 +204,7 @@ class Worker:
                 if self._only is None and self._models is None:
                     self._left_over = await self._db.read(order.left_over, tuple(self._catalog()))
                 await self._reconcile()
+                await self._memory.tidy()
                 if troubled:
                     self._log("the database answers again")
                 troubled = False
@@ -215,12 +228,10 @@ class Worker:
     async def _claim(self, surely: bool) -> Claim | None:
         """`surely`: something happened. Otherwise only look, before asking for the one write lock of SQLite."""
         try:
-            if self._only is None:
-                free = self._free()
-                if not free:
-                    return None
-                if not surely and not await self._db.read(order.anything, free, tuple(self._catalog())):
-                    return None
+            if self._only is None and not self._free(self._left_over | self.places):
+                return None
+            if not surely and not await self._db.read(self._might):
+                return None
             return await self._db.write(self._take)
         except ImagenError as error:
             self._log(f"cannot claim, trying on: {error.message}")
@@ -233,17 +244,26 @@ class Worker:
     def _policy(self, claim: Claim) -> PreviewPolicy:
         return merge(claim.preview, preview_policy(claim.model.preview), self._server_policy)
 
+    def _note_drawn(self, claim: Claim) -> None:
+        """The device is free for the next while this one is still being saved."""
+        if claim.job in self._running and claim.job not in self._drawn:
+            self._drawn.add(claim.job)
+            self._turns.end(claim)
+            # The bell rang when that was written, but until now this worker took the device for busy.
+            self._db.ring(slot_of(claim.model.device))
+
     async def _work(self, claim: Claim) -> None:
         self._turns.begin(claim)
-        began = self._monotonic()
         try:
             backend = self._backend_for(claim.model)
+            await self._memory.begin(claim)
             await runner.run(
                 claim,
                 backend,
                 db=self._db,
                 images=self._images,
                 policy=self._policy(claim),
+                drawn=self._note_drawn,
                 monotonic=self._monotonic,
             )
         except DatabaseAway as away:
@@ -259,9 +279,10 @@ class Worker:
             hint = "this is a mistake in imagen, not yours; please report it"
             self._returns.append((claim, Crashed(f"imagen broke: {type(exc).__name__}: {exc}", hint=hint)))
         finally:
+            self._note_drawn(claim)
             self._running.pop(claim.job, None)
-            self._turns.end(claim, self._monotonic() - began)
-            # The bell rang when the end was written, but until now this worker took its device for busy.
+            self._drawn.discard(claim.job)
+            self._memory.end(claim)
             self._db.ring(slot_of(claim.model.device))
 
 

@@ -11,6 +11,7 @@ from typing import Any
 from imagen.core.errors import BadConfig, ImagenError, NotConfigured, RequestError, UnknownModel
 from imagen.core.model import Model
 from imagen.core.request import Draft
+from imagen.models import slots
 from imagen.models.entry import Accepts, Entry, inherit, model_of
 from imagen.models.resolve import Resolved, Warned, resolve
 from imagen.reading import maybe, read_yaml
@@ -30,7 +31,8 @@ class Catalog:
     default: str
     default_warning: str | None = None
     broken: Mapping[str, ImagenError] = field(default_factory=dict)  # by model name, or by file
-    notices: tuple[str, ...] = ()  # what replaced what
+    notices: tuple[str, ...] = ()  # what replaced what, and what is left out
+    files: frozenset[Path] = frozenset()  # the templates that were read, or looked for
 
     @property
     def problems(self) -> tuple[ImagenError, ...]:
@@ -81,11 +83,15 @@ def load_catalog(
     written: dict[str, Entry] = {}
     broken: dict[str, ImagenError] = {}
     notices: list[str] = []
+    files: set[Path] = set()
     for entry in [*_entries(folders, broken), *configured.values()]:
         name = entry.name
+        keys: Any = entry.keys  # what stands in config.yaml may be anything
+        if isinstance(keys, Mapping) and (file := slots.file_of(keys, entry.document.file)):
+            files.add(file)
         try:
-            keys = inherit(entry, written)
-            models[name] = model_of(replace(entry, keys=keys), backends, backend_settings, host)
+            whole = inherit(entry, written, backends)
+            models[name] = model_of(whole, backends, backend_settings, host, notices.append)
         except ImagenError as error:
             broken[name] = error
             continue
@@ -93,7 +99,7 @@ def load_catalog(
             notices.append(
                 f"{entry.document.where(*entry.path)} replaces the model {name!r} of {written[name].document.file}"
             )
-        written[name] = replace(entry, keys=keys)
+        written[name] = whole
     default, warning = _default(models, configured, default_model, broken)
     return Catalog(
         models=dict(sorted(models.items())),
@@ -101,6 +107,7 @@ def load_catalog(
         default_warning=warning,
         broken=broken,
         notices=tuple(notices),
+        files=frozenset(files),
     )
 
 
@@ -134,6 +141,7 @@ class CatalogWatch:
         self._seen = _fingerprint(files())
         self._looked = monotonic()
         self._catalog = load()
+        self._templates = _fingerprint(self._catalog.files)
 
     def current(self) -> Catalog:
         """Read again only what changed, and only if it did."""
@@ -141,10 +149,11 @@ class CatalogWatch:
         if now - self._looked < LOOK_S:
             return self._catalog
         self._looked = now
-        seen = _fingerprint(self._files())
-        if seen != self._seen:
+        seen, templates = _fingerprint(self._files()), _fingerprint(self._catalog.files)
+        if (seen, templates) != (self._seen, self._templates):
             self._seen = seen
             self._catalog = _keep_good(self._catalog, self._load())
+            self._templates = _fingerprint(self._catalog.files)
         return self._catalog
 
 

@@ -2,18 +2,22 @@
 
 import json
 import re
-from collections.abc import Mapping
-from dataclasses import dataclass, fields, is_dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, fields, is_dataclass, replace
 from typing import Any, Protocol, TypeVar, get_type_hints
 
 from imagen.core.errors import BadConfig, NotConfigured, RequestError
 from imagen.core.model import Defaults, Limits, Model, ModelFile, Option
 from imagen.core.request import Draft, preview_policy
+from imagen.core.template import Template
+from imagen.models import slots
 from imagen.models.resolve import resolve
+from imagen.models.slots import FillsTemplates
 from imagen.reading import Document, maybe
 
 MERGED = ("defaults", "limits", "options")  # given key by key over what is inherited; other keys replace
 OPTION_TYPES = ("str", "int", "float", "bool")
+NOT_WRITTEN = {"name", "backend", "keys", "origin", "template", "graph"}  # what a model has, and no file says
 
 NAME = re.compile(r"\w[\w.-]{0,99}")
 
@@ -28,12 +32,16 @@ class Accepts(Protocol):
         """A dataclass: the model keys the backend takes beyond the common ones."""
 
     @property
-    def device(self) -> str:
+    def device(self) -> str | Callable[[Mapping[str, Any]], str]:
         """The device of a model that names none."""
 
     @property
     def slots(self) -> int:
         """How many jobs that device draws at once."""
+
+    @property
+    def templates(self) -> FillsTemplates | None:
+        """How it wants to be told about templates, if it fills them in."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,28 +52,54 @@ class Entry:
     keys: Mapping[str, Any]
     document: Document
     path: tuple[Any, ...] = ()  # where in the document the keys begin
+    template: Template | None = None  # its own, or the one it inherits
 
     def wrong(self, message: str, *path: Any, hint: str) -> BadConfig:
         return self.document.wrong(message, *self.path, *path, hint=hint)
 
 
-def inherit(entry: Entry, written: Mapping[str, Entry]) -> Mapping[str, Any]:
-    """An entry that names no backend of its own goes on from the model of its name, or of its workflow's."""
+def inherit(entry: Entry, written: Mapping[str, Entry], backends: Mapping[str, Accepts]) -> Entry:
+    """An entry goes on from the model whose workflow it names, else from the one of its own name.
+
+    One with a template of its own goes on from nobody, and one that needs a template and names none gets the
+    default of its backend.
+    """
     if not isinstance(entry.keys, Mapping):
         raise entry.wrong(f"the model {entry.name!r} has no keys", hint="give at least `backend:`")
-    base = written.get(entry.name)
-    if base is None and isinstance(entry.keys.get("workflow"), str):
-        base = written.get(entry.keys["workflow"])
+    name = slots.named(entry.keys)
+    file = slots.file_of(entry.keys, entry.document.file)
+    base = written.get(entry.name) if name is None else written.get(name)
+    kind = backends.get(str(entry.keys.get("backend", base.keys.get("backend") if base else None)))
+    templates = kind.templates if kind is not None else None
+    if templates is not None:
+        if file is not None:
+            return replace(entry, template=slots.read_template(entry, file, templates.wrong))
+        if base is None and name is None:
+            base = written.get(templates.default)
+        if base is None:
+            raise entry.wrong(
+                f"there is no workflow {name!r}{maybe(str(name), _with_templates(written))}",
+                *(key for key in slots.KEYS if key in entry.keys),
+                hint=f"give a file, or one of: {', '.join(_with_templates(written))}",
+            )
     if base is None or entry.keys.get("backend", base.keys.get("backend")) != base.keys.get("backend"):
-        return entry.keys
+        return entry
     merged = {**base.keys, **entry.keys}
+    if templates is not None:
+        for alias, slot in templates.aliases.items():
+            if alias in entry.keys and slot not in entry.keys:
+                merged.pop(slot, None)  # said anew under another name
     for key in MERGED:
         mine, theirs = entry.keys.get(key), base.keys.get(key)
         if isinstance(mine, Mapping) and isinstance(theirs, Mapping):
             merged[key] = {**theirs, **mine}
     if "options" in merged:
         merged["options"] = _merged_options(merged["options"], base.keys.get("options"))
-    return merged
+    return replace(entry, keys=merged, template=base.template)
+
+
+def _with_templates(written: Mapping[str, Entry]) -> list[str]:
+    return sorted(name for name, entry in written.items() if entry.template is not None)
 
 
 def _merged_options(options: Any, theirs: Any) -> Any:
@@ -85,7 +119,9 @@ def model_of(
     backends: Mapping[str, Accepts],
     backend_settings: Mapping[str, Mapping[str, Any]],
     host: str,
+    note: Callable[[str], None] = lambda _text: None,
 ) -> Model:
+    """The model that these keys say; `note` hears what is left out of it."""
     if not NAME.fullmatch(entry.name):
         raise entry.wrong(
             f"{entry.name!r} cannot be the name of a model",
@@ -101,9 +137,15 @@ def model_of(
             f"{entry.document.where(*entry.path, 'backend')}: no backend {backend!r} is installed",
             hint=f"installed are: {', '.join(sorted(backends))}",
         )
+    templates, template = registration.templates, entry.template
+    if templates is not None and template is not None:
+        keys = slots.renamed(entry, keys, templates.aliases)
+        if "workflow_template" in keys:
+            keys["workflow"] = keys.pop("workflow_template")
     own = {item.name for item in fields(registration.keys)}
-    common = {item.name for item in fields(Model)} - {"name", "backend", "keys", "origin"}
-    entry.document.known(keys, [*common, *own, "backend"], *entry.path)
+    common = {item.name for item in fields(Model)} - NOT_WRITTEN
+    filled = _slots_of(template, templates)
+    entry.document.known(keys, [*common, *own, *filled, "backend"], *entry.path)
     values: dict[str, Any] = {key: value for key, value in keys.items() if key in common}
     for key, kind in (("defaults", Defaults), ("limits", Limits)):
         if key in values:
@@ -119,13 +161,25 @@ def model_of(
     except RequestError as error:
         raise entry.wrong(error.message, "preview", hint=error.hint) from error
     given: Any = _read(entry, registration.keys, {key: value for key, value in keys.items() if key in own})
-    settings = {"host": host, **backend_settings.get(backend, {})}
+    kept = {item.name: getattr(given, item.name) for item in fields(registration.keys)}
+    if templates is not None and template is not None:
+        rest = {key: value for key, value in keys.items() if key not in common and key not in own}
+        kept |= slots.values_of(entry, rest, template, values.get("options", {}), templates, note)
+        # A key of the name of an option is what the option is when nobody sets it.
+        values["options"] = {
+            name: replace(option, default=kept[name]) if name in kept else option
+            for name, option in values.get("options", {}).items()
+        }
     plain = _read(entry, _Plain, {k: values.pop(k) for k in list(values) if k in _PLAIN})
+    settings = {"host": host, **backend_settings.get(backend, {})}
+    settings |= {key: value for key, value in kept.items() if value not in (None, "")}
     model = Model(
         name=entry.name,
         backend=backend,
         origin=entry.document.where(*entry.path),
-        keys={item.name: getattr(given, item.name) for item in fields(registration.keys)},
+        keys=kept,
+        template=template.digest if template else "",
+        graph=template.graph if template else None,
         **{
             **values,
             "title": plain.title or entry.name,
@@ -140,8 +194,17 @@ def model_of(
             "notes": plain.notes,
         },
     )
+    if template is not None:
+        model = replace(model, ignores=slots.ignored(model, template.slots))
     _check_sense(entry, model)
     return model
+
+
+def _slots_of(template: Template | None, templates: FillsTemplates | None) -> set[str]:
+    """The keys that a template adds to those a model may have."""
+    if template is None or templates is None:
+        return set()
+    return {*template.slots - templates.filled(template.slots), *templates.knobs}
 
 
 def _check_sense(entry: Entry, model: Model) -> None:
@@ -202,7 +265,9 @@ class _Plain:
 _PLAIN = {item.name for item in fields(_Plain)}
 
 
-def _device(pattern: str, settings: Mapping[str, Any]) -> str:
+def _device(pattern: str | Callable[[Mapping[str, Any]], str], settings: Mapping[str, Any]) -> str:
+    if callable(pattern):
+        return pattern(settings)
     try:
         return pattern.format(**settings)
     except (KeyError, IndexError):

@@ -13,7 +13,7 @@ from imagen.core.ids import new_id
 from imagen.core.job import State
 from imagen.core.model import Model
 from imagen.core.request import Draft, PreviewPolicy, Request, preview_policy
-from imagen.store import journal
+from imagen.store import journal, templates
 from imagen.store.bell import queue_of, touch
 from imagen.store.columns import upsert
 from imagen.store.tables import idempotency, is_queued, jobs, series
@@ -54,6 +54,8 @@ Resolve = Callable[[Draft], NewJob]
 def submit(connection: Connection, new: Iterable[NewJob]) -> list[str]:
     """Insert jobs; the database itself records `queued`. Returns their ids in order."""
     ids = []
+    new = list(new)
+    templates.keep(connection, (job.model for job in new))
     for job in new:
         job_id = job.id or new_id()
         touch(connection, queue_of(job.model.name), job_id)
@@ -160,6 +162,7 @@ def adopt(
             _refuse(connection, row.id, unreadable, now)
             continue
         touch(connection, row.id, queue_of(new.model.name))
+        templates.keep(connection, [new.model])
         kept = {"owner", "series_id", "cell", "retry_of", "webhook", "priority"}
         values = {key: value for key, value in _columns(new).items() if key not in kept}
         connection.execute(update(jobs).where(jobs.c.id == row.id).values(**values))

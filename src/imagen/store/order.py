@@ -49,14 +49,18 @@ class Turn:
 MayPass = Callable[[str, Turn, Turn, int], bool]
 
 
-def anything(connection: Connection, places: Mapping[str, Place], knows: Sequence[str]) -> bool:
+def anything(
+    connection: Connection, places: Mapping[str, Place], knows: Sequence[str], only: Sequence[str] | None = None
+) -> bool:
     """Might a claim find something? A look that disturbs nobody, before one that takes the write lock."""
     raw = select(jobs.c.id).where(
         is_queued, jobs.c.record.is_(None), or_(jobs.c.model.is_(None), jobs.c.model.in_(knows))
     )
+    if only is not None:
+        raw = raw.where(jobs.c.id.in_(only))
     if connection.execute(raw.limit(1)).first():
         return True
-    return bool(heads(connection, list(places), datetime.now(UTC), None, take=False))
+    return bool(places) and bool(heads(connection, list(places), datetime.now(UTC), only, take=False))
 
 
 def left_over(connection: Connection, knows: Sequence[str]) -> dict[str, Place]:

@@ -24,7 +24,7 @@ from imagen.core.events import Cancelled, Completed, Event, Failed, Image, Reque
 from imagen.core.job import State, StoredImage
 from imagen.core.model import Model
 from imagen.core.request import PreviewPolicy, Request, preview_policy
-from imagen.store import journal, order
+from imagen.store import journal, order, templates
 from imagen.store.bell import queue_of, slot_of, touch
 from imagen.store.columns import upsert
 from imagen.store.intake import Resolve, adopt, request_of
@@ -55,6 +55,7 @@ class Claim:
     waited_s: float
     failures: int
     turn: Turn
+    series: str | None = None
 
 
 def claim(
@@ -121,6 +122,12 @@ def say(connection: Connection, claim: Claim, event: Event) -> int:
 def keep_handle(connection: Connection, claim: Claim, handle: Mapping[str, Any]) -> None:
     """Remember outside work, before it starts."""
     _fence(connection, claim, handle=dict(handle))
+
+
+def free_device(connection: Connection, claim: Claim) -> None:
+    """This attempt needs its device no more: the next job may have it, while this one is being saved."""
+    _fence(connection, claim)
+    _free(connection, claim.job)
 
 
 def add_image(connection: Connection, claim: Claim, event: Image, *, path: str, mime: str) -> int:
@@ -234,7 +241,8 @@ def _claim_of(connection: Connection, row: Row[Any], now: datetime) -> Claim:
         attempt=row.attempt,
         worker=row.worker,
         request=request_of(row),
-        model=replace(Model.from_dict(row.record), device=row.device),  # where it is drawn is known only now
+        # Where it is drawn is known only now.
+        model=templates.whole(connection, replace(Model.from_dict(row.record), device=row.device)),
         preview=preview_policy(row.preview),
         images=journal.stored_images(connection, row.id) if row.attempt > 1 else (),
         handle=row.handle,
@@ -242,6 +250,7 @@ def _claim_of(connection: Connection, row: Row[Any], now: datetime) -> Claim:
         waited_s=max(0.0, (now - row.created_at).total_seconds()),
         failures=row.failures,
         turn=order.turn_of(row),
+        series=row.series_id,
     )
 
 

@@ -249,3 +249,11 @@ keys = Table(
     Column("admin", Boolean, nullable=False, server_default=false()),
     Column("created_at", Instant, nullable=False),
 )
+
+# What jobs of one model share: the graph that its engine fills in, kept once under its digest, never changed.
+templates = Table(
+    "templates",
+    metadata,
+    Column("digest", Text, primary_key=True),
+    Column("graph", Json, nullable=False),
+)

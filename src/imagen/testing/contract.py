@@ -47,6 +47,7 @@ class BackendContract:
     reproducible: ClassVar[bool] = True  # the same request gives the same pixels
     splits: ClassVar[bool] = True  # picture k of several equals the picture drawn alone with seed + k
     previews: ClassVar[bool] = True  # shows the picture forming when asked
+    sizes_previews: ClassVar[bool] = True  # makes them as small as asked; False = passes on those of its engine
     handles: ClassVar[bool] = False  # starts outside work and can be re-attached to it
     unreachable: ClassVar[Mapping[str, Any] | None] = None  # settings under which the backend's server is away
 
@@ -129,12 +130,12 @@ class BackendContract:
         assert [signal for signal in self._said(self.request()) if isinstance(signal, Preview)] == []
 
     def test_previews_decode_are_small_and_never_of_the_last_step(self) -> None:
-        """Each preview is a picture no larger than asked, of a step before the last."""
+        """Each preview is a picture no larger than asked, where it is made here, of a step before the last."""
         shown = self._previews(Watching(max_size=96))
         assert shown, "previews are promised, but none came when every step was wanted"
         for preview in shown:
             assert picture(preview).size == (preview.width, preview.height)
-            assert max(preview.width, preview.height) <= 96
+            assert not self.sizes_previews or max(preview.width, preview.height) <= 96
             assert 1 <= preview.step < preview.total
 
     def test_previews_come_only_for_steps_that_were_asked_about(self) -> None:

@@ -10,12 +10,29 @@ from typing import Any
 from imagen.config import GROUPS, KEYS
 from imagen.core.model import Model, Option
 from imagen.core.request import PreviewPolicy
+from imagen.core.template import Template
 from imagen.models.catalog import Catalog
 
 WIDTH = 100
 
 _WORD = re.compile(r"[A-Za-z][A-Za-z0-9_-]*")
 _NOT_TEXT = ("true", "false", "yes", "no", "on", "off", "null", "y", "n")  # bare, these words mean something else
+
+# What the backends that come along can be told under `backends:`; the values are those they have anyway.
+BACKENDS: dict[str, tuple[tuple[str, Any, str], ...]] = {
+    "comfyui": (
+        (
+            "url",
+            "http://127.0.0.1:8188",
+            "where its server answers; a model may name another one with a `url` of its own",
+        ),
+        ("models_folder", None, "the `models` folder of its server, when imagen cannot ask for it: see `models pull`"),
+        ("outputs", "temp", "temp: the server keeps no picture; output: it keeps them in its output folder too"),
+        ("preview_method", "auto", "how it makes previews: auto, latent2rgb or taesd"),
+        ("patience_s", 60, "how long it may be away in the middle of a picture before that is an error"),
+        ("unload_after_s", None, "give the memory back after so many seconds without work; null: keep it"),
+    ),
+}
 
 HEAD = """\
 ## Settings of imagen. A line with one # is a setting: take `# ` away to change it.
@@ -38,7 +55,8 @@ def sample(catalog: Catalog) -> str:
                 lines.append(f"# {name}: {_yaml(told)}")
             case "backends":
                 lines.append("# backends:")
-                lines += [f"#   {backend}: {{}}" for backend in sorted({m.backend for m in catalog.models.values()})]
+                for backend in sorted({model.backend for model in catalog.models.values()}):
+                    lines += _backend(backend)
             case "models":
                 lines.append("# models:")
                 for model in catalog.models.values():
@@ -53,6 +71,16 @@ def sample(catalog: Catalog) -> str:
     return "\n".join(lines) + "\n"
 
 
+def _backend(name: str) -> Iterator[str]:
+    if name not in BACKENDS:
+        yield f"#   {name}: {{}}"
+        return
+    yield f"#   {name}:"
+    for key, value, meaning in BACKENDS[name]:
+        yield from _prose(f"    {meaning}")
+        yield f"#     {key}: {_yaml(value)}"
+
+
 def _model(model: Model) -> Iterator[str]:
     yield from ("", *_prose(" · ".join(filter(None, (model.title, model.licence, model.source)))))
     if model.notes:
@@ -60,6 +88,10 @@ def _model(model: Model) -> Iterator[str]:
     yield f"#   {_yaml(model.name)}:"
     yield f"#     enabled: {_yaml(model.enabled)}"
     yield f"#     defaults: {_yaml({key: value for key, value in asdict(model.defaults).items() if value is not None})}"
+    slots = Template(model.graph or {}).slots
+    for key, value in model.keys.items():
+        if key in slots and key not in model.options:
+            yield f"#     {_yaml(key)}: {_yaml(value)}"
     if model.options:
         yield "#     options:"
         for name, option in model.options.items():
@@ -77,7 +109,7 @@ def _range(option: Option) -> str:
 
 def _prose(text: str) -> list[str]:
     begin = "## " + " " * (len(text) - len(text.lstrip()))
-    return wrap(text.strip(), WIDTH, initial_indent=begin, subsequent_indent=begin)
+    return wrap(text.strip(), WIDTH, initial_indent=begin, subsequent_indent=begin, break_on_hyphens=False)
 
 
 def _yaml(value: Any) -> str:

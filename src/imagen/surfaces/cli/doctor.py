@@ -2,7 +2,7 @@
 
 import asyncio
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -34,7 +34,7 @@ def doctor(model: str | None, json_output: bool) -> None:
         checks = [{**check_json(finding.check), "needed": finding.needed} for finding in findings]
         print_json({"ok": ok, "checks": checks})
     else:
-        for finding in findings:
+        for finding in _once(findings):
             _print(finding)
         click.echo("everything needed is fine" if ok else "something needs you: see FAIL above")
     sys.exit(0 if ok else NOT_READY)
@@ -87,6 +87,24 @@ def _looks(app: "App", refused: ImagenError | None) -> Mapping[str, "Look"]:
         return f"{len(alive)} alive"
 
     return {"database": database, "waiting jobs": waiting, "workers": workers}
+
+
+def _once(findings: Sequence["Finding"]) -> Iterator["Finding"]:
+    """What several models say alike, such as that their server is away, as one; needed when one of them is."""
+    alike: dict[tuple[str, ...], list[Finding]] = {}
+    for number, finding in enumerate(findings):
+        error = finding.check.error
+        key = (error.code, error.message) if error is not None else (str(number),)
+        alike.setdefault(key, []).append(finding)
+    for same in alike.values():
+        first = same[0]
+        if len(same) == 1:
+            yield first
+            continue
+        names = [finding.check.name.partition(": ")[0] for finding in same]
+        what = first.check.name.partition(": ")[2]
+        name = ", ".join(dict.fromkeys(names)) + (f": {what}" if what else "")
+        yield replace(first, check=replace(first.check, name=name), needed=any(finding.needed for finding in same))
 
 
 def _print(finding: "Finding") -> None:

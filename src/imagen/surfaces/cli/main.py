@@ -23,7 +23,7 @@ COMMANDS = {
         "compare",
         "Draw each PROMPT with several models; write pictures, a contact sheet and compare.json.",
     ),
-    "models": ("models", "models", "List, show or check the models."),
+    "models": ("models", "models", "List, show, check, add, fetch or remove models."),
     "jobs": ("jobs", "jobs", "List, show, watch, cancel or retry jobs."),
     "series": ("series", "series", "List or show series, or draw the contact sheet of one."),
     "reproduce": ("reproduce", "reproduce", "Draw FILE again, a PNG or the JSON beside it, and compare the pixels."),

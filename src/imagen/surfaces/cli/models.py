@@ -2,31 +2,64 @@
 
 import os
 import sys
+from collections.abc import Iterator, Sequence
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from imagen.core.errors import ImagenError
-from imagen.surfaces.cli.output import print_json, print_table
+from imagen.surfaces.cli.output import byte_size, print_json, print_table
 
 if TYPE_CHECKING:
     from imagen.config import Settings
-    from imagen.core.model import Model, Option
+    from imagen.core.errors import Check
+    from imagen.core.model import Model, ModelFile, Option
     from imagen.models.catalog import Catalog
 
 INDENT = 10
 
+# name -> module, attribute, help. The help stands here so that `imagen models` need not load them.
+MORE = {
+    "add": ("models_add", "add", "Make a model out of a workflow file of your own."),
+    "pull": (
+        "models_pull",
+        "pull",
+        "Fetch the weights of NAME, or of every model, to where its engine looks for them.",
+    ),
+    "remove": ("models_remove", "remove", "Take the model NAME out of your models folder."),
+}
 
-@click.group(invoke_without_command=True)
+
+class Models(click.Group):
+    """A group that loads what is not about looking only when it is asked for."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return [*super().list_commands(ctx), *MORE]
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in MORE:
+            return super().get_command(ctx, cmd_name)
+        module, attribute, _ = MORE[cmd_name]
+        command: click.Command = getattr(import_module(f"imagen.surfaces.cli.{module}"), attribute)
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            own = [(name, command.get_short_help_str(limit=60)) for name, command in self.commands.items()]
+            formatter.write_dl([*own, *((name, help_) for name, (_, _, help_) in MORE.items())])
+
+
+@click.group(cls=Models, invoke_without_command=True)
 @click.option("--json", "json_output", is_flag=True, help="Print one JSON document.")
 @click.pass_context
 def models(ctx: click.Context, json_output: bool) -> None:
-    """List, show or check the models."""
+    """List, show, check, add, fetch or remove models."""
     if ctx.invoked_subcommand is None:
         ctx.invoke(list_, json_output=json_output)
     elif json_output:
-        ctx.default_map = {name: {"json_output": True} for name in ("list", "show", "check")}
+        ctx.default_map = {name: {"json_output": True} for name in ("list", "show", "check", *MORE)}
 
 
 @models.command("list")
@@ -63,6 +96,8 @@ def show(name: str, json_output: bool) -> None:
         return
     for title, value in _facts(model, catalog):
         click.echo(f"{title:<{INDENT}}{value}")
+    for title, value in _slots(model):
+        click.echo(f"{title:<{INDENT}}{value}")
     if model.options:
         click.echo("options   --set NAME=VALUE")
         for option_name, option in model.options.items():
@@ -97,16 +132,44 @@ def check(name: str | None, json_output: bool) -> None:
     told = list(zip(wanted, asyncio.run(asked()), strict=True))
     if json_output:
         print_json({"models": [_verdict(model, checks) for model, checks in told]})
+    elif name:
+        for line in _told_one(told[0][1]):
+            click.echo(line)
     else:
-        rows = []
-        for model, checks in told:
-            errors = [check.error for check in checks if check.error is not None]
-            rows.append((model.name, "fails" if errors else "ok", "; ".join(error.message for error in errors)))
-            for error in errors if name else ():
-                click.echo(f"hint: {error.hint}", err=True)
-        print_table(("NAME", "CHECK", "WHY"), rows)
+        _tell_all(told)
     if name and not all(check.ok for _, checks in told for check in checks):
         sys.exit(3)
+
+
+def _told_one(checks: "Sequence[Check]") -> Iterator[str]:
+    """One line a check, as `imagen doctor` has them; what the model is called was asked, so it is not repeated."""
+    for check in checks:
+        what = check.name.partition(": ")[2] or check.name
+        if check.error is None:
+            yield f"ok    {what}" + (f": {check.note}" if check.note else "")
+        else:
+            yield f"FAIL  {what}: {check.error.message}"
+            yield f"      hint: {check.error.hint}"
+
+
+def _tell_all(told: "Sequence[tuple[Model, Sequence[Check]]]") -> None:
+    """A row each; what several of them have in common, such as a server that is away, is said once below."""
+    errors = [[check.error for check in checks if check.error is not None] for _, checks in told]
+    messages = [tuple(error.message for error in own) for own in errors]
+    numbers: dict[tuple[str, ...], int] = {}
+    for key in messages:
+        if key and messages.count(key) > 1:
+            numbers.setdefault(key, len(numbers) + 1)
+    rows = [
+        (model.name, "fails" if key else "ok", f"[{numbers[key]}]" if key in numbers else "; ".join(key))
+        for (model, _), key in zip(told, messages, strict=True)
+    ]
+    print_table(("NAME", "CHECK", "WHY"), rows)
+    for key, number in numbers.items():
+        for error in errors[messages.index(key)]:
+            click.echo(f"[{number}] {error.message}\n    hint: {error.hint}", err=True)
+    if any(key and key not in numbers for key in messages):
+        click.echo("note: `imagen models check NAME` says more about one of them", err=True)
 
 
 def read_catalog() -> tuple["Catalog", "Settings"]:
@@ -182,10 +245,31 @@ def _facts(model: "Model", catalog: "Catalog") -> list[tuple[str, str]]:
         ("memory", f"{model.vram_mib} MiB on the device" if model.vram_mib else ""),
         ("workflow", model.workflow or ""),
         ("ignores", ", ".join(model.ignores)),
-        *(("file", " ".join(filter(None, (f.folder, f.path, f.licence and f"({f.licence})")))) for f in model.files),
+        *(("file", _file(file)) for file in model.files),
         ("from", model.origin),
     ]
     return [(title, value) for title, value in facts if value]
+
+
+def _file(file: "ModelFile") -> str:
+    size = f", {byte_size(file.size)}" if file.size else ""
+    return f"{file.folder}/{file.path}{size}" + (f" ({file.licence})" if file.licence else "")
+
+
+def _slots(model: "Model") -> Iterator[tuple[str, str]]:
+    """What fills the slots of its workflow: the model's own keys, an option, or the request."""
+    from imagen.core.template import Template
+
+    if model.graph is None:
+        return
+    slots = sorted(Template(model.graph).slots)
+    own = [name for name in slots if name in model.keys and name not in model.options]
+    asked = [name for name in slots if name not in model.keys and name not in model.options]
+    for name in own:
+        yield "slot", f"{name}: {model.keys[name]}"
+    for who, names in (("an option", [name for name in slots if name in model.options]), ("the request", asked)):
+        if names:
+            yield "slots", f"{', '.join(names)}: {who}"
 
 
 def _option(option: "Option") -> str:
