@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 import imagen
 from imagen.app import App
 from imagen.config import load_settings
+from imagen.core.request import drafted
 from imagen.testing.comfyui import Fake
 
 PATIENCE_S = 60.0  # for a machine that is busy with other tests
@@ -60,6 +61,11 @@ class Told:
         return [event.step for event in self.of(imagen.Preview)]
 
     @property
+    def requeued(self) -> list[str]:
+        """Why it was begun anew, each time."""
+        return [event.error.code if event.error else event.reason for event in self.of(imagen.Requeued)]
+
+    @property
     def pixels(self) -> list[str | None]:
         """What the pictures' pixels come to."""
         return [image.pixels_sha256 for image in self.completed.images]
@@ -91,6 +97,16 @@ async def drawing(app: App, **fields: Any) -> AsyncIterator["asyncio.Task[Told]"
     finally:
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)
+
+
+async def submitted(app: App, **fields: Any) -> str:
+    """A small job that nobody follows; its id."""
+    return (await app.submit(drafted("a red fox", {**SMALL, **fields}))).id
+
+
+async def followed(app: App, job_id: str) -> Told:
+    """All of a job, to its end."""
+    return Told([event async for event in app.follow(job_id)])
 
 
 async def until(condition: Callable[[], T]) -> T:

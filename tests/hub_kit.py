@@ -40,7 +40,7 @@ class Hub:
 def local_hub() -> Iterator[Hub]:
     """A hub and its store, each on a port of its own."""
     hub = Hub()
-    doors = [ThreadingHTTPServer(("127.0.0.1", 0), _door(kind, hub)) for kind in (_Front, _Store)]
+    doors = [_Server(("127.0.0.1", 0), _door(kind, hub)) for kind in (_Front, _Store)]
     hub.url, hub.store = (f"http://127.0.0.1:{door.server_address[1]}" for door in doors)
     threads = [threading.Thread(target=door.serve_forever, args=(0.02,), daemon=True) for door in doors]
     for thread in threads:
@@ -52,6 +52,13 @@ def local_hub() -> Iterator[Hub]:
             door.shutdown()
             thread.join()
             door.server_close()
+
+
+class _Server(ThreadingHTTPServer):
+    daemon_threads = True
+
+    def handle_error(self, *_: Any) -> None:
+        """Whoever goes away in the middle is part of the tests."""
 
 
 def _door(kind: type["_Handler"], told: Hub) -> type["_Handler"]:

@@ -18,8 +18,8 @@ ROOT = Path(__file__).resolve().parents[1]
 REFERENCE = ROOT / "docs" / "reference"
 HEADER = "<!-- Written by `make docs` from the code. Change the code, not this page. -->\n\n"
 
-# Fields of a model that no file says: the folder, the backend and the loader tell them.
-ELSEWHERE = {"name", "keys", "origin"}
+# Fields of a model that no file says: the folder, the backend, its workflow and the loader tell them.
+ELSEWHERE = {"name", "keys", "origin", "template", "graph"}
 
 # What the catalog fills in, so that the dataclass requires it and a file does not.
 DEFAULTED = {"device": "by the backend", "slots": "by the backend"}
@@ -116,6 +116,7 @@ def errors_page() -> str:
 def config_page() -> str:
     """The keys of config.yaml and how they are overridden."""
     from imagen import config
+    from imagen.surfaces.cli.config_sample import BACKENDS
 
     parts = ["# Settings", doc(config)]
     parts.append(
@@ -138,6 +139,18 @@ def config_page() -> str:
         "A setting of a backend can come from the environment too:\n"
         f"`{config.PREFIX}NAME_KEY` sets `key` of the backend `name`."
     )
+    for backend, told in BACKENDS.items():
+        parts.append(f"## `backends:` `{backend}:`")
+        lines = [
+            (
+                f"`{name}`",
+                "" if default is None else f"`{default}`",
+                f"`{config.PREFIX}{backend}_{name}`".upper(),
+                upper(meaning),
+            )
+            for name, default, meaning in told
+        ]
+        parts.append(table(("key", "default", "environment", "meaning"), lines))
     for group, keys in config.GROUPS.items():
         rows = [
             (
@@ -175,7 +188,26 @@ def model_file_page() -> str:
     for name, registration in sorted(registrations().items()):
         parts.append(f"## Keys of the backend `{name}`")
         parts.append(key_table(fields(registration.keys)) or "None of its own.")
+        if registration.templates is not None:
+            parts.append(_slots(registration.templates))
     return "\n\n".join(parts)
+
+
+def _slots(templates: Any) -> str:
+    """How the slots of a workflow become keys."""
+    everywhere = {"prompt", "negative", "seed", "steps", "width", "height", "cfg", "guidance", "filename_prefix"}
+    filled = ", ".join(f"`{name}`" for name in sorted(templates.filled(everywhere)))
+    others = ", ".join(f"`{name}` for `{slot}`" for name, slot in sorted(templates.aliases.items()))
+    knobs = ", ".join(f"`{name}`" for name in sorted(templates.knobs))
+    return (
+        "Besides these, every slot of its workflow is a key: `${vae}` is filled by `vae: …`, or by an option of that\n"
+        "name; where there are both, the key is the option's default. A slot that nothing fills is an error. Without\n"
+        f"`workflow`, or a `workflow.json` beside the file, the workflow is that of `{templates.default}`;\n"
+        "`workflow_template` is another name of `workflow`.\n\n"
+        f"* filled by every request: {filled}; `guidance` where there is no `cfg`\n"
+        f"* other names: {others}\n"
+        f"* a warning, and no error, where the workflow has no such slot: {knobs}"
+    )
 
 
 def python_page() -> str:

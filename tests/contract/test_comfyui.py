@@ -1,5 +1,8 @@
 """The ComfyUI backend keeps the contract, against a fake server that speaks the real protocol."""
 
+import asyncio
+import os
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -24,14 +27,18 @@ class TestComfyUI(BackendContract):
     handles = True
     unreachable = {"url": AWAY}  # noqa: RUF012  # the contract declares it as a class variable
 
+    def make(self) -> Fake:
+        """The server of these claims."""
+        return Fake()
+
     @pytest.fixture(autouse=True)
     def _served(self) -> Iterator[None]:
-        fake = Fake()
-        with fake.running() as url:
-            self.settings = {"url": url}
-            self.fake = fake
+        self.fake = self.make()
+        with self.fake.running() as url:
+            self.fake.do(_all_its_threads())
+            type(self).settings = {"url": url}
             yield
-            assert fake.idle, "nothing of ours is left at the server"
+            assert self.fake.idle, "nothing of ours is left at the server"
 
     def failing(self) -> list[Request]:
         self.fake.out_of_memory(step=2)
@@ -39,26 +46,19 @@ class TestComfyUI(BackendContract):
 
 
 class TestOldComfyUI(TestComfyUI):
-    """The oldest version there is a server of to try by hand."""
-
-    @pytest.fixture(autouse=True)
-    def _served(self) -> Iterator[None]:
-        fake = Fake(version="0.3.75", preview_method="auto")
-        with fake.running() as url:
-            self.settings = {"url": url}
-            self.fake = fake
-            yield
-            assert fake.idle
+    def make(self) -> Fake:
+        """Without the jobs API, and with previews only where it was started so."""
+        return Fake(version="0.3.75", preview_method="auto")
 
 
 class TestComfyUIWhileItTakesItsTime(TestComfyUI):
-    """Slow enough to be left or cancelled in the middle."""
+    def make(self) -> Fake:
+        """Slow enough to be left or cancelled in the middle."""
+        return Fake(step_s=0.05, load_s=0.05, decode_s=0.05)
 
-    @pytest.fixture(autouse=True)
-    def _served(self) -> Iterator[None]:
-        fake = Fake(step_s=0.05, load_s=0.05, decode_s=0.05)
-        with fake.running() as url:
-            self.settings = {"url": url}
-            self.fake = fake
-            yield
-            assert fake.idle
+
+async def _all_its_threads() -> None:
+    """Start all that the fake's own loop may start, so that a claim about threads sees only the backend's."""
+    workers = min(32, (os.cpu_count() or 1) + 4)
+    together = threading.Barrier(workers)
+    await asyncio.gather(*(asyncio.to_thread(together.wait) for _ in range(workers)))

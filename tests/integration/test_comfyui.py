@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 from PIL import Image
-from tests.drawing_kit import SMALL, draw, drawing, job_of, nothing_of_ours, opened, until
+from tests.drawing_kit import SMALL, draw, drawing, followed, job_of, nothing_of_ours, opened, submitted, until
 
 import imagen
 from imagen.app import App
@@ -244,7 +244,8 @@ class TestStrangers:
 async def test_sixty_quick_jobs_end_right(app: App, fake: Fake) -> None:
     """Each ends once, with its picture, and was drawn once."""
     async with app.drawing():
-        told = await asyncio.gather(*(draw(app, seed=seed, steps=2) for seed in range(60)))
+        jobs = [await submitted(app, seed=seed, steps=2) for seed in range(60)]
+        told = [await followed(app, job) for job in jobs]
     assert [len(one.completed.images) for one in told] == [1] * 60
     assert len({one.pixels[0] for one in told}) == 60
     assert len(fake.sampled) == len(set(fake.sampled)) == 60

@@ -8,8 +8,11 @@ import pytest
 import yaml
 from tests.cli_kit import imagen
 
+from imagen.backends.comfyui.address import DEFAULT
+from imagen.backends.comfyui.backend import PATIENCE_S, ComfyUI
 from imagen.config import KEYS, load_settings
 from imagen.engine.wiring import catalog_of
+from imagen.surfaces.cli.config_sample import BACKENDS
 
 
 @pytest.fixture
@@ -95,6 +98,15 @@ def test_the_sample_says_what_is_the_case(home: Path) -> None:
     assert after.default == before.default
     for name, model in before.models.items():
         assert {**after.models[name].as_dict(), "origin": ""} == {**model.as_dict(), "origin": ""}
+
+
+def test_what_the_sample_says_of_comfyui_is_what_it_does() -> None:
+    """Its address and its patience are those of the backend."""
+    told = {key: value for key, value, _ in BACKENDS["comfyui"]}
+    assert told["url"] == DEFAULT
+    assert told["patience_s"] == PATIENCE_S
+    backend = ComfyUI({key: value for key, value in told.items() if value is not None})
+    assert (backend.patience_s(), backend.unload_after_s) == (ComfyUI({}).patience_s(), ComfyUI({}).unload_after_s)
 
 
 def test_init_writes_once(home: Path) -> None:

@@ -1,6 +1,7 @@
 """The bundled models of ComfyUI as data: every slot filled, every file named, every default possible."""
 
 import json
+import re
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -182,3 +183,27 @@ def test_the_folders_hold_nothing_else() -> None:
     root = Path(imagen.models.__file__).parent
     for name in NAMES:
         assert sorted(path.name for path in (root / name).iterdir()) == ["model.yaml", "workflow.json"]
+
+
+def test_the_page_about_them_is_true(models: dict[str, Model], tmp_path: Path) -> None:
+    """docs/backends.md: every entry it shows is a good one, and its tables name every model and every file."""
+    page = (Path(__file__).parents[2] / "docs" / "backends.md").read_text(encoding="utf-8")
+    blocks = [block for block in re.findall(r"^```yaml\n(.*?)^```", page, re.MULTILINE | re.DOTALL)]
+    assert len(blocks) >= 4
+    for block in blocks:
+        (tmp_path / "config.yaml").write_text(block)
+        settings = load_settings(home=tmp_path, environ={})
+        catalog = catalog_of(settings)
+        assert not settings.problems
+        assert not catalog.problems
+        for name in settings.models:
+            model = catalog.models[name]
+            assert {text for text in model.keys.values() if str(text).endswith(".safetensors")} <= {
+                file.path for file in model.files
+            }
+    for name, model in models.items():
+        assert f"| `{name}` | " in page
+        assert f"| {model.licence} | {model.keys['requires']} |" in page
+        for file in model.files:
+            repo, inside = repository(file.hub)
+            assert f"| `{name}` | `{file.folder}/{file.path}` | {repo} : {inside} | " in page

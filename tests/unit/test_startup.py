@@ -14,6 +14,8 @@ HEAVY = {
     "alembic",
     "fastapi",
     "httpx",
+    "httpx2",
+    "huggingface_hub",
     "numpy",
     "obstore",
     "rich",
@@ -53,7 +55,15 @@ def test_help_imports_nothing_heavy(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "arguments", [("generate", "--help"), ("compare", "--help"), ("models", "--help")], ids=" ".join
+    "arguments",
+    [
+        ("generate", "--help"),
+        ("compare", "--help"),
+        ("models", "--help"),
+        ("models", "add", "--help"),
+        ("models", "pull", "--help"),
+    ],
+    ids=" ".join,
 )
 def test_the_help_of_a_command_imports_nothing_heavy(arguments: tuple[str, ...], tmp_path: Path) -> None:
     """Asking how a command works does not load what it works with."""

@@ -190,12 +190,27 @@ def _json(text: str, file: Path) -> Mapping[str, Any]:
         ) from exc
     except RecursionError as exc:
         raise RequestError(f"{file} is no workflow: its brackets are too deep", hint="give a workflow file") from exc
+    if _deeper(document, slots.MAX_DEPTH):
+        raise RequestError(f"{file} is no workflow: its brackets are too deep", hint="give a workflow file")
     if not isinstance(document, Mapping):
         raise RequestError(
             f"{file} is no workflow: it holds a {type(document).__name__}",
             hint="give the file of `Workflow > Save` or of `Workflow > Export (API)`",
         )
     return document
+
+
+def _deeper(value: Any, depth: int) -> bool:
+    """True when brackets stand in brackets more often than that; found without going there by recursion."""
+    level = [value]
+    for _ in range(depth):
+        level = [item for one in level for item in _held(one)]
+    return bool(level)
+
+
+def _held(value: Any) -> list[Any]:
+    inner = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    return [item for item in inner if isinstance(item, dict | list)]
 
 
 def _told(place: Place) -> str:

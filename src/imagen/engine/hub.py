@@ -232,9 +232,7 @@ def _writing(target: Path) -> Iterator[None]:
         yield
     except OSError as exc:
         if exc.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise DiskFull(
-                f"the disk of {target.parent} is full", hint=f"make room there, then {AGAIN.removeprefix('run ')}"
-            ) from exc
+            raise DiskFull(f"the disk of {target.parent} is full", hint=f"make room there, then {AGAIN}") from exc
         if exc.errno is None:
             raise
         raise Unwritable(

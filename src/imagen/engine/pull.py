@@ -99,8 +99,8 @@ class Plan:
         for room in self.rooms:
             if not room.enough:
                 raise DiskFull(
-                    f"{_gib(room.wanted)} are to be fetched to {room.path}, and {_gib(room.free)} are free there",
-                    hint=f"make room ({_gib(MARGIN_BYTES)} more than the files), fetch one model or one --file at a "
+                    f"{_size(room.wanted)} are to be fetched to {room.path}, and {_size(room.free)} are free there",
+                    hint=f"make room ({_size(MARGIN_BYTES)} more than the files), fetch one model or one --file at a "
                     "time, or name another disk with --to",
                 )
 
@@ -286,5 +286,5 @@ def _existing(folder: Path) -> Path:
     return next(place for place in (folder, *folder.parents) if place.is_dir())
 
 
-def _gib(count: int) -> str:
-    return f"{count / 2**30:.1f} GiB"
+def _size(count: int) -> str:
+    return f"{count / 2**30:.1f} GiB" if count >= 2**30 else f"{count / 2**20:.0f} MiB"

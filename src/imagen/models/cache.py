@@ -42,8 +42,8 @@ def _programs() -> list[str]:
     """The folders of installed packages, which change with every installation, and the code that reads models."""
     packages = [place for place in sys.path if place.endswith(("site-packages", "dist-packages"))]
     models = Path(__file__).parent
-    readers = ("models/cache.py", "models/catalog.py", "models/entry.py", "config.py", "surfaces/cli/models.py")
-    return packages + [str(models.parent / name) for name in readers]
+    readers = [*models.glob("*.py"), models.parent / "config.py", models.parent / "surfaces/cli/models.py"]
+    return packages + [str(file) for file in sorted(readers)]
 
 
 def _seen(places: Iterable[str]) -> Seen:

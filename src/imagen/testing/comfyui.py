@@ -101,6 +101,7 @@ class Fake:
         self.cancelled: list[str] = []
         self.freed: list[dict[str, Any]] = []
         self.unloaded = 0
+        self.connections = 0  # websockets that were opened, ever
         self.saved: dict[tuple[str, str, str], bytes] = {}  # output files outlive a restart
         self.course = Course()
         self._drop_after: int | None = None
@@ -339,6 +340,7 @@ class Fake:
 
     def connected(self, sid: str, socket: WebSocket) -> None:
         """A client listens."""
+        self.connections += 1
         self._clients.append((sid, socket))
 
     def disconnected(self, sid: str, socket: WebSocket) -> None:

@@ -1,6 +1,5 @@
 """A model out of somebody's own workflow file: what it is, what can be asked of it, and the template that follows."""
 
-import copy
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import fields
@@ -60,7 +59,7 @@ def adopted(document: Mapping[str, Any], types: Mapping[str, NodeType], answers:
             )
     source = _read(document, types)
     trail = Trail(
-        nodes={name: copy.deepcopy(node) for name, node in source.graph.items()},
+        nodes={name: {**node, "inputs": dict(node["inputs"])} for name, node in source.graph.items()},
         types=types,
         shown=source.shown,
         shared=source.shared,
@@ -99,7 +98,7 @@ def _read(document: Any, types: Mapping[str, NodeType]) -> Converted:
         if is_litegraph(document):
             return convert(document, types)
         if _is_graph(document):
-            graph = {str(name): {**node, "inputs": dict(node["inputs"])} for name, node in document.items()}
+            graph = {str(name): dict(node) for name, node in document.items()}
             if slots := Template(graph).slots:
                 raise RequestError(
                     f"this file is a template of imagen already: it has the slots {', '.join(sorted(slots))}",

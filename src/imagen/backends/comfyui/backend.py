@@ -4,7 +4,7 @@ import asyncio
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence, Set
 from contextlib import aclosing, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 from uuid import UUID, uuid4, uuid5
@@ -13,7 +13,7 @@ from imagen.backends.base import Adopted, Previews
 from imagen.backends.comfyui import errors, pictures, vram, workflow
 from imagen.backends.comfyui.address import DEFAULT, Address
 from imagen.backends.comfyui.line import Line, LineError
-from imagen.backends.comfyui.run import Run, ended_badly
+from imagen.backends.comfyui.run import Pace, Run, ended_badly
 from imagen.backends.comfyui.server import KNOWN_S, OLDEST, PER_PROMPT_PREVIEWS, Server, Stats, version_of
 from imagen.backends.comfyui.story import Story
 from imagen.core.errors import BadConfig, Check, ImagenError, TimedOut
@@ -21,7 +21,6 @@ from imagen.core.model import Model
 from imagen.core.request import Request
 from imagen.core.signals import Handle, Notice, Output, Signal
 
-PATIENCE_S = 60.0  # with a server that is away in the middle of a prompt: it may be busy, or come back with it
 CHECK_S = 2.0
 AWAY_S = 3.0  # a server that did not answer is not asked again for the next model of a list
 TRIES = 20  # prompts of one picture: each that ended badly at the server has used up its name
@@ -30,8 +29,9 @@ TRIES = 20  # prompts of one picture: each that ended badly at the server has us
 class ComfyUI:
     """Draws on servers; a model says on which, and with which workflow."""
 
-    def __init__(self, settings: Mapping[str, Any]) -> None:
+    def __init__(self, settings: Mapping[str, Any], pace: Pace | None = None) -> None:
         self._settings = settings
+        self._pace = pace or Pace()
         self._servers: dict[Address, Server] = {}
         self._away: dict[Address, tuple[float, ImagenError]] = {}
 
@@ -89,7 +89,7 @@ class ComfyUI:
         """Where this server looks for each kind of file."""
         from imagen.backends.comfyui.folders import folders
 
-        return await folders(self._server(model.keys.get("url")))
+        return await folders(self._server(model.keys.get("url")), self._settings.get("models_folder"))
 
     async def adopt(self, document: Mapping[str, Any], answers: Mapping[str, str]) -> Adopted:
         """Make a model of somebody's workflow file."""
@@ -103,9 +103,9 @@ class ComfyUI:
         for server in servers:
             await server.aclose()
 
-    def patience_s(self) -> float:
-        """How long a server may be away in the middle of a prompt."""
-        return self._seconds("patience_s", PATIENCE_S) or 0.0
+    def pace(self) -> Pace:
+        """How long a server is waited for: the setting `patience_s` says for how long it may be away."""
+        return replace(self._pace, away_s=self._seconds("patience_s", self._pace.away_s) or 0.0)
 
     def setting(self, model: Model, name: str) -> Any:
         """A key of the model, else a setting of the backend."""
@@ -203,7 +203,7 @@ class _Call:
             story,
             prompt_id=place.prompt_id,
             model=self._model.name,
-            patience_s=self._backend.patience_s(),
+            pace=self._backend.pace(),
         )
         method = self._backend.setting(self._model, "preview_method") or "auto"
         extra = None if place.known else {"preview_method": method if self._watched else "none"}
@@ -220,7 +220,7 @@ class _Call:
             yield Notice(code="more_pictures", message=f"the workflow gave {made} pictures; the first one is kept")
         for name, seconds in story.timings().items():
             self._spent[name] = round(self._spent.get(name, 0.0) + seconds, 4)
-        facts = {**peak.facts(), **({"timings": dict(self._spent)} if story.heard_at is not None else {})}
+        facts = {**peak.facts(), "timings": dict(self._spent)}
         mime = pictures.mime_of(data)
         if mime is None:
             raise errors.no_picture(self._model.name)

@@ -11,7 +11,7 @@ from typing import Any
 
 from imagen.backends.comfyui.litegraph import BYPASSED, MUTED, NOT_OURS, Box, Graph, Link, read_litegraph
 from imagen.backends.comfyui.nodes import NodeType
-from imagen.backends.comfyui.widgets import misfits, widget_values
+from imagen.backends.comfyui.widgets import fits, misfits, widget_values
 from imagen.core.errors import RequestError
 
 MAX_NESTED = 20  # subgraphs in subgraphs; ComfyUI's own examples have three
@@ -148,10 +148,9 @@ class _Work:
         if kind is None:
             inputs = {key: _plain(value) for key, value in own.items()} | inputs
         else:
-            # Linked values first: what a dynamic combo is set to decides which other inputs there are.
+            self._mend(name, kind, own)
+            # What a dynamic combo is set to decides which other inputs there are, also where that is linked.
             known = own | {key: value for key, value in inputs.items() if not isinstance(value, list)}
-            if wrong := [item for item in misfits(own, kind) if item not in inputs]:
-                self.notes.append(f"{box.kind} {name}: {', '.join(wrong)} may be from another version of this node")
             for item in kind.walk(known):
                 if item.name in inputs or not item.widget:
                     continue
@@ -165,6 +164,16 @@ class _Work:
                         )
         title = box.title or (kind.title if kind else box.kind)
         return {"class_type": box.kind, "inputs": inputs, "_meta": {"title": title}}
+
+    def _mend(self, name: str, kind: NodeType, own: dict[str, Any]) -> None:
+        """Values that cannot be those of their inputs: the node had others when the file was saved."""
+        for item in misfits(own, kind):
+            said = f"{kind.name} {name}: the file has {own[item.name]!r} for {item.name}"
+            if fits(own[item.name], item) or item.default is None:
+                self.notes.append(f"{said}, which this server does not know")
+            else:
+                self.notes.append(f"{said}, which cannot be; it is {item.default!r}")
+                own[item.name] = item.default
 
     def _beside(self, scope: _Scope, source: _Own, link: Link) -> _Source:
         """An input without a value of its own, at an input of a subgraph that another node's widget gives its value."""

@@ -165,12 +165,12 @@ class Line:
     def _text(self, text: str) -> None:
         try:
             told = json.loads(text)
-            data = told["data"]
+            kind, data = told["type"], told["data"]
             hear = self._listeners.get(data.get("prompt_id"))
-            if hear is not None:
-                hear(Told(type=str(told["type"]), data=data))
         except (ValueError, TypeError, KeyError, AttributeError):
-            pass  # not a message of ComfyUI; custom nodes send what they like
+            return  # not a message of ComfyUI; custom nodes send what they like
+        if hear is not None:
+            hear(Told(type=str(kind), data=data))
 
     def _frame(self, data: bytes) -> None:
         if (found := read_frame(data)) is None:

@@ -7,7 +7,7 @@ from imagen.backends.comfyui.nodes import NodeType
 from imagen.backends.comfyui.sums import number
 from imagen.backends.comfyui.trail import Spot, Trail
 from imagen.backends.comfyui.widgets import offered
-from imagen.backends.comfyui.workflow import samples
+from imagen.backends.comfyui.workflow import is_link, samples
 from imagen.core.errors import ImagenError, RequestError, Unsupported
 
 CORE = "comfy-core"  # what files call ComfyUI's own nodes
@@ -30,11 +30,12 @@ def saves(kind: NodeType) -> int | None:
 
 def no_picture(trail: Trail, packages: Mapping[str, str]) -> ImagenError:
     """Nothing in it gives a picture away."""
+    ends = [node for node in trail.nodes if any(_picture(trail, at, slot) for _, at, slot in trail.links(node))]
     used = {source for node in trail.nodes for _, source, _ in trail.links(node)}
-    if unknown := unknown_classes(trail, [node for node in trail.nodes if node not in used]):
+    if unknown := unknown_classes(trail, [node for node in ends if node not in used]):
         return missing(unknown, packages)
-    ends = sorted({trail.nodes[node]["class_type"] for node in trail.nodes if trail.kind(node).output_node})
-    made = f"it ends in {', '.join(ends)}" if ends else "nothing in it is kept"
+    kept = sorted({trail.nodes[node]["class_type"] for node in trail.nodes if trail.kind(node).output_node})
+    made = f"it ends in {', '.join(kept)}" if kept else "nothing in it is kept"
     return Unsupported(
         f"this workflow gives no picture: {made}",
         hint="give a workflow that ends in Save Image; in ComfyUI, check that it is not muted or bypassed",
@@ -96,6 +97,11 @@ def missing(classes: Iterable[str], packages: Mapping[str, str]) -> ImagenError:
     )
 
 
+def _picture(trail: Trail, node: str, slot: int) -> bool:
+    """True for an output that gives a picture, or may give one: nobody knows what an unknown node gives."""
+    return trail.nodes[node]["class_type"] not in trail.types or trail.output(node, slot)[0] == "IMAGE"
+
+
 def _loaded(trail: Trail, nodes: Iterable[str]) -> Iterator[str]:
     return (node for node in nodes if any(item.upload for item in trail.inputs(node).values()))
 
@@ -104,8 +110,10 @@ def _loose(trail: Trail, nodes: Iterable[str]) -> Iterator[RequestError]:
     """Inputs that need a link and have none."""
     for node in nodes:
         for name, item in trail.inputs(node).items():
-            if item.required and not item.widget and trail.nodes[node]["inputs"].get(name) is None:
-                place = trail.place(Spot(node, name))
+            spot = Spot(node, name)
+            value, place = trail.value(spot), trail.place(spot)
+            absent = item.required and not item.widget and value is None
+            if absent or (is_link(value) and trail.link(spot) is None):
                 yield RequestError(
                     f"nothing is linked to {name!r} of {place.kind} ({node})",
                     hint="link it in ComfyUI, check that nothing before it is muted, or export it with "

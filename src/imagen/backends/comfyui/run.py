@@ -10,6 +10,7 @@ import time
 from collections import deque
 from collections.abc import AsyncGenerator, Coroutine, Mapping
 from contextlib import suppress
+from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from imagen.backends.comfyui import errors
@@ -21,16 +22,23 @@ from imagen.backends.comfyui.workflow import Drawing, classes
 from imagen.core.errors import ImagenError, TimedOut, Unreachable
 from imagen.core.signals import Notice, Signal
 
-ASK_S = 2.5  # how often the server is asked, while the line tells what happens
-ASK_WITHOUT_LINE_S = 0.5  # and while it does not
-AGAIN_S = 0.3  # after an answer that has to be heard twice
-SILENT_S = 10.0  # a prompt that runs and says nothing: it loads, or the server has lost our line
-SILENT_MOST_S = 120.0
-GONE_S = 30.0  # until a cancelled prompt has left the server; loading a model cannot be interrupted
-CANCEL_AGAIN_S = 5.0
 HISTORY_TRIES = 10  # the end is told when the history is written; this is for servers that are early
 
 T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pace:
+    """How often a server is asked, and how long it is waited for; seconds."""
+
+    ask_s: float = 2.5  # between two questions, while the line tells what happens
+    ask_without_line_s: float = 0.5
+    again_s: float = 0.3  # after an answer that has to be heard twice
+    silent_s: float = 10.0  # of a prompt that runs and says nothing: it loads, or the server has lost our line
+    silent_most_s: float = 120.0
+    away_s: float = 60.0  # of the server, in the middle of a prompt: it may be busy, or come back with it
+    gone_s: float = 30.0  # until a cancelled prompt has left; loading a model cannot be interrupted
+    cancel_again_s: float = 5.0
 
 
 class Run:
@@ -45,7 +53,7 @@ class Run:
         *,
         prompt_id: str,
         model: str,
-        patience_s: float,
+        pace: Pace,
     ) -> None:
         self.begun = asyncio.Event()  # it does not wait for others any more
         self._server = server
@@ -54,14 +62,14 @@ class Run:
         self._story = story
         self._id = prompt_id
         self._model = model
-        self._patience_s = patience_s
+        self._pace = pace
         self._signals: deque[Signal] = deque()
         self._news = asyncio.Event()
         self._cut = asyncio.Event()
         self._over = asyncio.Event()
         self._handed_over = False  # the server has it, or may have it
         self._ended = False
-        self._error: ImagenError | None = None
+        self._error: Exception | None = None
         self._cuts = line.cuts
 
     async def signals(self, extra_data: Mapping[str, Any] | None) -> AsyncGenerator[Signal]:
@@ -79,7 +87,9 @@ class Run:
                         message=f"ComfyUI at {self._server.url} tells no steps and previews: its WebSocket cannot be "
                         "opened (a proxy may be in the way); the picture comes all the same",
                     )
-                keeper = asyncio.create_task(self._keep(), name=f"comfyui-{self._id}")
+                # One that was found again may be over already.
+                first_s = 0.0 if extra_data is None else self._usual_pause_s()
+                keeper = asyncio.create_task(self._keep(first_s), name=f"comfyui-{self._id}")
                 keeper.add_done_callback(lambda _: self._news.set())
                 while True:
                     self._news.clear()
@@ -102,7 +112,7 @@ class Run:
     async def picture(self) -> tuple[bytes, int]:
         """The bytes of the picture, and how many the prompt made; the error it ended with otherwise."""
         outputs: Mapping[str, Any] = self._story.outputs
-        if not self._story.succeeded or not self._images(outputs):
+        if not self._story.whole or not self._images(outputs):
             outputs = await self._outcome()
         images = self._images(outputs)
         if not images:
@@ -113,7 +123,11 @@ class Run:
         return data, len(images)
 
     def _hear(self, message: Message) -> None:
-        self._signals.extend(self._story.hear(message, time.monotonic()))
+        try:
+            self._signals.extend(self._story.hear(message, time.monotonic()))
+        except Exception as exc:  # a fault of ours must not end the line, on which others may listen
+            self._error = self._error or exc
+            self._news.set()
         if self._story.begun:
             self.begun.set()
         if self._story.over:
@@ -160,12 +174,12 @@ class Run:
         for _ in range(2):
             if await self._server.where(self._id) != "nowhere":
                 return False
-            await asyncio.sleep(AGAIN_S)
+            await asyncio.sleep(self._pace.again_s)
         return True
 
-    async def _keep(self) -> None:
+    async def _keep(self, pause_s: float) -> None:
         """Ask the server, again and again, what became of the prompt; ends by telling so."""
-        pause_s, silent_s = self._usual_pause_s(), SILENT_S
+        silent_s = self._pace.silent_s
         listening_since = time.monotonic()
         away_since: float | None = None
         nowhere = 0
@@ -183,17 +197,17 @@ class Run:
                 where = await self._server.where(self._id)
             except ImagenError as error:
                 away_since = now if away_since is None else away_since
-                if now - away_since > self._patience_s:
+                if now - away_since > self._pace.away_s:
                     self._fail(error)
                     return
-                pause_s = AGAIN_S
+                pause_s = self._pace.again_s
                 continue
             away_since = None
             nowhere = nowhere + 1 if where == "nowhere" else 0
-            pause_s = AGAIN_S if nowhere else self._usual_pause_s()
+            pause_s = self._pace.again_s if nowhere else self._usual_pause_s()
             if where == "ended":
                 with suppress(TimeoutError):
-                    async with asyncio.timeout(AGAIN_S / 3):
+                    async with asyncio.timeout(self._pace.again_s / 3):
                         await self._over.wait()
                 if not self._over.is_set():
                     self._line.close()  # it told nothing of the end: one that the server has forgotten
@@ -209,12 +223,12 @@ class Run:
                     with suppress(LineError):
                         await self._line.reopen()
                     listening_since = time.monotonic()
-                    silent_s = min(silent_s * 2, SILENT_MOST_S)
+                    silent_s = min(silent_s * 2, self._pace.silent_most_s)
             else:
                 listening_since = time.monotonic()
 
     def _usual_pause_s(self) -> float:
-        return ASK_S if self._line.up else ASK_WITHOUT_LINE_S
+        return self._pace.ask_s if self._line.up else self._pace.ask_without_line_s
 
     def _missing(self) -> ImagenError:
         """Why the server does not know it any more."""
@@ -243,12 +257,13 @@ class Run:
         for _ in range(HISTORY_TRIES):
             if entry is not None:
                 break
-            await asyncio.sleep(AGAIN_S / HISTORY_TRIES)
+            await asyncio.sleep(self._pace.again_s / HISTORY_TRIES)
             entry = await self._server.history(self._id)
         if entry is None:
             raise errors.lost(self._server.url)
         if error := ended_badly(self._model, entry):
             raise error
+        self._story.took_s = took_s(entry)
         outputs = entry.get("outputs")
         return outputs if isinstance(outputs, Mapping) else {}
 
@@ -265,17 +280,17 @@ class Run:
     async def _withdraw(self) -> None:
         """Take it out of the server, and wait until it has really left; a server that is away runs nothing."""
         with suppress(ImagenError, TimeoutError):
-            async with asyncio.timeout(GONE_S):
+            async with asyncio.timeout(self._pace.gone_s):
                 asked_at = float("-inf")
                 while not self._story.over:
-                    if time.monotonic() - asked_at > CANCEL_AGAIN_S:
+                    if time.monotonic() - asked_at > self._pace.cancel_again_s:
                         await self._server.cancel(self._id)
                         asked_at = time.monotonic()
                     if await self._server.where(self._id) in ("ended", "nowhere"):
                         return
                     self._news.clear()
                     with suppress(TimeoutError):
-                        async with asyncio.timeout(AGAIN_S / 3):
+                        async with asyncio.timeout(self._pace.again_s / 3):
                             await self._news.wait()
 
 
@@ -291,6 +306,17 @@ def ended_badly(model: str, entry: Mapping[str, Any]) -> ImagenError | None:
     if "execution_interrupted" in told:
         return errors.stopped(model)
     return None if entry.get("outputs") else errors.no_picture(model)
+
+
+def took_s(entry: Mapping[str, Any]) -> float | None:
+    """How long a prompt of the history ran, by the server's clock."""
+    status = entry.get("status")
+    messages = status.get("messages") if isinstance(status, Mapping) else None
+    at = {kind: data.get("timestamp") for kind, data in messages or () if isinstance(data, Mapping)}
+    begun, ended = at.get("execution_start"), at.get("execution_success")
+    if isinstance(begun, int | float) and isinstance(ended, int | float):
+        return max(0.0, (ended - begun) / 1000)
+    return None
 
 
 async def to_its_end(work: Coroutine[Any, Any, T]) -> T:

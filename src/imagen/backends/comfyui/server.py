@@ -151,11 +151,12 @@ class Server:
         """What the server does with a prompt now. `nowhere` is certain only when it is said twice."""
         if (await self.stats()).has(JOBS):
             response = await self._ask("GET", f"/api/jobs/{prompt_id}")
-            if response.status_code == 200:
-                states: dict[str, Whereabouts] = {"pending": "waiting", "in_progress": "running"}
-                return states.get(self._json(response).get("status", ""), "ended")
-            if response.status_code != 404:
+            if response.status_code == 404:
+                return "nowhere"
+            if response.status_code != 200:
                 raise errors.answered(self.url, response)
+            states: dict[str, Whereabouts] = {"pending": "waiting", "in_progress": "running"}
+            return states.get(self._json(response).get("status", ""), "ended")
         # The queue first: a prompt that ends between the two questions is then seen twice, and not never.
         for state, items in zip(("running", "waiting"), await self.queue(), strict=True):
             if any(prompt_id in item[1:2] for item in items):

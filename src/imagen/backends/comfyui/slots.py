@@ -61,11 +61,11 @@ def _texts(trail: Trail, found: Found, given: Mapping[str, list[Spot]]) -> None:
     seen = encoders(trail, found.samplers, "prompt")
     unseen = encoders(trail, found.samplers, "negative")
     # What goes into a sampler as both is what should not be seen, unless there is nothing else.
-    both = {item.node for item in seen} & {item.node for item in unseen}
-    if {item.node for item in seen} - both:
-        seen = [item for item in seen if item.node not in both]
+    both = set(seen) & set(unseen)
+    if set(seen) - both:
+        seen = [item for item in seen if item not in both]
     else:
-        unseen = [item for item in unseen if item.node not in both]
+        unseen = [item for item in unseen if item not in both]
     prompt = given.get("prompt")
     if prompt is None:
         prompt = _text(trail, found, "prompt", seen)
@@ -142,7 +142,9 @@ def _numbers(trail: Trail, found: Found, given: Mapping[str, list[Spot]]) -> Non
         steps = _origins(trail, _knobs(trail, found.samplers, lambda i: i.kind == "INT" and i.name == "steps"))
         if _cut_up(trail, found.samplers) or not _alike(trail, steps):
             said = ", ".join(dict.fromkeys(_shown(number(trail, spot)) for spot in steps))
-            why = f"{len(found.samplers)} samplers share the work, with {said} steps; `none` leaves them as they are"
+            many = len(found.samplers)
+            who = f"{many} samplers share the work" if many > 1 else "its sampler begins or ends in the middle"
+            why = f"{who}, with {said} steps; `none` leaves them as they are"
             found.questions.append(Question(slot="steps", why=why, candidates=tuple(map(trail.place, steps))))
             steps = []
     _set(trail, found, "steps", steps, "int")
@@ -192,7 +194,7 @@ def _size(trail: Trail, found: Found, given: Mapping[str, list[Spot]]) -> None:
             spots = given.get(name) or [spot for spot in partners if spot.input in trail.inputs(spot.node)]
             _set(trail, found, name, spots, "int", must=True)
         return
-    sizes = {(number(trail, wide), number(trail, high)) for wide, high in pairs}
+    sizes = dict.fromkeys((number(trail, wide), number(trail, high)) for wide, high in pairs)
     if not pairs:
         found.notes.append("no node has the size as numbers: it stays as the workflow makes it")
         return
@@ -244,10 +246,10 @@ def _everywhere(trail: Trail, found: Found) -> None:
             other = name.replace("width", "height")
             if "width" not in name or other not in inputs or item.kind != "INT":
                 continue
-            pair = (trail.origin(Spot(node, name)), trail.origin(Spot(node, other)))
-            if known & set(pair):
-                continue
-            if tuple(number(trail, spot) for spot in pair) == values and all(map(trail.standing, pair)):
+            pair = (Spot(node, name), Spot(node, other))
+            if (origins := (trail.origin(pair[0]), trail.origin(pair[1])))[0] != origins[1]:
+                pair = origins
+            if not known & set(pair) and tuple(number(trail, spot) for spot in pair) == values:
                 for side, spot in zip(_SIDES, pair, strict=True):
                     found.slots[side].append(spot)
 
@@ -258,7 +260,7 @@ def _choices(trail: Trail, found: Found, given: Mapping[str, list[Spot]]) -> Non
         spots = given.get(slot)
         if spots is None:
             knobs = _knobs(trail, found.samplers, partial(_is_choice, names))
-            spots = [spot for spot in _origins(trail, knobs) if trail.standing(spot)]
+            spots = [spot for spot in _origins(trail, knobs) if isinstance(trail.value(spot), str)]
             spots = spots if len({trail.value(spot) for spot in spots}) == 1 else []
         if spots:
             found.slots[slot] = spots

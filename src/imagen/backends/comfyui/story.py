@@ -38,7 +38,8 @@ class Story:
     ) -> None:
         self.begun = False  # it no longer waits for others
         self.over = False
-        self.succeeded = False
+        self.whole = False  # it was told from its start to its good end
+        self.took_s: float | None = None  # how long it ran, where the server had to be asked for it
         self.failure: Mapping[str, Any] | None = None  # what broke
         self.stopped = False  # somebody ended it
         self.outputs: dict[str, Mapping[str, Any]] = {}  # what each node gave
@@ -57,6 +58,7 @@ class Story:
         self._since = 0.0
         self._steps: list[tuple[float, float]] = []
         self._spans: list[Span] = []
+        self._started = False
 
     def hear(self, message: Message, now: float) -> list[Signal]:
         """Take in one message; what it means for whoever watches."""
@@ -69,6 +71,7 @@ class Story:
                 return list(self._framed(message))
             case Cut():
                 self._leave(now)  # whatever runs from here on is not seen
+                self._started = False
                 return []
 
     def finish(self) -> list[Signal]:
@@ -76,7 +79,7 @@ class Story:
         return list(self._reach((self._index + 1) * self._drawing.steps))
 
     def timings(self) -> dict[str, float]:
-        """Seconds of loading, encoding, sampling and decoding, as far as they were seen."""
+        """Seconds of loading, encoding, sampling and decoding; what was not seen counts as sampling."""
         spent: dict[PhaseName, float] = {"loading": 0.0, "encoding": 0.0, "sampling": 0.0, "decoding": 0.0}
         for span in self._spans:
             phase = self._drawing.phases.get(span.node)
@@ -85,6 +88,8 @@ class Story:
             late = _late(span)
             spent["loading"] += late
             spent[phase] += span.ended - span.begun - late
+        if self.took_s is not None:
+            spent["sampling"] += max(0.0, self.took_s - sum(spent.values()))
         return {
             "load": spent["loading"],
             "encode": spent["encoding"],
@@ -95,7 +100,7 @@ class Story:
     def _told_of(self, kind: str, data: Mapping[str, Any], now: float) -> Iterator[Signal]:
         match kind:
             case "execution_start":
-                self.begun = True
+                self.begun = self._started = True
             case "execution_cached":
                 self.begun = True
                 if set(map(str, data.get("nodes") or ())) & self._drawing.planned.keys():
@@ -118,9 +123,10 @@ class Story:
             case "executed":
                 output = data.get("output")
                 if isinstance(output, Mapping):
-                    self.outputs[str(data.get("node"))] = output
+                    node = self._known(data.get("node"), data.get("display_node"))
+                    self.outputs[str(node)] = output
             case "execution_success":
-                self.succeeded = True
+                self.whole = self._started
             case "execution_error":
                 self.failure = data
             case "execution_interrupted":
@@ -141,8 +147,10 @@ class Story:
         if not isinstance(value, int | float) or not isinstance(most, int | float) or most <= 0:
             return
         self._raw[node] = (int(value), int(most))
-        if node == self._node:
-            self._steps.append((now, value))
+        if node != self._node:  # the line was down when it began
+            self._leave(now)
+            self._node, self._since, self._steps = node, now, []
+        self._steps.append((now, value))
         self._done[node] = max(self._done.get(node, 0), self._share(node, value, most))
         yield from self._reach(self._here())
 

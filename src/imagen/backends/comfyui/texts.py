@@ -148,10 +148,7 @@ def _standing(trail: Trail, spot: Spot, deep: int = 0) -> Iterator[Spot]:
         return
     inputs = trail.inputs(there[0])
     if {"find", "replace"} <= set(inputs):
-        filled = list(_standing(trail, Spot(there[0], "replace"), deep + 1))
-        gap = trail.value(Spot(there[0], "find"))
-        if filled and isinstance(gap, str) and _GAP.search(gap):
-            # What is put into a form is the text; the form is how it is said.
+        if filled := _filled_in(trail, there[0], deep):
             yield from filled
             return
         inputs = {name: item for name, item in inputs.items() if name not in ("find", "replace")}
@@ -163,3 +160,15 @@ def _standing(trail: Trail, spot: Spot, deep: int = 0) -> Iterator[Spot]:
             yield from _standing(trail, part, deep + 1)
         elif item.multiline and str(trail.value(part) or "").strip():
             yield part
+
+
+def _filled_in(trail: Trail, node: str, deep: int) -> list[Spot]:
+    """The texts that are put into the gaps of a form: they are what is said, the form is how."""
+    gap = trail.value(Spot(node, "find"))
+    if deep > _DEEP or not isinstance(gap, str) or not _GAP.search(gap):
+        return []
+    filled = list(_standing(trail, Spot(node, "replace"), deep + 1))
+    form = trail.link(trail.origin(Spot(node, "string")))
+    if form is not None and {"find", "replace"} <= set(trail.inputs(form[0])):
+        filled += _filled_in(trail, form[0], deep + 1)
+    return list(dict.fromkeys(filled))

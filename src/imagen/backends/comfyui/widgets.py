@@ -33,10 +33,10 @@ def widget_values(box: Box, kind: NodeType) -> dict[str, Any]:
     return told
 
 
-def misfits(told: Mapping[str, Any], kind: NodeType) -> list[str]:
+def misfits(told: Mapping[str, Any], kind: NodeType) -> list[Input]:
     """The inputs whose values cannot be theirs, because the node had others when the file was saved."""
     return [
-        item.name
+        item
         for item in kind.walk(told)
         if item.name in told and not (fits(told[item.name], item) and offered(told[item.name], item))
     ]
@@ -46,7 +46,9 @@ def fits(value: Any, item: Input) -> bool:
     """True when the server would take this value for this input, file names and ranges aside."""
     match item.kind:
         case "INT":
-            return isinstance(value, int | float) and not isinstance(value, bool) and value == int(value)
+            return (isinstance(value, int) and not isinstance(value, bool)) or (
+                isinstance(value, float) and value.is_integer()
+            )
         case "FLOAT":
             return isinstance(value, int | float) and not isinstance(value, bool)
         case "BOOLEAN":
@@ -54,7 +56,7 @@ def fits(value: Any, item: Input) -> bool:
         case "STRING":
             return isinstance(value, str)
         case _ if item.branches:
-            return value in item.branches
+            return isinstance(value, str | int) and value in item.branches
         case "COMBO":
             return isinstance(value, str | int | float | bool | list)
         case _:

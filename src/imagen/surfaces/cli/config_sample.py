@@ -27,10 +27,10 @@ BACKENDS: dict[str, tuple[tuple[str, Any, str], ...]] = {
             "where its server answers; a model may name another one with a `url` of its own",
         ),
         ("models_folder", None, "the `models` folder of its server, when imagen cannot ask for it: see `models pull`"),
-        ("outputs", "temp", "temp: the server keeps no picture; output: it keeps them in its output folder too"),
+        ("outputs", "temp", "where it keeps pictures: temp, until it starts again, or output, for good"),
         ("preview_method", "auto", "how it makes previews: auto, latent2rgb or taesd"),
         ("patience_s", 60, "how long it may be away in the middle of a picture before that is an error"),
-        ("unload_after_s", None, "give the memory back after so many seconds without work; null: keep it"),
+        ("unload_after_s", None, "seconds without work after which it gives its memory back; null: never"),
     ),
 }
 

@@ -1,6 +1,7 @@
 """`imagen models pull`: the weights of a model, fetched to where its engine looks for them."""
 
 import asyncio
+import shutil
 import sys
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     from imagen.core.model import Model
     from imagen.engine.pull import Folders, Item, Plan
 
+WIDE = 1000
 SHOW_S = 0.2  # between two looks at how far it is
 CLEAR = "\r\x1b[K"
 
@@ -62,7 +64,7 @@ def pull(
         click.echo(f"note: {note}", err=True)
     _others(plan)
     if not fetched and plan.items:
-        click.echo(f"nothing to fetch: {len(plan.items)} files are there", err=True)
+        click.echo(_nothing(plan), err=True)
 
 
 async def _asked(name: str | None, to: Path | None) -> "tuple[list[Model], Mapping[str, Folders | None]]":
@@ -87,7 +89,9 @@ def _tell(plan: "Plan", folders: "Mapping[str, Folders | None]", json_output: bo
         print_json({"files": items, "missing_bytes": plan.missing_bytes, "disks": rooms, "dry_run": True})
         return
     rows = [(item.file.path, _size(item), _state(item), item.file.licence) for item in plan.items]
-    for line in table(("FILE", "SIZE", "STATE", "LICENCE"), rows) if rows else ():
+    # A file's name is of use only when it is whole; a pipe is as wide as it has to be.
+    width = shutil.get_terminal_size().columns if sys.stdout.isatty() else WIDE
+    for line in table(("FILE", "SIZE", "STATE", "LICENCE"), rows, width=width) if rows else ():
         click.echo(line, err=err)
     for place in dict.fromkeys(str(item.place.parent) for item in plan.items):
         click.echo(f"{_kinds(plan.items, place)} in {place}", err=err)
@@ -103,7 +107,13 @@ def _tell(plan: "Plan", folders: "Mapping[str, Folders | None]", json_output: bo
     about = "" if all(item.exact for item in plan.missing) else "about "
     free = "".join(f"; {byte_size(room.free)} are free at {room.path}" for room in plan.rooms)
     total = f"{missing} of {len(plan.items)} files to fetch, {about}{byte_size(plan.missing_bytes)}{free}"
-    click.echo(total if missing else f"nothing to fetch: {len(plan.items)} files are there", err=err)
+    click.echo(total if missing else _nothing(plan), err=err)
+
+
+def _nothing(plan: "Plan") -> str:
+    if not plan.items:
+        return "nothing to fetch"
+    return f"nothing to fetch: {len(plan.items)} file{'s are' if len(plan.items) > 1 else ' is'} there"
 
 
 def _ask(plan: "Plan") -> None:
