@@ -60,7 +60,7 @@ async def test_a_bundled_model_is_drawn_with_steps_phases_and_previews(app: App,
     assert all(timings[name] > 0 for name in ("load", "encode", "sample", "decode"))
     assert sum(seconds for name, seconds in timings.items() if name != "total") <= timings["total"] + 0.05
     assert (told.completed.vram_peak_mib or 0) > 600
-    assert "system_stats" in (told.completed.vram_method or "")
+    assert "whole device" in (told.completed.vram_method or "")
     assert not told.of(imagen.Warning)
     assert fake.idle
     assert len(fake.sampled) == 1

@@ -1,6 +1,7 @@
 """What a request can fill in a graph is found by following it, and what is not certain is asked."""
 
 import contextlib
+import copy
 import json
 from typing import Any
 
@@ -470,7 +471,7 @@ def test_a_broken_graph_is_taken_or_refused_and_nothing_else(changes: list[tuple
     for number, junk in changes:
         places = list(_places(document))
         holder, key = places[number % len(places)]
-        holder[key] = junk
+        holder[key] = copy.deepcopy(junk)
     with contextlib.suppress(ImagenError):
         adopt(document)
 

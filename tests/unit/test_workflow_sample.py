@@ -62,7 +62,7 @@ BY_HAND = {
     # what goes in as second and as negative conditioning is what should not be seen
     "image_omnigen2_t2i": "prompt 42:6.text; negative 42:7.text; seed 42:21.noise_seed; steps 42:23.steps",
     # the size is rounded by sums, and told to the model as well
-    "image_lens_t2i": "prompt 34:3.text; negative 34:7.text; width 34:8.width; height 34:8.height; "
+    "image_lens_t2i": "prompt 34:3.text; negative 34:7.text; width 34:8.width 34:21.width; "
     "seed 34:14.noise_seed; steps 34:16.steps; cfg 34:14.cfg",
     # a switch outside chooses prompt and model
     "basic_switch_node": "prompt 68.value; lora 62.lora_name; model 60.unet_name; seed 64:58.seed",

@@ -16,6 +16,7 @@ from imagen.store import journal
 from imagen.store.db import Database
 from imagen.store.queue import Claim
 
+STEP_S = 0.05  # between two writes of bare steps: nobody sees more, and a machine that also draws feels each of them
 LOOK_S = 0.2  # how often a quiet job looks whether it was cancelled or is being watched
 AFTER = 0.5  # steps that decoding is worth: next to nothing for some models, a whole step for others
 
@@ -48,6 +49,8 @@ class Live:
         self._frame_ms = 0.0
         self._last_frame = float("-inf")
         self._dirty = asyncio.Event()
+        self._urgent = asyncio.Event()  # more than a step: a new phase, a preview
+        self._written = float("-inf")
         self._writing = asyncio.Lock()
         self._task: asyncio.Task[None] | None = None
         self._first_step: tuple[float, int] | None = None
@@ -90,6 +93,7 @@ class Live:
         if self._phase is None or self._phase.phase != name:
             self._phase = events.Phase(phase=name, **self._envelope())
             self._dirty.set()
+            self._urgent.set()
 
     def step(self, step: int, total: int, image: int) -> None:
         """A step is done. Steps never go back and never pass the total, whatever a backend says."""
@@ -148,6 +152,7 @@ class Live:
             self._frames.clear()
         self._frames.append(frame)
         self._dirty.set()
+        self._urgent.set()
 
     def cost(self) -> dict[str, float]:
         """What the previews cost: frames, and milliseconds of decoding and encoding."""
@@ -159,6 +164,8 @@ class Live:
             if not self._dirty.is_set():
                 return
             self._dirty.clear()
+            self._urgent.clear()
+            self._written = self._monotonic()
             frames, self._frames = self._frames, []
             # The tick as of now: one that rose meanwhile belongs to a frame that the next write brings,
             # and a follower who had seen it already would skip that frame.
@@ -194,6 +201,9 @@ class Live:
                 async with asyncio.timeout(LOOK_S):
                     await self._dirty.wait()
             if self._dirty.is_set():
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(self._written + STEP_S - self._monotonic()):
+                        await self._urgent.wait()
                 await self.flush()
             else:
                 self._note(await self._db.read(journal.attention, self._claim.job, datetime.now(UTC)))

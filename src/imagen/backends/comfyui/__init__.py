@@ -1,8 +1,9 @@
 """ComfyUI: its server draws, and a model is one of its workflows as data.
 
 Nothing is loaded here until a server is really spoken to, so that a list of models costs nothing. Read on in this
-order: `backend.py` (the methods), `run.py` (one prompt, from its submission to its picture), `story.py` (what the
-server tells about it), `line.py` and `server.py` (the two ways to speak to it), `workflow.py` (what is sent).
+order: `backend.py` (the methods), `workflow.py` (what is sent), `run.py` (one prompt, from its submission to its
+picture), `story.py` (what the server tells about it), `keeper.py` (what it says when asked), `line.py` and `server.py`
+(the two ways to speak to it).
 """
 
 from collections.abc import Mapping, Set

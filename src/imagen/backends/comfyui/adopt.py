@@ -23,6 +23,7 @@ OUTPUT = "output"
 _FALLBACK = 1024  # pixels of a side, where a workflow computes it in a way that cannot be followed
 _SIDES = ("width", "height")
 _DIGITS = 6  # the editor writes 3.1 as 3.1000000000000005
+_NODE = ("class_type", "inputs", "_meta")  # all that the server takes; in a picture it adds notes of its own
 _NAME = re.compile(r"[A-Za-z_]\w{0,49}", re.ASCII)
 _HELP = {
     "sampler": "how a step is taken",
@@ -98,7 +99,7 @@ def _read(document: Any, types: Mapping[str, NodeType]) -> Converted:
         if is_litegraph(document):
             return convert(document, types)
         if _is_graph(document):
-            graph = {str(name): dict(node) for name, node in document.items()}
+            graph = {str(name): {key: node[key] for key in _NODE if key in node} for name, node in document.items()}
             if slots := Template(graph).slots:
                 raise RequestError(
                     f"this file is a template of imagen already: it has the slots {', '.join(sorted(slots))}",

@@ -12,8 +12,9 @@ from uuid import UUID, uuid4, uuid5
 from imagen.backends.base import Adopted, Previews
 from imagen.backends.comfyui import errors, pictures, vram, workflow
 from imagen.backends.comfyui.address import DEFAULT, Address
+from imagen.backends.comfyui.keeper import Pace
 from imagen.backends.comfyui.line import Line, LineError
-from imagen.backends.comfyui.run import Pace, Run, ended_badly
+from imagen.backends.comfyui.run import Run, ended_badly
 from imagen.backends.comfyui.server import KNOWN_S, OLDEST, PER_PROMPT_PREVIEWS, Server, Stats, version_of
 from imagen.backends.comfyui.story import Story
 from imagen.core.errors import BadConfig, Check, ImagenError, TimedOut

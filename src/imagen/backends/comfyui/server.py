@@ -2,8 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Collection, Coroutine, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import Collection, Coroutine, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, TypeVar
 
@@ -13,7 +12,6 @@ from imagen.backends.comfyui import errors
 from imagen.backends.comfyui.address import Address
 from imagen.backends.comfyui.line import Line
 from imagen.backends.comfyui.nodes import NodeType, node_type, node_types
-from imagen.core.errors import ImagenError
 
 CONNECT_S = 3.0
 ANSWER_S = 30.0  # a server that loads a model answers nobody for seconds
@@ -216,8 +214,16 @@ class Server:
             raise errors.answered(self.url, response)
 
     async def _ask(self, method: str, path: str, **said: Any) -> httpx2.Response:
-        async with translated(self.url):
-            return await self._http.request(method, path, **said)
+        try:
+            try:
+                return await self._http.request(method, path, **said)
+            except (httpx2.ReadError, httpx2.RemoteProtocolError):
+                if method != "GET":
+                    raise
+                # A kept connection that the server closed at the same moment; to ask twice does no harm.
+                return await self._http.request(method, path, **said)
+        except errors.LIBRARY as exc:
+            raise errors.away(self.url, exc) from exc
 
     def _json(self, response: httpx2.Response) -> Mapping[str, Any]:
         try:
@@ -227,17 +233,6 @@ class Server:
         if not isinstance(answer, Mapping):
             raise errors.no_comfyui(self.url, response.request.url.path)
         return answer
-
-
-@asynccontextmanager
-async def translated(url: str) -> AsyncIterator[None]:
-    """Whatever the client library raises, as an error of ours."""
-    try:
-        yield
-    except ImagenError:
-        raise
-    except errors.LIBRARY as exc:
-        raise errors.away(url, exc) from exc
 
 
 async def together(*asked: Coroutine[Any, Any, T]) -> list[T]:

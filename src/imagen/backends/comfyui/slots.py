@@ -30,7 +30,7 @@ class Found:
     slots: dict[str, list[Spot]] = field(default_factory=dict)
     values: dict[str, Any] = field(default_factory=dict)  # what stands there now
     samplers: list[str] = field(default_factory=list)
-    sides: list[tuple[Spot, Spot]] = field(default_factory=list)  # width and height where something is drawn on
+    sides: list[tuple[Spot, Spot]] = field(default_factory=list)  # width and height of what is drawn on, the last first
     questions: list[Question] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
 
@@ -187,7 +187,7 @@ def _cut_up(trail: Trail, samplers: Sequence[str]) -> bool:
 
 
 def _size(trail: Trail, found: Found, given: Mapping[str, list[Spot]]) -> None:
-    pairs = found.sides = _sized(trail, found.samplers)
+    pairs = found.sides = _sized(trail, found.samplers[::-1])
     if "width" in given or "height" in given:
         for name, other in (_SIDES, _SIDES[::-1]):
             partners = [Spot(spot.node, spot.input.replace(other, name)) for spot in given.get(other, [])]
