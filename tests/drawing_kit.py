@@ -72,13 +72,15 @@ class Told:
 
 
 @asynccontextmanager
-async def opened(home: Path, url: str, *, config: str = "") -> AsyncIterator[App]:
+async def opened(
+    home: Path, url: str, *, config: str = "", patience_s: float | None = PATIENCE_S
+) -> AsyncIterator[App]:
     """The product with a home of its own; `config` is its config.yaml."""
     home.mkdir(parents=True, exist_ok=True)
     if config:
         (home / "config.yaml").write_text(config)
     settings = load_settings(home=home, environ={"IMAGEN_COMFYUI_URL": url})
-    async with asyncio.timeout(PATIENCE_S), imagen.open(settings=settings) as app:
+    async with asyncio.timeout(patience_s), imagen.open(settings=settings) as app:
         yield app
 
 

@@ -128,7 +128,7 @@ async def test_an_old_server_without_previews_says_how_to_get_them(tmp_path: Pat
     fake = Fake(version="0.3.75")
     async with fake.serving() as url, opened(tmp_path / "home", url) as app:
         told = await draw(app, preview={"stride": 1})
-    assert told.completed
+    assert told.completed.images
     assert any("--preview-method auto" in event.message for event in told.of(imagen.Warning))
 
 
@@ -235,7 +235,7 @@ class TestStrangers:
         async with opened(tmp_path / "one", fake.url) as one, opened(tmp_path / "two", fake.url) as two:
             jobs = [draw(app, seed=seed, preview={"stride": 1}) for seed in range(4) for app in (one, two)]
             told = await asyncio.gather(*jobs)
-        assert all(one.completed and one.stepped(4) for one in told)
+        assert all(one.completed.images and one.stepped(4) for one in told)
         assert [told[k].pixels for k in range(0, 8, 2)] == [told[k].pixels for k in range(1, 8, 2)]
         assert len(fake.sampled) == 8
         assert fake.idle

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.comfy_ends_kit import many
 from tests.drawing_kit import Told, draw, drawing, model_folder, nothing_of_ours, opened, until
 
 import imagen
@@ -60,7 +61,7 @@ class TestTheSocket:
         fake.step_s = 0.01
         fake.drop_sockets(after=after)
         told = await draw(app)
-        assert told.completed
+        assert told.completed.images
         assert told.stepped(4)
         assert not told.requeued
         assert len(fake.samplings) == 1
@@ -72,7 +73,7 @@ class TestTheSocket:
             while not task.done():
                 fake.drop_sockets(after=4)
                 await asyncio.sleep(0.05)
-        assert task.result().completed
+        assert task.result().completed.images
         assert len(fake.samplings) == 1
 
     async def test_it_stays_open_and_says_nothing_more(self, app: App, fake: Fake) -> None:
@@ -83,10 +84,10 @@ class TestTheSocket:
             fake.go_silent()
             fake.go_on()
         told = task.result()
-        assert told.completed
+        assert told.completed.images
         assert told.stepped(4)
         assert len(fake.samplings) == 1
-        assert (await draw(app, seed=8)).completed
+        assert (await draw(app, seed=8)).completed.images
 
     async def test_a_proxy_lets_none_through(self, tmp_path: Path) -> None:
         """Then there is one warning, and a picture."""
@@ -109,7 +110,7 @@ class TestTheSocket:
         finally:
             await listening.stop()
             await fake.aclose()
-        assert told.completed
+        assert told.completed.images
         assert [event.code for event in told.of(imagen.Warning)] == ["no_live_progress"]
 
 
@@ -124,7 +125,7 @@ class TestTheServer:
             await fake.restart()
             fake.go_on()
         told = task.result()
-        assert told.completed
+        assert told.completed.images
         assert told.requeued == ["unreachable"]
         assert [one.state for one in fake.prompts] == ["lost", "completed"]
         assert len(fake.sampled) == 1
@@ -137,7 +138,7 @@ class TestTheServer:
             await until(lambda: fake.held)
             await fake.restart(down_s=1.0)
             fake.go_on()
-        assert task.result().completed
+        assert task.result().completed.images
         assert len(fake.sampled) == 1
 
     async def test_it_is_away_for_longer_than_anybody_waits(self, fake: Fake, tmp_path: Path) -> None:
@@ -149,7 +150,7 @@ class TestTheServer:
                 await until(lambda: fake.held)
                 await fake.restart(down_s=1.5)
                 fake.go_on()
-        assert task.result().completed
+        assert task.result().completed.images
         assert len(fake.sampled) == 1
 
     async def test_it_is_not_there_at_all(self, tmp_path: Path) -> None:
@@ -165,7 +166,7 @@ class TestTheServer:
         """It has the prompt all the same: it is found there, not sent again."""
         fake.lose_reply()
         told = await draw(app)
-        assert told.completed
+        assert told.completed.images
         assert not told.requeued
         assert len(fake.prompts) == 1
         assert len(fake.sampled) == 1
@@ -176,7 +177,7 @@ class TestTheServer:
         async with drawing(app) as task:
             await until(lambda: any(one.path == "/view" for one in fake.requests))
             await fake.restart()
-        assert task.result().completed
+        assert task.result().completed.images
         assert fake.idle
 
     @pytest.mark.parametrize("path", ["/prompt", "/view", "/system_stats"])
@@ -196,7 +197,7 @@ class TestTheServer:
         async with fake.serving() as url:
             async with opened(tmp_path / "a", url.replace("://", "://ann:secret@")) as app:
                 told = await draw(app)
-                assert told.completed
+                assert told.completed.images
                 assert "secret" not in json.dumps([imagen.Started.__name__, str(told.events)])
             async with opened(tmp_path / "b", url) as app:
                 assert "password" in (await draw(app)).failed.message
@@ -287,3 +288,10 @@ class TestThePrompt:
             fake.go_on()
         assert "somebody" in task.result().failed.message
         assert not fake.samplings
+
+
+async def test_whatever_happens_each_job_has_its_one_right_end(tmp_path: Path) -> None:
+    """Sixty jobs, to every third of which something happens, in an order that is drawn from a seed."""
+    account = await many(60, tmp_path / "home", seed=4)
+    assert not account.wrong
+    assert account.happened["nothing"] < account.jobs == 60

@@ -9,7 +9,7 @@ import yaml
 from tests.cli_kit import imagen
 
 from imagen.backends.comfyui.address import DEFAULT
-from imagen.backends.comfyui.backend import PATIENCE_S, ComfyUI
+from imagen.backends.comfyui.backend import ComfyUI
 from imagen.config import KEYS, load_settings
 from imagen.engine.wiring import catalog_of
 from imagen.surfaces.cli.config_sample import BACKENDS
@@ -104,9 +104,9 @@ def test_what_the_sample_says_of_comfyui_is_what_it_does() -> None:
     """Its address and its patience are those of the backend."""
     told = {key: value for key, value, _ in BACKENDS["comfyui"]}
     assert told["url"] == DEFAULT
-    assert told["patience_s"] == PATIENCE_S
+    assert told["patience_s"] == ComfyUI({}).pace.away_s
     backend = ComfyUI({key: value for key, value in told.items() if value is not None})
-    assert (backend.patience_s(), backend.unload_after_s) == (ComfyUI({}).patience_s(), ComfyUI({}).unload_after_s)
+    assert (backend.pace, backend.unload_after_s) == (ComfyUI({}).pace, ComfyUI({}).unload_after_s)
 
 
 def test_init_writes_once(home: Path) -> None:

@@ -377,6 +377,14 @@ def test_files_are_spelled_as_the_server_has_them() -> None:
     assert spelled("a.safetensors", ["x/a.safetensors", "y/a.safetensors"]) == "a.safetensors"
 
 
+@pytest.mark.parametrize("path", ["../../up.pt", "/etc/a.pt", "a/../../b.pt", "C:\\a.pt", "..\\a.pt"])
+def test_a_file_outside_of_its_folder_is_never_fetched(path: str) -> None:
+    """Workflows come from anywhere, and what a model lists may be written by `imagen models pull`."""
+    loader = node("CheckpointLoaderSimple", ckpt_name=path)
+    told = adopt(plain(**{"4": loader}))
+    assert (told.keys["model"], "files" in told.keys) == (path.replace("\\", "/"), False)
+
+
 @pytest.mark.parametrize(
     ("url", "hub"),
     [

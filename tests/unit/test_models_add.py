@@ -204,6 +204,7 @@ def test_a_slot_that_says_nothing_is_refused(home: Path, slot: str) -> None:
         (b"{", "is not JSON"),
         (b"\xff\xfe\x00", "not UTF-8"),
         (b"[1, 2]", "it holds a list"),
+        (b'{"a": "\\ud800"}', "half a character"),
         (b"[" * 500 + b"]" * 500, "brackets are too deep"),
         (b"[" * 100_000, "brackets are too deep"),
         (b'{"a": ' * 150 + b"1" + b"}" * 150, "brackets are too deep"),

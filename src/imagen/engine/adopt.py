@@ -192,6 +192,10 @@ def _json(text: str, file: Path) -> Mapping[str, Any]:
         raise RequestError(f"{file} is no workflow: its brackets are too deep", hint="give a workflow file") from exc
     if _deeper(document, slots.MAX_DEPTH):
         raise RequestError(f"{file} is no workflow: its brackets are too deep", hint="give a workflow file")
+    try:
+        json.dumps(document, ensure_ascii=False).encode()
+    except UnicodeEncodeError as exc:
+        raise RequestError(f"{file} holds half a character", hint="write the text that holds it anew") from exc
     if not isinstance(document, Mapping):
         raise RequestError(
             f"{file} is no workflow: it holds a {type(document).__name__}",

@@ -65,9 +65,10 @@ def adopted(document: Mapping[str, Any], types: Mapping[str, NodeType], answers:
         shown=source.shown,
         shared=source.shared,
     )
-    notes = [*source.notes, *trail.folded()]
+    said = [*source.notes, *trail.folded()]
     output, asked = _output(trail, answers.get(OUTPUT), source.packages)
-    notes += _only(trail, output)
+    behind = Trail(nodes=dict(source.graph), types=types).upstream(output)
+    notes = [*(note for node, note in said if node in behind), *_only(trail, output)]
     found = find(trail, output, {name: answer for name, answer in answers.items() if name != OUTPUT})
     files = weights(trail, output, source.files, {*found.slots, *_RESERVED})
     keys = _keys(trail, found, files, notes)
@@ -234,13 +235,14 @@ def _keys(trail: Trail, found: Found, files: Sequence[Weight], notes: list[str])
         keys["options"] = options
     for weight in files:
         item = trail.inputs(weight.spots[0].node).get(weight.spots[0].input)
-        keys[weight.key] = spelled(weight.path, item.choices if item else None)
-        if keys[weight.key] != weight.path:
+        # With the slashes of Windows or of others: a server is told in its own.
+        keys[weight.key] = spelled(weight.path, item.choices if item else None).replace("\\", "/")
+        if keys[weight.key] != weight.path.replace("\\", "/"):
             notes.append(f"{weight.key}: this server has {weight.path!r} as {keys[weight.key]!r}")
     keys["files"] = [
-        {"path": keys[weight.key].replace("\\", "/")}
-        | {name: value for name in ("folder", "hub") if (value := getattr(weight, name))}
+        {"path": keys[weight.key]} | {name: value for name in ("folder", "hub") if (value := getattr(weight, name))}
         for weight in files
+        if weight.fetchable
     ]
     _one_each(trail, notes)
     return {name: value for name, value in keys.items() if value}

@@ -104,6 +104,7 @@ class ComfyUI:
         for server in servers:
             await server.aclose()
 
+    @property
     def pace(self) -> Pace:
         """How long a server is waited for: the setting `patience_s` says for how long it may be away."""
         return replace(self._pace, away_s=self._seconds("patience_s", self._pace.away_s) or 0.0)
@@ -204,7 +205,7 @@ class _Call:
             story,
             prompt_id=place.prompt_id,
             model=self._model.name,
-            pace=self._backend.pace(),
+            pace=self._backend.pace,
         )
         method = self._backend.setting(self._model, "preview_method") or "auto"
         extra = None if place.known else {"preview_method": method if self._watched else "none"}

@@ -53,7 +53,7 @@ class Converted:
     shared: Mapping[str, str] = field(default_factory=dict)  # places that get their value from one widget, by its name
     files: tuple[Mapping[str, str], ...] = ()  # weights by name, url and directory, where the author gave them
     packages: Mapping[str, str] = field(default_factory=dict)  # node class -> the package that brings it
-    notes: tuple[str, ...] = ()
+    notes: tuple[tuple[str, str], ...] = ()  # what to say of which node
 
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
@@ -104,7 +104,7 @@ class _Work:
     shown: set[str] = field(default_factory=set)
     shared: dict[str, str] = field(default_factory=dict)
     packages: dict[str, str] = field(default_factory=dict)
-    notes: list[str] = field(default_factory=list)
+    notes: list[tuple[str, str]] = field(default_factory=list)
 
     def emit(self, scope: _Scope) -> None:
         """Every node that is switched on, subgraphs unfolded."""
@@ -159,9 +159,8 @@ class _Work:
                 elif item.required and item.default is not None:
                     inputs[item.name] = _plain(item.default)
                     if not item.upload:
-                        self.notes.append(
-                            f"{box.kind} {name}: {item.name} is newer than this file, and is {item.default!r}"
-                        )
+                        said = f"{item.name} is newer than this file, and is {item.default!r}"
+                        self.notes.append((name, f"{box.kind} {name}: {said}"))
         title = box.title or (kind.title if kind else box.kind)
         return {"class_type": box.kind, "inputs": inputs, "_meta": {"title": title}}
 
@@ -170,9 +169,9 @@ class _Work:
         for item in misfits(own, kind):
             said = f"{kind.name} {name}: the file has {own[item.name]!r} for {item.name}"
             if fits(own[item.name], item) or item.default is None:
-                self.notes.append(f"{said}, which this server does not know")
+                self.notes.append((name, f"{said}, which this server does not know"))
             else:
-                self.notes.append(f"{said}, which cannot be; it is {item.default!r}")
+                self.notes.append((name, f"{said}, which cannot be; it is {item.default!r}"))
                 own[item.name] = item.default
 
     def _beside(self, scope: _Scope, source: _Own, link: Link) -> _Source:

@@ -152,9 +152,9 @@ def too_old(url: str, model: str, requires: str, version: str) -> MissingExtra:
 
 def not_listed(model: str, where: str, value: Any, choices: Sequence[Any]) -> ImagenError:
     """A value that is none of those the server has: a file that is not there, or a word it does not know."""
-    there = [str(choice) for choice in choices]
-    name = str(value)
-    near = get_close_matches(name, there, n=MAX_SHOWN, cutoff=0.6)
+    name, there = str(value), [str(choice) for choice in choices]
+    stems = {_stem(choice): choice for choice in there}  # what files end in makes all of them alike
+    near = [stems[stem] for stem in get_close_matches(_stem(name), stems, n=MAX_SHOWN, cutoff=0.6)]
     if name.lower().endswith(WEIGHTS):
         # Never the whole list: other people's files are none of a caller's business, and there may be thousands.
         near_by = f"; there is {', '.join(near)}" if near else ""
@@ -226,6 +226,10 @@ def picture_gone(model: str) -> Crashed:
 def without_paths(text: str) -> str:
     """Server paths reduced to their last part, and no walls of numbers."""
     return _TENSOR.sub("tensor(…)", _PATH.sub(lambda found: found[1] or "…", text))
+
+
+def _stem(name: str) -> str:
+    return name.lower().rpartition(".")[0] if name.lower().endswith(WEIGHTS) else name.lower()
 
 
 def _node_error(

@@ -79,13 +79,21 @@ class Line:
     """A websocket that is opened when it is needed and stays open for a while."""
 
     def __init__(
-        self, address: Address, client_id: str | None = None, *, on_cut: Callable[[], None] = lambda: None
+        self,
+        address: Address,
+        client_id: str | None = None,
+        *,
+        on_cut: Callable[[], None] = lambda: None,
+        idle_s: float = IDLE_S,
+        close_s: float = CLOSE_S,
     ) -> None:
         self.client_id = client_id or uuid4().hex
         self.cuts = 0  # how often it went down
         self._fixed = client_id is not None
         self._address = address
         self._on_cut = on_cut
+        self._idle_s = idle_s
+        self._close_s = close_s
         self._listeners: dict[str, Listener] = {}
         self._socket: _Socket | None = None
         self._opening = asyncio.Lock()
@@ -125,7 +133,7 @@ class Line:
             old, self._socket = self._socket, None
             old.end()
             with suppress(TimeoutError):
-                async with asyncio.timeout(CLOSE_S):
+                async with asyncio.timeout(self._close_s):
                     await old.gone.wait()
             old.abort()
 
@@ -199,7 +207,7 @@ class Line:
         """Close it when nobody has listened for a while."""
         if self._idle is not None:
             self._idle.cancel()
-        self._idle = asyncio.get_running_loop().call_later(IDLE_S, self._close_if_idle)
+        self._idle = asyncio.get_running_loop().call_later(self._idle_s, self._close_if_idle)
 
     def _close_if_idle(self) -> None:
         if self._listeners:

@@ -233,8 +233,8 @@ def took_s(entry: Mapping[str, Any]) -> float | None:
 def _no_line(url: str) -> Notice:
     return Notice(
         code="no_live_progress",
-        message=f"ComfyUI at {url} tells no steps and no previews: its WebSocket cannot be opened (what stands before it "
-        "may be in the way); the picture comes all the same",
+        message=f"ComfyUI at {url} tells no steps and no previews: its WebSocket cannot be opened "
+        "(what stands before it may be in the way); the picture comes all the same",
     )
 
 

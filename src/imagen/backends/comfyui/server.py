@@ -190,6 +190,8 @@ class Server:
             return None
         if response.status_code != 200:
             raise errors.answered(self.url, response)
+        if response.headers.get("content-type", "").startswith("text/"):
+            raise errors.no_comfyui(self.url, "/view")  # a proxy's page
         return response.content
 
     async def free(self) -> None:

@@ -7,6 +7,7 @@ missed while the line was down costs a step or a preview, never the picture.
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from itertools import pairwise
+from math import inf
 from statistics import median
 from typing import Any
 
@@ -144,7 +145,9 @@ class Story:
 
     def _progress(self, node: str, data: Mapping[str, Any], now: float) -> Iterator[Signal]:
         value, most = data.get("value"), data.get("max")
-        if not isinstance(value, int | float) or not isinstance(most, int | float) or most <= 0:
+        if not isinstance(value, int | float) or not isinstance(most, int | float):
+            return
+        if not (0 <= value < inf and 0 < most < inf):
             return
         self._raw[node] = (int(value), int(most))
         if node != self._node:  # the line was down when it began

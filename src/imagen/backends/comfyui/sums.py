@@ -46,7 +46,7 @@ def number(trail: Trail, spot: Spot, deep: int = 0) -> float | None:
     there = trail.link(spot)
     if there is None:
         value = trail.value(spot)
-        return value if isinstance(value, int | float) and not isinstance(value, bool) else None
+        return value if _is_number(value) else None
     if deep > _DEEP:
         return None
     node, slot = there
@@ -87,7 +87,13 @@ def _expression(text: str, names: Mapping[str, Any]) -> float | None:
         told = _term(ast.parse(text.strip(), mode="eval").body, names)
     except (SyntaxError, ValueError, TypeError, KeyError, ArithmeticError, RecursionError):
         return None
-    return told if isinstance(told, int | float) and not isinstance(told, bool) and math.isfinite(told) else None
+    return told if _is_number(told) else None
+
+
+def _is_number(value: Any) -> bool:
+    if isinstance(value, float):
+        return math.isfinite(value)
+    return isinstance(value, int) and not isinstance(value, bool)
 
 
 def _term(term: ast.expr, names: Mapping[str, Any]) -> Any:

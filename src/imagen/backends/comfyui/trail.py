@@ -133,12 +133,13 @@ class Trail:
                     found.append(other)
         return found
 
-    def folded(self) -> list[str]:
-        """Put what a switch is set to in its place; says which switches were, and how they stand."""
+    def folded(self) -> list[tuple[str, str]]:
+        """Put what a switch is set to in its place; says of each switch how it stands."""
         said = []
         for node in list(self.nodes):
             inputs = self.nodes[node]["inputs"]
-            if not {"switch", "on_true", "on_false"} <= set(self.kind(node).inputs):
+            # An older server may not have the switch; it is told by its inputs all the same.
+            if not {"switch", "on_true", "on_false"} <= {*self.kind(node).inputs, *inputs}:
                 continue
             at = self.origin(Spot(node, "switch"))
             on = self.value(at)
@@ -151,8 +152,8 @@ class Trail:
                     if is_link(value) and value[0] == node:
                         other["inputs"][name] = chosen
             del self.nodes[node]
-            said.append(f"the switch {title!r} ({at}) stays {'on' if on else 'off'}")
-        return list(dict.fromkeys(said))
+            said.append((node, f"the switch {title!r} ({at}) stays {'on' if on else 'off'}"))
+        return said
 
     def keep(self, nodes: Iterable[str]) -> None:
         """Leave out every other node."""

@@ -31,6 +31,7 @@ _FOLDERS = {
     "LatentUpscaleModelLoader.model_name": "latent_upscale_models",
     "ModelPatchLoader.name": "model_patches",
 }
+_SAFE = re.compile(r"[\w.-]*\w")  # the name of a folder, and not a way out of it
 _KEYS = {"checkpoints": "model", "diffusion_models": "model", "text_encoders": "clip", "vae": "vae"}
 _HUB = "huggingface.co"
 
@@ -45,13 +46,20 @@ class Weight:
     hub: str  # "owner/name/path/in/it", or nothing
     spots: tuple[Spot, ...]
 
+    @property
+    def fetchable(self) -> bool:
+        """False for a name that leads out of its folder: nothing shall be written there."""
+        parts = self.path.replace("\\", "/").split("/")
+        return all(part not in ("", ".", "..") and ":" not in part for part in parts)
+
 
 def weights(trail: Trail, output: str, files: Iterable[Mapping[str, str]], taken: Iterable[str] = ()) -> list[Weight]:
     """Every weight file, each once, what is used first in front; `taken` are keys that mean something else."""
     told = {_last(item["name"]): item for item in files if item.get("name")}
     spots: dict[tuple[str, str], list[Spot]] = {}
     for spot, value in _chosen(trail, output):
-        folder = told.get(_last(value), {}).get("directory") or _folder(trail, spot)
+        said = told.get(_last(value), {}).get("directory", "")
+        folder = said if _SAFE.fullmatch(said) else _folder(trail, spot)
         spots.setdefault((folder, value), []).append(spot)
     names: set[str] = set(taken)
     found = []
