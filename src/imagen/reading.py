@@ -1,6 +1,7 @@
-"""Read a YAML file so that every mistake in it can be named by file and line."""
+"""Read YAML and JSON so that every mistake in a file can be named by file and line."""
 
 import difflib
+import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -84,6 +85,44 @@ def read_yaml(file: Path) -> Document:
             hint="see `imagen config init` for a sample",
         )
     return Document(file=file, data=data, lines=lines)
+
+
+def parse_json(text: str | bytes, file: Path, *, hint: str, deepest: int = 100) -> Any:
+    """What a JSON text holds; BadConfig for one that is none, or that could not be written again."""
+    said = f"{file} is not JSON"
+    try:
+        value = json.loads(text, parse_constant=_refuse_constant)
+        if _deeper(value, deepest):
+            raise RecursionError
+        json.dumps(value, ensure_ascii=False).encode()
+    except json.JSONDecodeError as exc:
+        raise BadConfig(f"{file}:{exc.lineno}: is not JSON: {exc.msg}", hint=hint) from exc
+    except UnicodeDecodeError as exc:
+        raise BadConfig(f"{said}: it is not UTF-8 text", hint=hint) from exc
+    except UnicodeEncodeError as exc:
+        raise BadConfig(f"{file} holds half a character", hint="write the text that holds it anew") from exc
+    except RecursionError as exc:
+        raise BadConfig(f"{file}: its brackets are too deep", hint=hint) from exc
+    except ValueError as exc:
+        raise BadConfig(f"{said}: {exc}", hint=hint) from exc
+    return value
+
+
+def _refuse_constant(name: str) -> None:
+    raise ValueError(f"{name} is no number that everybody can read")
+
+
+def _deeper(value: Any, depth: int) -> bool:
+    """True when brackets stand in brackets more often than that; found without going there by recursion."""
+    level = [value]
+    for _ in range(depth):
+        level = [item for one in level for item in _held(one)]
+    return bool(level)
+
+
+def _held(value: Any) -> list[Any]:
+    inner = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    return [item for item in inner if isinstance(item, dict | list)]
 
 
 def maybe(word: str, words: Iterable[str]) -> str:

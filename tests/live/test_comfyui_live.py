@@ -20,8 +20,10 @@ from imagen.app import App
 
 pytestmark = [pytest.mark.live, pytest.mark.timeout(600)]
 
-MODELS = ("flux1-schnell", "flux2-klein", "flux2-klein-base", "hidream-o1", "sd35-medium", "z-image-turbo")
-MODELS += ("qwen-image",)
+MODELS = (
+    *("flux1-schnell", "flux2-klein", "flux2-klein-base", "hidream-o1"),
+    *("sd35-medium", "z-image-turbo", "qwen-image"),
+)
 SMALLEST = {"hidream-o1": (1024, 1024)}
 PATIENCE_S = 300.0  # weights may come from a disk, and be drawn with on a CPU
 

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from imagen.backends.base import Adopted, Adopts, Backend, Place
+from imagen.backends.base import Adopted, Adopts, Backend, Spot
 from imagen.backends.registry import registrations
 from imagen.config import Settings
 from imagen.core.errors import BadConfig, Conflict, RequestError, TooLarge, Unsupported
@@ -18,6 +18,7 @@ from imagen.engine.sidecar import text_chunks
 from imagen.models import slots
 from imagen.models.catalog import FILE, Catalog, load_catalog
 from imagen.models.entry import NAME
+from imagen.reading import parse_json
 
 MAX_PICTURE_BYTES = 64 * 2**20  # a picture with a workflow in it, as ComfyUI saves them
 LINE = 110  # characters of a line that can be broken
@@ -182,20 +183,9 @@ def _keep_others(there: Path, made: Path) -> None:
 
 def _json(text: str, file: Path) -> Mapping[str, Any]:
     try:
-        document = json.loads(text)
-    except json.JSONDecodeError as exc:
-        raise RequestError(
-            f"{file}:{exc.lineno}: is not JSON: {exc.msg}",
-            hint="give the file of `Workflow > Save` or of `Workflow > Export (API)`",
-        ) from exc
-    except RecursionError as exc:
-        raise RequestError(f"{file} is no workflow: its brackets are too deep", hint="give a workflow file") from exc
-    if _deeper(document, slots.MAX_DEPTH):
-        raise RequestError(f"{file} is no workflow: its brackets are too deep", hint="give a workflow file")
-    try:
-        json.dumps(document, ensure_ascii=False).encode()
-    except UnicodeEncodeError as exc:
-        raise RequestError(f"{file} holds half a character", hint="write the text that holds it anew") from exc
+        document = parse_json(text, file, hint="give the file of `Workflow > Save` or of `Workflow > Export (API)`")
+    except BadConfig as exc:
+        raise RequestError(exc.message, hint=exc.hint) from exc
     if not isinstance(document, Mapping):
         raise RequestError(
             f"{file} is no workflow: it holds a {type(document).__name__}",
@@ -204,20 +194,7 @@ def _json(text: str, file: Path) -> Mapping[str, Any]:
     return document
 
 
-def _deeper(value: Any, depth: int) -> bool:
-    """True when brackets stand in brackets more often than that; found without going there by recursion."""
-    level = [value]
-    for _ in range(depth):
-        level = [item for one in level for item in _held(one)]
-    return bool(level)
-
-
-def _held(value: Any) -> list[Any]:
-    inner = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
-    return [item for item in inner if isinstance(item, dict | list)]
-
-
-def _told(place: Place) -> str:
+def _told(place: Spot) -> str:
     title = _one_line(place.title)
     return f"{place.name} ({place.kind}{f': {title}' if title and title != place.kind else ''})"
 

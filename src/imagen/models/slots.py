@@ -1,6 +1,5 @@
 """The template of a model: found, read, and held against the keys that are to fill it."""
 
-import json
 import math
 from collections.abc import Callable, Collection, Iterable, Mapping, Set
 from pathlib import Path
@@ -9,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from imagen.core.errors import BadConfig
 from imagen.core.model import Model, Option
 from imagen.core.template import Template
+from imagen.reading import parse_json
 
 if TYPE_CHECKING:
     from imagen.models.entry import Entry
@@ -16,7 +16,6 @@ if TYPE_CHECKING:
 FILE = "workflow.json"
 KEYS = ("workflow", "workflow_template")  # the second is how older files spell the first
 MAX_BYTES = 8 * 2**20  # the largest workflows people share have a tenth of it
-MAX_DEPTH = 100
 
 
 class FillsTemplates(Protocol):
@@ -69,16 +68,7 @@ def read_template(entry: "Entry", file: Path, wrong: Callable[[Any], tuple[str, 
         raise entry.wrong(f"the workflow {file} cannot be read: {exc.strerror}", key, hint="give its path") from exc
     if not raw:
         raise BadConfig(f"{file} is empty or larger than {MAX_BYTES:,} bytes", hint=hint)
-    try:
-        graph = json.loads(raw)
-    except UnicodeDecodeError as exc:
-        raise BadConfig(f"{file} is not JSON: it is not UTF-8 text", hint=hint) from exc
-    except RecursionError as exc:
-        raise BadConfig(f"{file} is not a workflow: its brackets are too deep", hint=hint) from exc
-    except json.JSONDecodeError as exc:
-        raise BadConfig(f"{file}:{exc.lineno}: is not JSON: {exc.msg}", hint=hint) from exc
-    if _depth(graph) > MAX_DEPTH:
-        raise BadConfig(f"{file} is not a workflow: its brackets are too deep", hint=hint)
+    graph = parse_json(raw, file, hint=hint)
     if said := wrong(graph):
         raise BadConfig(f"{file}: {said[0]}", hint=said[1])
     return Template(graph)
@@ -138,17 +128,3 @@ def ignored(model: Model, slots: Iterable[str]) -> tuple[str, ...]:
 
 def _plain(value: Any) -> bool:
     return isinstance(value, str | int | bool) or (isinstance(value, float) and math.isfinite(value))
-
-
-def _depth(value: Any) -> int:
-    """How deep the brackets go, counted without going there by recursion."""
-    depth, level = 0, [value]
-    while level and depth <= MAX_DEPTH:
-        depth += 1
-        level = [
-            item
-            for one in level
-            if isinstance(one, dict | list)
-            for item in (one.values() if isinstance(one, dict) else one)
-        ]
-    return depth

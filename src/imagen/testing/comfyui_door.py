@@ -113,7 +113,7 @@ class Listening:
             lifespan="off",
             access_log=False,
             log_config=None,
-            log_level="critical",
+            log_level=None,  # a level would be set for every other server of this process too
             timeout_graceful_shutdown=1,
         )
         self._server = _Server(config)

@@ -66,6 +66,8 @@ class Frame:
 class Cut:
     """The line is down: what is told from now on is missed until somebody opens it again."""
 
+    sudden: bool = True  # all that was told until now was heard; otherwise it had been silent, who knows for how long
+
 
 Message = Told | Frame | Cut
 Listener = Callable[[Message], None]
@@ -146,7 +148,7 @@ class Line:
             old, self._socket = self._socket, None
             old.end()
             old.abort()
-            self._tell_cut()
+            self._tell_cut(Cut(sudden=False))
 
     @contextmanager
     def listen(self, prompt_id: str, hear: Listener) -> Iterator[None]:
@@ -196,12 +198,12 @@ class Line:
             return  # one that was closed on purpose, or never came up
         self._socket = None
         self._on_cut()
-        self._tell_cut()
+        self._tell_cut(Cut())
 
-    def _tell_cut(self) -> None:
+    def _tell_cut(self, cut: Cut) -> None:
         self.cuts += 1
         for hear in tuple(self._listeners.values()):
-            hear(Cut())
+            hear(cut)
 
     def _rest(self) -> None:
         """Close it when nobody has listened for a while."""

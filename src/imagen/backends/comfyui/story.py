@@ -70,8 +70,8 @@ class Story:
             case Frame():
                 self.heard_at = now
                 return list(self._framed(message))
-            case Cut():
-                self._leave(now)  # whatever runs from here on is not seen
+            case Cut(sudden=sudden):
+                self._leave(now if sudden or self.heard_at is None else self.heard_at)
                 self._started = False
                 return []
 
