@@ -208,7 +208,7 @@ async def calibrated(app: App, client: Bare) -> tuple[dict[str, Any], int]:
 def draft(steps: int, *, previews: bool) -> dict[str, Any]:
     """What a job asks for."""
     asked = {"model": MODEL, "width": SIZE, "height": SIZE, "steps": steps, "seed": random.randrange(2**32)}
-    return asked | {"preview": {"stride": 1} if previews else False}
+    return asked | {"preview": previews}
 
 
 @contextmanager

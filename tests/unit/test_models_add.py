@@ -12,7 +12,7 @@ import yaml
 from tests.cli_kit import imagen
 from tests.workflow_kit import object_info, sample
 
-from imagen.backends.base import Adopted, Spot
+from imagen.backends.base import Adopted, Site
 from imagen.backends.comfyui.adopt import adopted
 from imagen.config import Settings, load_settings
 from imagen.core.errors import BadConfig, Conflict, RequestError, TooLarge, Unsupported
@@ -286,7 +286,7 @@ ODD = [
 @pytest.mark.parametrize("word", ODD)
 def test_any_text_survives_the_model_file(word: str) -> None:
     """What YAML would take for something else is quoted."""
-    place = Spot(node="1", input="x", kind="Odd", title=f"{word}\n# two", value=word)
+    place = Site(node="1", input="x", kind="Odd", title=f"{word}\n# two", value=word)
     keys = {
         "defaults": {"negative": word, "guidance": 1e-07},
         "model": word,

@@ -78,7 +78,7 @@ class KeepsFiles(Protocol):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Spot:
+class Site:
     """One value in a graph."""
 
     node: str
@@ -99,7 +99,7 @@ class Question:
 
     slot: str
     why: str
-    candidates: tuple[Spot, ...] = ()
+    candidates: tuple[Site, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -107,7 +107,7 @@ class Adopted:
     """A model made out of somebody's own workflow file."""
 
     graph: Mapping[str, Any]  # with its slots in it
-    found: Mapping[str, tuple[Spot, ...]]  # which slot fills which places
+    found: Mapping[str, tuple[Site, ...]]  # which slot fills which places
     keys: Mapping[str, Any]  # of its model.yaml: defaults, limits, options, ignores, the slots' values
     questions: tuple[Question, ...] = ()  # to be answered before it can be used
     notes: tuple[str, ...] = ()  # what was converted, left out, or is worth knowing

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from imagen.backends.base import Adopted, Adopts, Backend, Spot
+from imagen.backends.base import Adopted, Adopts, Backend, Site
 from imagen.backends.registry import registrations
 from imagen.config import Settings
 from imagen.core.errors import BadConfig, Conflict, RequestError, TooLarge, Unsupported
@@ -194,7 +194,7 @@ def _json(text: str, file: Path) -> Mapping[str, Any]:
     return document
 
 
-def _told(place: Spot) -> str:
+def _told(place: Site) -> str:
     title = _one_line(place.title)
     return f"{place.name} ({place.kind}{f': {title}' if title and title != place.kind else ''})"
 

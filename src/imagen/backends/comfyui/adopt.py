@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from typing import Any, Protocol
 
-from imagen.backends.base import Adopted, Question, Spot
+from imagen.backends.base import Adopted, Question, Site
 from imagen.backends.comfyui import FROM_BACKEND, FROM_REQUEST, ComfyKeys
 from imagen.backends.comfyui.convert import Converted, convert, is_litegraph
 from imagen.backends.comfyui.nodes import COMBO, Input, NodeType
@@ -192,7 +192,7 @@ def _between(trail: Trail, output: str) -> list[str]:
     return list(found)
 
 
-def _fill(trail: Trail, found: Found, files: Sequence[Weight], output: str) -> dict[str, tuple[Spot, ...]]:
+def _fill(trail: Trail, found: Found, files: Sequence[Weight], output: str) -> dict[str, tuple[Site, ...]]:
     """Put the slots into the graph; what stood there is told."""
     slots = found.slots | {weight.key: list(weight.spots) for weight in files}
     places = {name: tuple(map(trail.place, spots)) for name, spots in slots.items()}

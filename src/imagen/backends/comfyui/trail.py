@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from imagen.backends.base import Spot
+from imagen.backends.base import Site
 from imagen.backends.comfyui.nodes import ANYTHING, Input, NodeType
 from imagen.backends.comfyui.workflow import is_link
 
@@ -108,12 +108,12 @@ class Trail:
         """True where people see the value without opening a subgraph."""
         return ":" not in spot.node or str(spot) in self.shown
 
-    def place(self, spot: Spot) -> Spot:
+    def place(self, spot: Spot) -> Site:
         """As it is told to people."""
         node = self.nodes[spot.node]
         value = self.value(spot)
         title = node.get("_meta", {}).get("title") if isinstance(node.get("_meta"), Mapping) else None
-        return Spot(
+        return Site(
             node=spot.node,
             input=spot.input,
             kind=node["class_type"],

@@ -15,7 +15,7 @@ from imagen.surfaces.cli.output import print_json, print_table
 
 if TYPE_CHECKING:
     from imagen.app import App
-    from imagen.backends.base import Adopted, Question, Spot
+    from imagen.backends.base import Adopted, Question, Site
     from imagen.config import Settings
     from imagen.core.errors import Check
 
@@ -234,7 +234,7 @@ def _shape(adopted: "Adopted") -> dict[str, Any]:
     return {"found": found, "keys": dict(adopted.keys), "notes": list(adopted.notes)}
 
 
-def _place(place: "Spot") -> str:
+def _place(place: "Site") -> str:
     title = f": {place.title}" if place.title and place.title != place.kind else ""
     return f"{place.name} ({place.kind}{title})"
 
