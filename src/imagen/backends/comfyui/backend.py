@@ -23,6 +23,8 @@ from imagen.core.request import Request
 from imagen.core.signals import Handle, Notice, Output, Signal
 
 CHECK_S = 2.0
+UNLOAD_AFTER_S = 600.0  # somebody who looks at his pictures is back by then; other programs may want the card
+FREED_S = 0.2  # the server is told at once and does it a moment later; a prompt sent in between would be drawn first
 AWAY_S = 3.0  # a server that did not answer is not asked again for the next model of a list
 TRIES = 20  # prompts of one picture: each that ended badly at the server has used up its name
 
@@ -37,9 +39,14 @@ class ComfyUI:
         self._away: dict[Address, tuple[float, ImagenError]] = {}
 
     @property
+    def queues(self) -> bool:
+        """The server keeps a queue and draws one prompt after the other."""
+        return True
+
+    @property
     def unload_after_s(self) -> float | None:
-        """As the settings have it: by itself ComfyUI keeps what it loaded."""
-        return self._seconds("unload_after_s", None)
+        """By itself ComfyUI keeps what it loaded for ever."""
+        return self._seconds("unload_after_s", UNLOAD_AFTER_S) or None
 
     async def check(self, model: Model) -> Sequence[Check]:
         """Is the server there, new enough, and does it have every node, file and word that the workflow names?"""
@@ -85,6 +92,7 @@ class ComfyUI:
         running, waiting = await server.queue()
         if not running and not waiting:
             await server.free()
+            await asyncio.sleep(FREED_S)
 
     async def folders(self, model: Model) -> Mapping[str, Sequence[Path]]:
         """Where this server looks for each kind of file."""
@@ -161,9 +169,11 @@ class _Call:
         """Everything, to the last picture."""
         model, server = self._model, self._server
         names = workflow.classes(workflow.fill(model, self._request, str(self._token)))
+        if not server.line.up:
+            server.forget()  # while nobody listened it may have been restarted
         stats, types = await server.stats(), await server.types(names)
-        await _opened(server.line)
         _able(server, model, stats, names - types.keys())
+        await _opened(server.line)
         for index in range(self._request.n):
             part = self._request.part(index, 1)
             place = await self._place(index)

@@ -98,7 +98,7 @@ class Keeper:
                 case "running":
                     await self._mind_silence()
                 case _:
-                    pass  # nothing is told of one that waits
+                    pass  # nothing is told of one that waits, and nothing is wrong with that
             pause_s = self._pace.again_s if nowhere else self._usual_pause_s()
 
     def _usual_pause_s(self) -> float:

@@ -9,6 +9,7 @@ import asyncio
 import base64
 import json
 import socket
+import ssl
 import struct
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -34,7 +35,7 @@ from imagen.backends.comfyui.address import Address
 
 OPEN_S = 10.0  # a server that loads a model answers slowly
 CLOSE_S = 1.0  # for a server to say goodbye; it forgets the old socket only then
-IDLE_S = 60.0  # with nobody listening; strangers' previews may come along a line
+IDLE_S = 300.0  # with nobody listening; strangers' previews may come along a line
 PING_S = 20.0  # the server never pings, and what stands between us closes what is quiet
 DEAD_S = 30  # without an answer of the other machine's network; a server busy loading still answers there
 MAX_MESSAGE = 256 * 2**20  # bytes; a picture of 64 megapixels
@@ -100,6 +101,7 @@ class Line:
         self._socket: _Socket | None = None
         self._opening = asyncio.Lock()
         self._idle: asyncio.TimerHandle | None = None
+        self._tls: ssl.SSLContext | None = None
 
     @property
     def up(self) -> bool:
@@ -163,8 +165,10 @@ class Line:
     async def _connect(self) -> "_Socket":
         loop = asyncio.get_running_loop()
         here = _Socket(self._address, self.client_id, self._text, self._frame, self._cut)
-        tls = httpx2.create_ssl_context(trust_env=False) if self._address.scheme == "https" else None
-        transport, _ = await loop.create_connection(lambda: here, self._address.host, self._address.port, ssl=tls)
+        if self._tls is None and self._address.scheme == "https":
+            self._tls = httpx2.create_ssl_context(trust_env=False)
+        host, port = self._address.host, self._address.port
+        transport, _ = await loop.create_connection(lambda: here, host, port, ssl=self._tls)
         try:
             await here.accepted
         except BaseException:

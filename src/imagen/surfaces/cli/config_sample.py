@@ -30,7 +30,7 @@ BACKENDS: dict[str, tuple[tuple[str, Any, str], ...]] = {
         ("outputs", "temp", "where it keeps pictures: temp, until it starts again, or output, for good"),
         ("preview_method", "auto", "how it makes previews: auto, latent2rgb or taesd"),
         ("patience_s", 60, "how long it may be away in the middle of a picture before that is an error"),
-        ("unload_after_s", None, "seconds without work after which it gives its memory back; null: never"),
+        ("unload_after_s", 600, "seconds without work after which it gives its memory back; 0: never"),
     ),
 }
 
