@@ -28,7 +28,8 @@ class TestStart:
         server = house.serve()
         (line,) = [line for line in told(server) if "serving on" in line["event"]]
         assert re.match(
-            r"imagen: serving on http://127\.0\.0\.1:\d+ \(models: flux1-schnell, .* more; stop with Ctrl-C\)", line["event"]
+            r"imagen: serving on http://127\.0\.0\.1:\d+ \(models: flux1-schnell, .* more; stop with Ctrl-C\)",
+            line["event"],
         )
         assert ask(f"{server.url}/healthz") == (200, {"status": "ok"})
         assert ask(f"{server.url}/readyz")[0] == 200
@@ -159,7 +160,9 @@ class TestWorker:
         assert shape["state"] == "completed"
         assert worker.stop() == 0
         (line,) = [line for line in told(worker) if "draws" in line["event"]]
-        assert re.match(r"imagen: worker draws flux1-schnell, .* on comfyui@\S+, cpu@\S+ \(stop with Ctrl-C\)", line["event"])
+        assert re.match(
+            r"imagen: worker draws flux1-schnell, .* on comfyui@\S+, cpu@\S+ \(stop with Ctrl-C\)", line["event"]
+        )
         assert f"-{worker.pid}-" in line["worker"]
 
     def test_it_draws_only_the_models_it_was_told(self, house: House, until: Until) -> None:
