@@ -3,6 +3,7 @@
 import asyncio
 import base64
 import json
+import logging
 import socket
 import urllib.parse
 from collections.abc import Callable, Iterator
@@ -92,6 +93,10 @@ class Door:
         return 401 if self._login and headers.get("authorization") != self._login else 0
 
 
+def _on_purpose(record: logging.LogRecord) -> bool:
+    return "without starting response" not in record.getMessage()
+
+
 class Listening:
     """A server on a port, whose connections can be cut."""
 
@@ -116,6 +121,8 @@ class Listening:
             log_level=None,  # a level would be set for every other server of this process too
             timeout_graceful_shutdown=1,
         )
+        # An answer that is lost on purpose is no news; everything else that any server here logs is.
+        logging.getLogger("uvicorn.error").addFilter(_on_purpose)
         self._server = _Server(config)
         self._task = asyncio.create_task(self._server.serve(sockets=[listener]))
         while not self._server.started and not self._task.done():  # noqa: ASYNC110  # uvicorn has no event for it
@@ -131,6 +138,7 @@ class Listening:
             listener.close()
         self.cut()
         await self._task
+        logging.getLogger("uvicorn.error").removeFilter(_on_purpose)
         self._server = self._task = None
 
     def cut(self, client: Any = None) -> None:
