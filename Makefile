@@ -51,7 +51,7 @@ clean: ## remove .venv, caches and the demo
 
 # The stamps make a second run need no network. Only a change to what is installed renews them.
 .venv/.setup: pyproject.toml constraints.txt tools/venv.sh
-	@tools/venv.sh .
+	@tools/venv.sh '.[hub]'
 	@touch $@
 .venv/.dev: pyproject.toml constraints.txt tools/venv.sh
 	@tools/venv.sh '.[dev]'

@@ -13,6 +13,7 @@ from tests.drawing_kit import SMALL, draw, drawing, followed, job_of, nothing_of
 
 import imagen
 from imagen.app import App
+from imagen.core.request import Draft
 from imagen.testing.comfyui import Fake
 
 MODELS = (
@@ -251,3 +252,15 @@ async def test_sixty_quick_jobs_end_right(app: App, fake: Fake) -> None:
     assert len({one.pixels[0] for one in told}) == 60
     assert len(fake.sampled) == len(set(fake.sampled)) == 60
     assert fake.idle
+
+
+async def test_who_watches_before_a_job_is_drawn_sees_it_forming(tmp_path: Path, fake: Fake) -> None:
+    """The server decides about previews when it is handed the prompt: by then it is known that somebody looks."""
+    async with opened(tmp_path / "watched", fake.url) as app:
+        job = await app.submit(Draft(prompt="a fox", model="sd35-medium", width=128, height=128, steps=6))
+        async with app.watching(job.id, previews=True) as watch:
+            seen = list(await watch.next(0.2))  # now it is written down that somebody watches
+            async with app.working([job.id]):
+                while not watch.ended:
+                    seen += await watch.next(5.0)
+    assert [event for event in seen if isinstance(event, imagen.Preview)]

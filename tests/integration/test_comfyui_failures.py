@@ -295,3 +295,17 @@ async def test_whatever_happens_each_job_has_its_one_right_end(tmp_path: Path) -
     account = await many(60, tmp_path / "home", seed=4)
     assert not account.wrong
     assert account.happened["nothing"] < account.jobs == 60
+
+
+class TestBetweenJobs:
+    """A server that goes while nobody draws."""
+
+    async def test_one_that_was_there_is_given_time_to_come_back(self, app: App, fake: Fake) -> None:
+        """The next job waits for it, and loses none of its tries."""
+        assert (await draw(app)).completed.images
+        restarting = asyncio.create_task(fake.restart(down_s=1.5))
+        await asyncio.sleep(0.3)
+        told = await draw(app)
+        await restarting
+        assert told.completed.images
+        assert told.requeued == []

@@ -423,3 +423,30 @@ def test_what_a_model_ignores_is_said_once_it_is_asked() -> None:
     assert not resolved(deaf).warnings
     found = resolved(deaf, negative="fog", guidance=9)
     assert [warned.code for warned in found.warnings] == ["ignored", "ignored"]
+
+
+@pytest.mark.parametrize(
+    ("config", "words"),
+    [
+        (
+            "backends:\n  comfyui: {ulr: 'http://x'}\n",
+            "config.yaml:2: 'ulr' is not a key that belongs here; did you mean",
+        ),
+        (
+            "backends:\n  confyui: {}\n",
+            "config.yaml:2: 'confyui' is not a key that belongs here; did you mean 'comfyui'",
+        ),
+    ],
+)
+def test_a_setting_of_a_backend_that_nobody_reads_is_an_error(tmp_path: Path, config: str, words: str) -> None:
+    """A typing mistake would otherwise be a silent default."""
+    (problem,) = catalog(tmp_path, config).problems
+    assert words in problem.message
+
+
+def test_the_models_own_default_is_no_wish(tmp_path: Path) -> None:
+    """A request that is drawn again carries it, and nobody asked for anything that is ignored."""
+    text = "backend: mock\nignores: [guidance]\ndefaults: {guidance: 1.0}\n"
+    model = catalog(tmp_path, one=text).models["one"]
+    assert not resolve(Draft(prompt="x", guidance=1.0), model, lambda: SEED).warnings
+    assert resolve(Draft(prompt="x", guidance=2.0), model, lambda: SEED).warnings

@@ -156,6 +156,12 @@ def test_an_instance_that_names_no_workflow_has_the_default_one(home: Path) -> N
     assert (mine.graph, mine.title) == (PLAIN, "Base")
 
 
+def test_a_folder_that_lost_its_workflow_does_not_become_another_model(home: Path) -> None:
+    """Drawing with the default's graph would be a lie."""
+    model_folder(home, "half", "backend: engine\nmodel: x\nvae: y\n")
+    assert "no workflow.json beside it" in broken(home, "half").message
+
+
 def test_a_workflow_may_be_a_path(home: Path) -> None:
     """Relative to the file that names it; nothing is inherited."""
     (home / "flows").mkdir()

@@ -148,3 +148,4 @@ class Registration:
     slots: int = 1
     paid: bool = False  # drawing costs money; needs explicit configuration
     templates: Templates | None = None
+    settings: frozenset[str] = frozenset()  # what `backends: {NAME: …}` may say; empty = anything

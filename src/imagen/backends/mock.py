@@ -109,7 +109,7 @@ class Mock:
         self._loaded = None
 
 
-registration = Registration(create=Mock, keys=MockKeys)
+registration = Registration(create=Mock, keys=MockKeys, settings=frozenset({"crash"}))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -61,6 +61,11 @@ class Live:
         """Begin writing; `on_cancel` is called once if the job's end is asked for or it is lost."""
         self._task = asyncio.create_task(self._keep_writing(on_cancel), name=f"live-{self._claim.job}")
 
+    async def look(self) -> None:
+        """Is somebody watching already? A backend that decides once, at its start, has to know by then."""
+        if not self._policy.off and self._claim.preview is None:
+            self._note(await self._db.read(journal.attention, self._claim.job, datetime.now(UTC)))
+
     async def stop(self) -> None:
         """Stop writing."""
         if self._task:

@@ -126,6 +126,7 @@ class _Attempt:
 
     async def _draw(self) -> None:
         request = self.claim.request
+        await self.live.look()
         for first, count in _gaps(self.saved, request.n):
             if first in self.saved:
                 continue  # resumed outside work of an earlier round brought this one along

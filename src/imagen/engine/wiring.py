@@ -3,13 +3,14 @@
 import asyncio
 import os
 import platform
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 
+from imagen.backends.base import Registration
 from imagen.backends.registry import registrations
 from imagen.config import Settings, load_settings, masked
-from imagen.core.errors import ImagenError
+from imagen.core.errors import BadConfig, ImagenError
 from imagen.models import slots
 from imagen.models.catalog import FILE, Catalog, CatalogWatch, Entry, load_catalog, model_folders
 
@@ -28,12 +29,25 @@ def catalog_of(settings: Settings) -> Catalog:
         backend_settings={name: settings.backend(name) for name in backends},
         host=platform.node() or "localhost",
     )
-    if settings.problems:
+    wrong = [*settings.problems, *_backends_wrong(settings, backends)]
+    if wrong:
         file = str(settings.config_file)
-        problems: dict[str, ImagenError] = {file: settings.problems[0], **catalog.broken}
-        problems |= {f"{file} {number}": error for number, error in enumerate(settings.problems[1:], 2)}
+        problems: dict[str, ImagenError] = {file: wrong[0], **catalog.broken}
+        problems |= {f"{file} {number}": error for number, error in enumerate(wrong[1:], 2)}
         catalog = replace(catalog, broken=problems)
     return catalog
+
+
+def _backends_wrong(settings: Settings, backends: Mapping[str, Registration]) -> Iterator[BadConfig]:
+    """What `backends:` says that nobody would ever read."""
+    document = settings.document
+    for name, said in settings.backends.items():
+        try:
+            document.known([name], backends, "backends")
+            if backends[name].settings:
+                document.known(said, backends[name].settings, "backends", name)
+        except BadConfig as error:
+            yield error
 
 
 def watched_catalog(settings: Settings) -> CatalogWatch:

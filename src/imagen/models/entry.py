@@ -75,6 +75,12 @@ def inherit(entry: Entry, written: Mapping[str, Entry], backends: Mapping[str, A
         if file is not None:
             return replace(entry, template=slots.read_template(entry, file, templates.wrong))
         if base is None and name is None:
+            if entry.document.file.name == "model.yaml":  # a whole model, of which a part is gone
+                raise entry.wrong(
+                    f"there is no {slots.FILE} beside it",
+                    "backend",
+                    hint=f"put it there, or name one: `workflow: {templates.default}`",
+                )
             base = written.get(templates.default)
         if base is None:
             raise entry.wrong(

@@ -45,7 +45,8 @@ def resolve(draft: Draft, model: Model, random_seed: Callable[[], int]) -> Resol
     _guidance(draft, model)  # wrong is wrong, also where it would be ignored
     _text("negative", draft.negative or "")
     for name in model.ignores:
-        if getattr(draft, name) not in (None, "", {}):
+        # What equals the model's own default was not asked for: a request that is drawn again carries it.
+        if getattr(draft, name) not in (None, "", {}, getattr(model.defaults, name, None)):
             warnings.append(Warned(code="ignored", message=f"the model {model.name} ignores `{name}`"))
             left_out: dict[str, Any] = {name: None}
             draft = replace(draft, **left_out)  # what changes nothing is no part of the request
@@ -131,7 +132,13 @@ def _round(side: int, model: Model) -> int:
 
 
 def _nearest(width: int, height: int, sizes: tuple[tuple[int, int], ...]) -> tuple[int, int]:
-    return min(sizes, key=lambda size: abs(size[0] - width) + abs(size[1] - height))
+    """Of the same shape if there is one, and then of about the same area."""
+
+    def distance(size: tuple[int, int]) -> tuple[float, int]:
+        shape = abs(math.log((size[0] * height) / (size[1] * width)))
+        return round(shape, 1), abs(size[0] * size[1] - width * height)
+
+    return min(sizes, key=distance)
 
 
 def _impossible(width: int, height: int, model: Model, nearest: tuple[int, int]) -> Unsupported:

@@ -38,7 +38,7 @@ def device(settings: Mapping[str, Any]) -> str:
     """`comfyui@HOST:PORT`: models of one server take turns."""
     from imagen.backends.comfyui.address import DEFAULT, Address
 
-    return f"comfyui@{Address.of(settings.get('url') or DEFAULT).place(str(settings.get('host') or 'localhost'))}"
+    return f"comfyui@{Address.of(str(settings.get('url') or DEFAULT)).place(str(settings.get('host') or 'localhost'))}"
 
 
 def filled(slots: Set[str]) -> Set[str]:
@@ -58,6 +58,7 @@ registration = Registration(
     create=create,
     keys=ComfyKeys,
     device=device,
+    settings=frozenset({"url", "models_folder", "outputs", "preview_method", "patience_s", "unload_after_s"}),
     templates=Templates(
         default="flux1-schnell",
         filled=filled,

@@ -17,7 +17,7 @@ from imagen.backends.comfyui.line import Line, LineError
 from imagen.backends.comfyui.run import Run, ended_badly
 from imagen.backends.comfyui.server import KNOWN_S, OLDEST, PER_PROMPT_PREVIEWS, Server, Stats, version_of
 from imagen.backends.comfyui.story import Story
-from imagen.core.errors import BadConfig, Check, ImagenError, TimedOut
+from imagen.core.errors import BadConfig, Check, ImagenError, TimedOut, Unreachable
 from imagen.core.model import Model
 from imagen.core.request import Request
 from imagen.core.signals import Handle, Notice, Output, Signal
@@ -171,7 +171,7 @@ class _Call:
         names = workflow.classes(workflow.fill(model, self._request, str(self._token)))
         if not server.line.up:
             server.forget()  # while nobody listened it may have been restarted
-        stats, types = await server.stats(), await server.types(names)
+        stats, types = await self._stats(), await server.types(names)
         _able(server, model, stats, names - types.keys())
         await _opened(server.line)
         for index in range(self._request.n):
@@ -199,6 +199,17 @@ class _Call:
                 code="preview_not_possible",
                 message=f"ComfyUI {stats.version} makes previews only when it is started with `--preview-method auto`",
             )
+
+    async def _stats(self) -> Stats:
+        """What the server says of itself; one that was there before, and is away, is given time to come back."""
+        pace, since = self._backend.pace, time.monotonic()
+        while True:
+            try:
+                return await self._server.stats()
+            except Unreachable:
+                if not self._server.met or time.monotonic() - since > pace.away_s:
+                    raise
+                await asyncio.sleep(pace.ask_without_line_s)
 
     async def _draw(
         self, index: int, part: Request, drawing: workflow.Drawing, place: "_Place"

@@ -71,6 +71,7 @@ class Server:
             trust_env=False,  # a proxy of the environment is for the world outside, not for the machine next door
             transport=transport,
         )
+        self.met = False  # it has answered this process before: away now, it is probably being restarted
         self._stats: tuple[float, Stats] | None = None
         self._types: dict[str, tuple[float, NodeType | None]] = {}
         self._all: tuple[float, Mapping[str, NodeType]] | None = None
@@ -98,6 +99,7 @@ class Server:
                     raise errors.no_comfyui(self.url, "/system_stats")
                 version = str(system.get("comfyui_version") or "")
                 self._stats = (time.monotonic(), Stats(version=version, devices=tuple(devices), raw=raw))
+                self.met = True
             return self._stats[1]
 
     @property
