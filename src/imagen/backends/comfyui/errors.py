@@ -202,7 +202,7 @@ def stopped(model: str) -> Rejected:
 def lost(url: str) -> Unreachable:
     """The server does not know our prompt any more."""
     return Unreachable(
-        f"ComfyUI at {url} does not know this prompt any more: it was restarted",
+        f"ComfyUI at {url} lost this prompt: it was restarted",
         hint="nothing to do: it is handed over again",
     )
 
