@@ -10,7 +10,7 @@ CHECKS := check-format check-lint check-types check-layers check-docs
 help: ## list these targets
 	@sed -n 's/^\([a-z-]*\):[^#]*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 20
 
-demo: setup ## compare the bundled mock models and say where the contact sheet is
+demo: setup ## compare the models in the box and say where the contact sheet is
 	@tools/demo.sh
 
 test: dev ## run every test this machine allows; name what was skipped and why

@@ -54,7 +54,13 @@ class House:
     def environment(self) -> dict[str, str]:
         """Nothing of the person who runs this; everything under the home."""
         kept = {name: value for name, value in os.environ.items() if not name.startswith("IMAGEN_")}
-        own = {"IMAGEN_HOME": str(self.home), "HOME": str(self.folder), "NO_COLOR": "1", "IMAGEN_COMFYUI_URL": NOWHERE}
+        own = {
+            "IMAGEN_HOME": str(self.home),
+            "HOME": str(self.folder),
+            "NO_COLOR": "1",
+            "IMAGEN_COMFYUI_URL": NOWHERE,
+            "IMAGEN_DEFAULT_MODEL": "mock",
+        }
         return kept | own | ({"IMAGEN_DATABASE": self.address} if self.address else {})
 
     def model(self, name: str, *, like: str = "mock", **keys: Any) -> None:

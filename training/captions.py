@@ -13,7 +13,7 @@ STYLES = ("3d", "flat", "noto")  # the order is the number that the network is g
 
 # How often a concept is drawn. A face is learned soonest and asked for least; everyday.txt goes before everything.
 WEIGHTS = {FACES: 0.3, PEOPLE: 0.3, NATURE: 0.8, FOOD: 0.8, TRAVEL: 0.6, ACTIVITIES: 0.5, OBJECTS: 0.5}
-EVERYDAY = 2.0
+EVERYDAY = 5.0
 
 # Drawings that nobody could tell apart at 64 pixels, or that say who somebody is in ways the pictures cannot show.
 _SKIPPED = re.compile(r"^(man|men|woman|women|person|people|Mx|deaf|pregnant|family|kiss|couple)\b|:|o’clock|-thirty")

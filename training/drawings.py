@@ -92,7 +92,7 @@ class Rates:
     two: float = 0.035
     three: float = 0.015
     pair: float = 0.02
-    styles: Mapping[str, float] = field(default_factory=lambda: {"3d": 0.6, "flat": 0.22, "noto": 0.18})
+    styles: Mapping[str, float] = field(default_factory=lambda: {"3d": 0.45, "flat": 0.25, "noto": 0.3})
 
 
 def drawings(pictures: Sequence[Picture], rates: Rates, rng: Random) -> Iterator[Drawing]:

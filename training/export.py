@@ -1,82 +1,93 @@
-"""From averaged weights to the files that ship: ONNX and a plain .npz, each in fp16 and int8, and the vocabulary.
+"""From averaged weights to the two files that ship: the network as ONNX, and its vocabulary.
 
-    python -m training.export .training/run/weights.pt --out .training/export
-    python -m training.export --measure .training/export
+    python -m training.export .training/run/finished.pt              # into src/imagen/models/tiny/
 
-Weights are stored small and widened once when the file is opened; the arithmetic is always fp32, so an int8 file draws
-as fast as any other. The learned part of a word piece is folded into its row of the table.
+Weights are stored as bytes and widened once when the file is opened; the arithmetic is always fp32, so a small file
+draws as fast as a large one. The learned part of a word piece is folded into its row of the table.
 """
 
 import argparse
 import json
-import subprocess
-import sys
-import time
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import onnx
 import torch
+import torch.nn.functional as F  # noqa: N812 - everybody writes it so
 from onnx import TensorProto, helper, numpy_helper
 from torch import Tensor
 
+from training.captions import spoken
 from training.checkpoint import open_weights
+from training.data import SAID, Data, load
 from training.model import Painter, folded
 from training.words import LENGTH
 
+SHIPPED = Path(__file__).parent.parent / "src/imagen/models/tiny"
 BIG = 1000  # elements; what is smaller stays as it is
 OPSET = 18
+NEAR = 0.6  # cosine of two rows of the table: the one word is drawn as the other ("feline" as "cat", .83)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("weights", type=Path, nargs="?")
+    parser.add_argument("weights", type=Path)
     parser.add_argument("--data", type=Path, default=Path(".training/data-64"))
-    parser.add_argument("--out", type=Path, default=Path(".training/export"))
-    parser.add_argument("--measure", type=Path, help="measure the files of a folder instead")
+    parser.add_argument("--out", type=Path, default=SHIPPED)
     options = parser.parse_args()
-    if options.measure:
-        measure(options.measure)
-        return
     options.out.mkdir(parents=True, exist_ok=True)
+    data = load(options.data)
+    vocabulary = (options.data / "vocab.txt").read_text(encoding="utf-8").split("\n")
+    text = json.dumps(told(vocabulary, data), ensure_ascii=False, separators=(",", ":"))
+    (options.out / "words.json").write_text(text, encoding="utf-8")
     net = open_weights(options.weights, options.data)
-    (options.out / "vocab.txt").write_bytes((options.data / "vocab.txt").read_bytes())
-    export(net, options.out)
+    export(net, options.out / "paint.onnx", example(net.shape.size))
 
 
-def export(net: Painter, out: Path) -> None:
-    """Write every file and say how far its guess is from the network's own."""
-    whole = folded(net)
-    size = net.shape.size
+def told(vocabulary: list[str], data: Data) -> dict[str, list[str]]:
+    """The vocabulary, and what is needed to say truthfully which words of a prompt mean nothing to the network."""
+    captions = spoken([one.concept for one in data.pictures]) | {word for text in SAID for word in text.split()}
+    return {"pieces": vocabulary, "understood": sorted(captions | near(vocabulary, captions, data.table))}
+
+
+def near(vocabulary: list[str], captions: set[str], table: Tensor) -> set[str]:
+    """Words of no caption whose row of the table lies near that of one."""
+    rows = F.normalize(table, dim=1)
+    shown = [number for number, piece in enumerate(vocabulary) if piece in captions]
+    asked = [number for number, piece in enumerate(vocabulary) if piece.isalpha() and piece.isascii()]
+    likeness = (rows[asked] @ rows[shown].T).amax(1)
+    return {vocabulary[number] for number, like in zip(asked, likeness.tolist(), strict=True) if like >= NEAR}
+
+
+def example(size: int) -> tuple[Tensor, ...]:
+    """What the network is given once, to be written down and to be compared."""
     words = torch.zeros(2, LENGTH, dtype=torch.long)
     words[0, :3] = torch.tensor([1037, 2417, 6207])  # "a red apple"
     noise = torch.randn(2, 3, size, size, generator=torch.Generator().manual_seed(0))
-    inputs = (noise, torch.full((2,), 0.3), words, torch.zeros(2, dtype=torch.long))
+    return noise, torch.full((2,), 0.3), words, torch.zeros(2, dtype=torch.long)
+
+
+def export(net: Painter, path: Path, inputs: tuple[Tensor, ...]) -> None:
+    """Write the network and say how far its guess is from the original's."""
+    whole = folded(net)
     with torch.inference_mode():
         right = net(*inputs)
     names = ["noisy", "time", "words", "style"]
-    axes = {name: {0: "n"} for name in (*names, "clean")}
-    full = out / "full.onnx"
+    full = path.with_suffix(".full")
     torch.onnx.export(
-        whole, inputs, str(full), input_names=names, output_names=["clean"], dynamic_axes=axes, opset_version=OPSET,
-        dynamo=False,
+        whole, inputs, str(full), input_names=names, output_names=["clean"],
+        dynamic_axes={name: {0: "n"} for name in (*names, "clean")}, opset_version=OPSET, dynamo=False,
     )  # fmt: skip
-    for kind, pack in (("fp16", _half), ("int8", _bytes)):
-        path = out / f"tiny-{kind}.onnx"
-        onnx.save(packed(onnx.load(full), pack), path)
-        print(path.name, f"{path.stat().st_size / 1e6:.1f} MB, off by {_onnx_error(path, inputs, right):.5f}")
-        path = out / f"tiny-{kind}.npz"
-        np.savez(path, allow_pickle=False, **_arrays(whole, pack))
-        print(path.name, f"{path.stat().st_size / 1e6:.1f} MB, off by {_numpy_error(path, inputs, right):.5f}")
+    onnx.save(packed(onnx.load(full)), path)
     full.unlink()
+    print(
+        path,
+        f"{path.stat().st_size / 1e6:.1f} MB, off by {_error(path, dict(zip(names, inputs, strict=True)), right):.5f}",
+    )
 
 
-Pack = Callable[[np.ndarray], tuple[np.ndarray, np.ndarray | None]]
-
-
-def packed(model: onnx.ModelProto, pack: Pack) -> onnx.ModelProto:
-    """Store large weights small: a cast, and a factor per row, bring them back; onnxruntime does both while loading.
+def packed(model: onnx.ModelProto) -> onnx.ModelProto:
+    """Store large weights as bytes: a cast, and a factor per row, bring them back; onnxruntime does both while loading.
 
     The table is not brought back whole: its rows are looked up first.
     """
@@ -93,20 +104,17 @@ def packed(model: onnx.ModelProto, pack: Pack) -> onnx.ModelProto:
         table = name in looked_up
         # A matrix is stored input by output; a factor belongs to each output, a convolution has them in front.
         turned = value.T if value.ndim == 2 and not table else value
-        small, scale = (_bytes if table else pack)(turned)
+        small, scale = _bytes(turned)
         small = small.T if turned is not value else small
         kept.append(numpy_helper.from_array(np.ascontiguousarray(small), name + ":small"))
         if table:
-            assert scale is not None
             kept.append(numpy_helper.from_array(scale[:, None].astype(np.float32), name + ":scale"))
             nodes += _lookup(graph, name)
             continue
-        wide = name if scale is None else name + ":wide"
-        nodes.append(helper.make_node("Cast", [name + ":small"], [wide], to=TensorProto.FLOAT))
-        if scale is not None:
-            factor = scale if value.ndim == 2 else scale.reshape(-1, *[1] * (value.ndim - 1))
-            kept.append(numpy_helper.from_array(factor.astype(np.float32), name + ":scale"))
-            nodes.append(helper.make_node("Mul", [wide, name + ":scale"], [name]))
+        factor = scale if value.ndim == 2 else scale.reshape(-1, *[1] * (value.ndim - 1))
+        kept.append(numpy_helper.from_array(factor.astype(np.float32), name + ":scale"))
+        nodes.append(helper.make_node("Cast", [name + ":small"], [name + ":wide"], to=TensorProto.FLOAT))
+        nodes.append(helper.make_node("Mul", [name + ":wide", name + ":scale"], [name]))
     del graph.initializer[:]
     graph.initializer.extend(kept)
     old = list(graph.node)
@@ -137,61 +145,19 @@ def _lookup(graph: onnx.GraphProto, name: str) -> list[onnx.NodeProto]:
     ]
 
 
-def _half(value: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
-    return value.astype(np.float16), None
-
-
-def _bytes(value: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
+def _bytes(value: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Signed bytes with one factor per row."""
     scale = np.abs(value.reshape(len(value), -1)).max(1) / 127
     scale = np.where(scale == 0, 1, scale).astype(np.float32)
     return np.rint(value / scale.reshape(-1, *[1] * (value.ndim - 1))).astype(np.int8), scale
 
 
-def _arrays(net: Painter, pack: Pack) -> dict[str, np.ndarray]:
-    table, scale = _bytes(net.table.numpy())
-    assert scale is not None
-    found = {"table": table, "table_scale": scale}
-    for name, tensor in net.state_dict().items():
-        value = tensor.numpy()
-        if value.ndim < 2 or value.size < BIG:
-            found[name] = value
-            continue
-        found[name], factor = pack(value)
-        if factor is not None:
-            found[name + ":scale"] = factor
-    return found
-
-
-def _onnx_error(path: Path, inputs: tuple[Tensor, ...], right: Tensor) -> float:
-    import onnxruntime  # type: ignore[import-untyped] # it has none
+def _error(path: Path, inputs: dict[str, Tensor], right: Tensor) -> float:
+    import onnxruntime
 
     session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
-    feeds = dict(zip(("noisy", "time", "words", "style"), (value.numpy() for value in inputs), strict=True))
-    return float(np.abs(session.run(None, feeds)[0] - right.numpy()).max())
-
-
-def _numpy_error(path: Path, inputs: tuple[Tensor, ...], right: Tensor) -> float:
-    from training.numpy_net import NumpyPainter
-
-    noisy, moment, words, style = inputs
-    net = NumpyPainter(path)
-    picture = noisy.permute(0, 2, 3, 1).contiguous().numpy()
-    guess = net.paint(picture, float(moment[0]), net.read(words.numpy()), int(style[0]))
-    return float(np.abs(guess.transpose(0, 3, 1, 2) - right.numpy()).max())
-
-
-def measure(folder: Path) -> None:
-    """Time every file in a process of its own, on one thread: import, open, one picture of 20 guided steps."""
-    for path in sorted([*folder.glob("*.onnx"), *folder.glob("*.npz")]):
-        kind = "onnx" if path.suffix == ".onnx" else "numpy"
-        started = time.perf_counter()
-        done = subprocess.run(
-            [sys.executable, "-m", "training.measure", kind, str(path)], check=True, capture_output=True, text=True
-        )
-        took = time.perf_counter() - started
-        figures = {name: round(value, 3) for name, value in json.loads(done.stdout).items()}
-        print(f"{path.name:16} {path.stat().st_size / 1e6:5.1f} MB  process {took:.2f} s  {figures}")
+    guess = session.run(None, {name: value.numpy() for name, value in inputs.items()})[0]
+    return float(np.abs(guess - right.numpy()).max())
 
 
 if __name__ == "__main__":

@@ -10,24 +10,16 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image, ImageDraw
+from PIL import Image
 from torch import Tensor
 
 from training.captions import STYLES
+from training.fixed import PROMPTS, SEED, sheet
 from training.model import Painter
 from training.words import Words
 
-STEPS, GUIDANCE, SEED = 24, 3.0, 1
+STEPS, GUIDANCE = 24, 3.0
 UNGUIDED = 0.9  # after this time only details change, and guidance would burn them in
-
-PROMPTS = (
-    "a red apple", "a green apple", "a blue apple", "pizza", "a cat face", "dog", "rocket", "a blue car",
-    "yellow house", "a purple heart", "banana", "sun", "moon", "tree", "rainbow", "soccer ball",
-    "guitar", "camera", "a happy robot", "ghost", "pumpkin", "ice cream", "a hamburger", "cup of coffee",
-    "fish", "butterfly", "penguin", "crying face", "kitten", "a wizard casting a spell", "automobile", "sailing ship",
-    "crimson rose", "a red fox", "mountain", "key on a blue background", "owl on a black background", "a small frog",
-    "two apples", "strawberry",
-)  # fmt: skip
 
 
 @torch.inference_mode()
@@ -56,19 +48,6 @@ def sample(
     return x.clamp(-1, 1)
 
 
-def sheet(pictures: Sequence[Tensor], captions: Sequence[str], columns: int = 8, side: int = 128) -> Image.Image:
-    """Pictures in rows, each under its caption."""
-    rows = -(-len(pictures) // columns)
-    page = Image.new("RGB", (columns * side, rows * (side + 14)), "white")
-    pen = ImageDraw.Draw(page)
-    for i, (picture, caption) in enumerate(zip(pictures, captions, strict=True)):
-        x, y = i % columns * side, i // columns * (side + 14)
-        pixels = ((picture.permute(1, 2, 0).cpu().numpy() * 0.5 + 0.5) * 255 + 0.5).astype(np.uint8)
-        page.paste(Image.fromarray(pixels).resize((side, side), Image.Resampling.LANCZOS), (x, y + 14))
-        pen.text((x + 2, y + 1), caption[:24], fill="black")
-    return page
-
-
 def fixed_sheet(
     net: Painter,
     words: Words,
@@ -82,7 +61,9 @@ def fixed_sheet(
     device = next(net.parameters()).device
     rows = torch.tensor([words.encode(prompt) for prompt in prompts], device=device)
     styles = torch.full((len(prompts),), STYLES.index(style), device=device)
-    return sheet(list(sample(net, rows, styles, seed=seed, guidance=guidance, after_step=after_step)), prompts)
+    drawn = sample(net, rows, styles, seed=seed, guidance=guidance, after_step=after_step).cpu()
+    pixels = ((drawn.permute(0, 2, 3, 1).numpy() * 0.5 + 0.5) * 255 + 0.5).astype(np.uint8)
+    return sheet([Image.fromarray(one) for one in pixels], tuple(prompts))
 
 
 def main() -> None:

@@ -1,7 +1,7 @@
 """The second of two commands: train, from nothing or from where it was left.
 
     python -m training.train                       # goes on from .training/run/last.pt when there is one
-    python -m training.train --finish 30           # half an hour of falling rate, into .training/run/finished.pt
+    python -m training.train --finish 200          # the rate falls to nothing over 200,000 samples, into finished.pt
     python -m training.train --device cuda --batch 1024 --compile --data-workers 14
 
 It writes a checkpoint every few minutes, on SIGTERM and on Ctrl-C, and sleeps while /tmp/pause-training exists.
@@ -25,6 +25,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, IterableDataset
 
+from training import together
 from training.captions import STYLES
 from training.checkpoint import LAST, WEIGHTS, averaged, read, warm, write
 from training.data import Data, load
@@ -69,6 +70,7 @@ class Training:
         self.data, self.options = data, options
         self.net = Painter(Shape(), data.table, data.known)
         self.step = self.samples = 0
+        self.fall = (0, 0)  # between these numbers of samples the rate falls
         last = options.run / LAST
         kept = read(last) if last.exists() else None
         if kept is None and options.init is not None:
@@ -81,8 +83,8 @@ class Training:
         self.rates = [[group["lr"] for group in one.param_groups] for one in base_optimisers(self.optimisers)]
         self.forward: Any = torch.compile(self.net) if options.compile else self.net
 
-    def learn(self, batch: Batch, pixels: Tensor, hues: Tensor, rate: float) -> Tensor:
-        """One step on one batch; returns the loss."""
+    def learn(self, batch: Batch, pixels: Tensor, hues: Tensor, rate: float, stop: bool) -> tuple[Tensor, bool]:
+        """One step on one batch; returns the loss, and whether this process or another wants to stop."""
         clean = draw(pixels, hues, batch)
         device, count = clean.device, len(clean)
         moment = torch.sigmoid(torch.randn(count, device=device) * TIME_SPREAD + TIME_MEAN)
@@ -93,6 +95,7 @@ class Training:
             guess = self.forward(noisy, moment, batch.words, batch.style, plain)
         loss: Tensor = ((guess.float() - clean).square().mean((1, 2, 3)) / (1 - moment).clamp_min(0.2)).mean()
         loss.backward()  # type: ignore[no-untyped-call] # torch has not typed it
+        stop = together.average(self.net.parameters(), stop)
         nn.utils.clip_grad_norm_(self.net.parameters(), 1.0)
         for one, rates in zip(self.optimisers, self.rates, strict=True):
             for group, full in zip(one.param_groups, rates, strict=True):
@@ -100,17 +103,21 @@ class Training:
             one.step()
             one.zero_grad(set_to_none=True)
         self.step += 1
-        self.samples += count
+        self.samples += count * together.COUNT
         keep = min(AVERAGE, (1 + self.step) / (10 + self.step))
         with torch.no_grad():
             torch._foreach_lerp_(list(self.average.parameters()), list(self.net.parameters()), 1 - keep)
-        return loss.detach()
+        return loss.detach(), stop
 
-    def save(self, finished: bool = False) -> None:
+    @property
+    def falling(self) -> bool:
+        """True from --finish until the rate has fallen to nothing, across any number of starts."""
+        return self.samples < self.fall[1]
+
+    def save(self) -> None:
         """Write the averaged weights, and all that is needed to go on."""
         run = self.options.run
-        if finished:
-            write(run / "finished.pt", averaged(self.average, self.data.known, self.samples))
+        if together.RANK:
             return
         write(run / WEIGHTS, averaged(self.average, self.data.known, self.samples))
         write(
@@ -118,6 +125,7 @@ class Training:
             {
                 "step": self.step,
                 "samples": self.samples,
+                "fall": self.fall,
                 "known": self.data.known,
                 "net": self.net.state_dict(),
                 "average": self.average.state_dict(),
@@ -128,7 +136,7 @@ class Training:
     def _resume(self, kept: dict[str, Any]) -> None:
         if not torch.equal(kept["known"], self.data.known):
             raise SystemExit(f"The captions have changed: start a new --run with --init {self.options.run / WEIGHTS}.")
-        self.step, self.samples = kept["step"], kept["samples"]
+        self.step, self.samples, self.fall = kept["step"], kept["samples"], kept.get("fall", (0, 0))
         self.net.load_state_dict(kept["net"])
         self.average.load_state_dict(kept["average"])
         for one, state in zip(self.optimisers, kept["optimisers"], strict=True):
@@ -162,54 +170,67 @@ class Batches(IterableDataset[Batch]):
 
     def __iter__(self) -> Iterator[Batch]:
         info = torch.utils.data.get_worker_info()
-        stream = drawings(self.pictures, Rates(), Random(f"{self.seed} {info.id if info else 0}"))
+        stream = drawings(self.pictures, Rates(), Random(f"{self.seed} {together.RANK} {info.id if info else 0}"))
         while True:
             yield pack(list(islice(stream, self.size)), self.words)
 
 
 def train(options: Options) -> None:
     """Train until told to stop, or until the rate has fallen to nothing."""
+    together.join()
     torch.set_num_threads(options.threads)
-    torch.manual_seed(time.time_ns())
+    torch.manual_seed(0)  # a new network starts alike in every process
     options.run.mkdir(parents=True, exist_ok=True)
-    (options.run / "pid").write_text(str(os.getpid()))
+    if not together.RANK:
+        (options.run / "pid").write_text(str(os.getpid()))
     data = load(options.data)
     training = Training(data, options)
+    torch.manual_seed(time.time_ns())
     pixels, hues = data.pixels.to(options.device), data.hues.to(options.device)
     batches = DataLoader(Batches(data, options.batch, training.samples), None, num_workers=options.data_workers)
     stopped: list[int] = []
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda got, _: stopped.append(got))
-    limit_s = 60 * (options.finish or options.minutes)
+    limit_s = 60 * options.minutes
     first = training.step
+    if options.finish and not training.falling:
+        training.fall = training.samples, training.samples + int(1000 * options.finish)
     worked_s, saved, drawn = 0.0, time.monotonic(), time.monotonic()
     losses: list[Tensor] = []
     marked_s = 0.0
+    fell = training.falling
     for batch in batches:
         rested = pause()
         saved, drawn = saved + rested, drawn + rested
         begun = time.monotonic()
         rate = options.rate * min(1.0, (training.step - first + 1) / WARM_UP)
-        if options.finish:
-            rate = options.rate * 0.5 * (1 + math.cos(math.pi * min(1.0, worked_s / limit_s)))
-        losses.append(training.learn(batch.to(options.device), pixels, hues, rate))
+        if training.falling:
+            begin, end = training.fall
+            rate = options.rate * (end - training.samples) / (end - begin)
+        loss_now, stop = training.learn(
+            batch.to(options.device), pixels, hues, rate, bool(stopped) or worked_s > limit_s
+        )
+        losses.append(loss_now)
         if len(losses) == 50:
             loss = torch.stack(losses).mean().item()  # waits for the device, so the time below is true
             worked_s += time.monotonic() - begun
-            log(options.run, training, 50 * options.batch / (worked_s - marked_s), loss, rate)
+            speed = 50 * options.batch * together.COUNT / (worked_s - marked_s)
+            if not together.RANK:
+                log(options.run, training, speed, loss, rate)
             losses, marked_s = [], worked_s
         else:
             worked_s += time.monotonic() - begun
-        if not options.finish and time.monotonic() - saved > options.save_every_s:
+        if time.monotonic() - saved > options.save_every_s:
             training.save()
             saved = time.monotonic()
-        if time.monotonic() - drawn > options.sheet_every_s:
+        if not together.RANK and time.monotonic() - drawn > options.sheet_every_s:
             draw_sheets(training)
             drawn = time.monotonic()
-        if stopped or worked_s > limit_s:
+        if stop or (fell and not training.falling):
             break
-    training.save(finished=bool(options.finish) and not stopped)
-    if options.finish:
+    training.save()
+    if fell and not training.falling and not together.RANK:
+        write(options.run / "finished.pt", averaged(training.average, data.known, training.samples))
         draw_sheets(training)
 
 
@@ -252,7 +273,7 @@ def main() -> None:
     parser.add_argument("--data-workers", type=int, default=0, help="processes that make batches; one GPU wants many")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--rate", type=float, default=0.6, help="factor of the learning rates")
-    parser.add_argument("--finish", type=float, help="minutes in which the rate falls to nothing; last.pt stays")
+    parser.add_argument("--finish", type=float, help="thousand samples over which the rate falls to nothing")
     parser.add_argument("--minutes", type=float, default=math.inf, help="stop after so many minutes of work")
     parser.add_argument("--save-every-s", type=float, default=300)
     parser.add_argument("--sheet-every-s", type=float, default=1800)

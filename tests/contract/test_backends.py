@@ -3,7 +3,7 @@
 from pathlib import Path
 
 import imagen.models
-from imagen.backends import mock
+from imagen.backends import mock, onnx
 from imagen.core.request import Request
 from imagen.testing.contract import BackendContract
 
@@ -33,3 +33,21 @@ class TestMockWarm(TestMock):
 
 class TestMockCool(TestMock):
     model_name = "mock-cool"
+
+
+class TestTiny(BackendContract):
+    """Real denoising: the model in the box."""
+
+    registration = onnx.registration
+    model_folders = BUNDLED
+    model_name = "tiny-3d"
+    size = (128, 96)
+    steps = 6
+
+
+class TestTinyFlat(TestTiny):
+    model_name = "tiny-flat"
+
+
+class TestTinyNoto(TestTiny):
+    model_name = "tiny-noto"

@@ -32,6 +32,7 @@ class Imagen:
         return kept | {
             "IMAGEN_HOME": str(self.home),
             "IMAGEN_COMFYUI_URL": NOWHERE,
+            "IMAGEN_DEFAULT_MODEL": "mock",  # takes orders: what these tests are about is not what is drawn
             "HOME": str(self.here),
             "NO_COLOR": "1",
         }

@@ -22,9 +22,10 @@ RUN_S = 300
 SIDES, STEPS, PICTURES = (16, 128), 10, 3
 QUICK = {"options": {"slow": 0}, "defaults": {"width": 64, "height": 64, "steps": 2}}
 MODELS = ("mock", "mock-cool", "mock-warm")
+OTHERS = ("mock-broken", "tiny-3d", "tiny-flat", "tiny-noto")  # would be compared where no model is named
 SETTINGS = {
     "limits": {"side": SIDES[1], "steps": STEPS, "n": PICTURES, "series_cells": 10, "queued": None, "wait_s": 1},
-    "models": {name: QUICK for name in MODELS} | {"mock-broken": {"enabled": False}},
+    "models": {name: QUICK for name in MODELS} | {name: {"enabled": False} for name in OTHERS},
 }
 
 # How this API differs from what the tool takes for granted.

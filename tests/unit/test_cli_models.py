@@ -42,7 +42,7 @@ def test_as_json_it_is_one_document(home: Path) -> None:
     """Wherever the option stands."""
     for arguments in (("models", "--json"), ("models", "list", "--json"), ("models", "--json", "list")):
         told = json.loads(imagen(*arguments).out)
-        assert told["default"] == "mock"
+        assert told["default"] == "tiny-3d"
         assert "steps" in told["models"][0]["defaults"]
 
 
@@ -122,7 +122,8 @@ def test_one_model_is_shown_with_its_options(home: Path) -> None:
     assert "768x768" in ran.out
     assert "slow: float, 0 to 3600, default 1.0" in " ".join(ran.out.split())
     assert all(columns(line) <= 80 for line in ran.out.splitlines() if not line.startswith("from"))
-    assert json.loads(imagen("models", "show", "mock", "--json").out)["default"] is True
+    assert json.loads(imagen("models", "show", "mock", "--json").out)["default"] is False
+    assert json.loads(imagen("models", "show", "tiny-3d", "--json").out)["default"] is True
     write_model(home, "off", "backend: mock\nenabled: false\n")
     assert "switched off" in imagen("models", "show", "off").out
 

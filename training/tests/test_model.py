@@ -1,4 +1,4 @@
-"""The network: shapes, folding, and that plain numpy says the same."""
+"""The network: shapes, folding, and that the exported file says the same."""
 
 from pathlib import Path
 
@@ -9,8 +9,8 @@ pytest.importorskip("torch")
 import numpy as np
 import torch
 
+from training.export import export, near
 from training.model import Painter, Shape, folded
-from training.numpy_net import NumpyPainter
 
 SMALL = Shape(size=16, width=64, channels=16, blocks=2, text_blocks=1, before=1, after=1, fine=4)
 
@@ -41,14 +41,19 @@ def test_what_was_learned_about_words_folds_into_the_table() -> None:
 
 
 @torch.no_grad()
-def test_plain_numpy_paints_what_torch_paints(tmp_path: Path) -> None:
-    """The same file, the same picture."""
-    from training.export import _arrays, _half
+def test_the_exported_file_paints_what_torch_paints(tmp_path: Path) -> None:
+    """Bytes for weights, a folded table, another program: the same picture, but for rounding."""
+    onnxruntime = pytest.importorskip("onnxruntime")
+    net = painter()
+    export(net, tmp_path / "net.onnx", inputs())
+    session = onnxruntime.InferenceSession(str(tmp_path / "net.onnx"), providers=["CPUExecutionProvider"])
+    names = ("noisy", "time", "words", "style")
+    found = session.run(None, {name: one.numpy() for name, one in zip(names, inputs(), strict=True)})[0]
+    right = net(*inputs()).numpy()
+    assert np.abs(found - right).max() < 0.05 * np.abs(right).max()
 
-    net = folded(painter())
-    np.savez(tmp_path / "net.npz", allow_pickle=False, **_arrays(net, _half))
-    noisy, moment, words, style = inputs()
-    plain = NumpyPainter(tmp_path / "net.npz")
-    found = plain.paint(noisy.permute(0, 2, 3, 1).numpy(), float(moment[0]), plain.read(words.numpy()), int(style[0]))
-    right = net(noisy, moment, words, style).permute(0, 2, 3, 1).numpy()
-    assert np.abs(found - right).max() < 0.02 * np.abs(right).max()
+
+def test_words_near_those_of_captions_are_understood() -> None:
+    """What the table holds close together is drawn alike."""
+    table = torch.tensor([[1.0, 0.0], [0.9, 0.1], [0.0, 1.0]])
+    assert near(["cat", "feline", "tax"], {"cat"}, table) == {"cat", "feline"}

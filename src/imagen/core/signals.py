@@ -60,7 +60,7 @@ class Handle:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Output:
-    """One finished picture. `facts` may hold vram_peak_mib, vram_method, cost and timings."""
+    """One finished picture. `facts` may hold vram_peak_mib, vram_method, cost, timings, and `drawn`: how, in words."""
 
     data: bytes = field(repr=False)
     mime: str = RAW_RGB

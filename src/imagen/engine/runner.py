@@ -364,6 +364,7 @@ class _Attempt:
             "vram_peak_mib": self.facts.get("vram_peak_mib"),
             "vram_method": self.facts.get("vram_method"),
             "cost": self.facts.get("cost"),
+            "drawn": self.facts.get("drawn"),
             "preview_cost": self.live.cost(),
         }
 

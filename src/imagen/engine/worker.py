@@ -130,7 +130,7 @@ class Worker:
                 task.cancel()
             end, *_ = await asyncio.gather(*tasks, return_exceptions=True)
             with contextlib.suppress(ImagenError):
-                await self._db.write(presence.leave, self.id)
+                await self._db.write(self._leave)
             if isinstance(end, Exception):
                 claiming.uncancel()
                 raise end
@@ -144,6 +144,11 @@ class Worker:
             solo=self._only is not None,
             now=datetime.now(UTC),
         )
+
+    def _leave(self, connection: Connection) -> None:
+        for job_id in presence.holds(connection, self.id):
+            queue.unheard(connection, job_id, self.id)  # claimed in the very moment in which we were stopped
+        presence.leave(connection, self.id)
 
     def _serves(self) -> Sequence[str]:
         return () if self._only is not None else (*self.places, *self._left_over)

@@ -1,0 +1,145 @@
+"""The methods: check, generate, close; and giving memory back between two jobs."""
+
+import asyncio
+from collections.abc import AsyncGenerator, Callable, Iterator, Mapping, Sequence
+from importlib.util import find_spec
+from time import perf_counter
+from typing import Any, TypeVar
+
+from imagen.backends.base import Previews
+from imagen.backends.onnx.network import Network, find
+from imagen.backends.onnx.painting import Painting
+from imagen.backends.onnx.paper import laid, shown
+from imagen.backends.onnx.words import Words, read_words
+from imagen.core.errors import BadConfig, Check, ImagenError, MissingExtra
+from imagen.core.model import Model
+from imagen.core.request import Request
+from imagen.core.signals import Notice, Output, Phase, Preview, Signal, Step
+
+# One, because a second is worth little to a small network and much to whoever else works on this machine, and
+# because another number may round differently: one machine would then draw other bytes than the next.
+THREADS = 1
+MAX_THREADS = 64
+
+T = TypeVar("T")
+
+
+class Onnx:
+    """Keeps the network it drew with last; a model with other files puts its own in that place."""
+
+    def __init__(self, settings: Mapping[str, Any]) -> None:
+        self._threads = _threads(settings.get("threads", THREADS))
+        self._open: tuple[Any, Network, Words] | None = None
+
+    async def check(self, model: Model) -> Sequence[Check]:
+        """Are the files there, and what reads them?"""
+        try:
+            if find_spec("onnxruntime") is None:
+                raise MissingExtra("onnxruntime is not installed", hint="pip install onnxruntime")
+            size = sum(find(name, model).stat().st_size for name in _files(model) if name)
+        except ImagenError as error:
+            return [Check.failed("files", error)]
+        return [Check.passed("files", note=f"{size / 1e6:.0f} MB, draws on the processor")]
+
+    async def generate(
+        self, request: Request, model: Model, previews: Previews, resume: str | None = None
+    ) -> AsyncGenerator[Signal]:
+        """Draw one picture after the other: on a processor that takes no longer than all at once."""
+        if self._open is None or self._open[0] != _files(model):
+            yield Phase(name="loading")
+            self._open = None  # the old one first: there may not be room for two
+            self._open = _files(model), *await _in_thread(lambda: _load(model, self._threads))
+        _, network, words = self._open
+        yield Phase(name="encoding")
+        rows = [words.encode(text, network.length) for text in (request.prompt, request.negative)]
+        for notice in _notices(request, model, network, words):
+            yield notice
+        total = request.steps * request.n
+        for index in range(request.n):
+            yield Phase(name="sampling")
+            part = request.part(index, 1)
+            painting = Painting(network, model, part, rows)
+            for number in range(1, request.steps + 1):
+                await _in_thread(painting.step)
+                done = index * request.steps + number
+                yield Step(step=done, total=total, image=index)
+                if number < request.steps and previews.wants(done, total):
+                    yield await _in_thread(lambda: _preview(painting, part, previews.max_size, done, total, index))  # noqa: B023 - it is awaited at once
+            yield Phase(name="decoding")
+            yield await _in_thread(lambda: _output(painting, part, index))  # noqa: B023 - as above
+
+    async def aclose(self) -> None:
+        """Let go of the network."""
+        self._open = None
+
+
+def _load(model: Model, threads: int) -> tuple[Network, Words]:
+    return Network(model, threads), read_words(find(model.keys["words"], model))
+
+
+def _files(model: Model) -> tuple[str, str, str]:
+    return model.keys["network"], model.keys["words"], model.keys["decoder"]
+
+
+def _notices(request: Request, model: Model, network: Network, words: Words) -> Iterator[Notice]:
+    """What of the request the network cannot honour."""
+    if rest := words.left_out(request.prompt, network.length):
+        told = f"{model.name} reads {network.length} word pieces; not read: {rest[:100]!r}"
+        yield Notice(code="prompt_cut", message=told)
+    if strange := words.strange(request.prompt):
+        told = ", ".join(strange[:8])
+        yield Notice(code="words_unknown", message=f"{model.name} never learned: {told}")
+    if request.width != request.height:
+        side = min(request.width, request.height)
+        told = f"{model.name} draws squares: {side}x{side} in the middle, the rest is its paper"
+        yield Notice(code="size_adjusted", message=told)
+
+
+def _preview(painting: Painting, request: Request, max_size: int, step: int, total: int, index: int) -> Preview:
+    started = perf_counter()
+    pixels = shown(painting.glimpse(), request.width, request.height, max_size)
+    height, width, _ = pixels.shape
+    took_ms = (perf_counter() - started) * 1000
+    return Preview(
+        step=step, total=total, image=index, data=pixels.tobytes(), width=width, height=height, decode_ms=took_ms
+    )
+
+
+def _output(painting: Painting, request: Request, index: int) -> Output:
+    drawn = painting.pixels()
+    pixels = laid(drawn, request.width, request.height)
+    side, larger = painting.clean.shape[-1], drawn.shape[1]
+    how = f"drawn {side}x{side}" + (f", {larger}x{larger} by its decoder" if larger != side else "")
+    if larger not in (request.width, request.height):
+        how += ", then resampled"
+    return Output(
+        data=pixels.tobytes(),
+        width=request.width,
+        height=request.height,
+        index=index,
+        seed=request.seed,
+        facts={"drawn": how},
+    )
+
+
+def _threads(said: Any) -> int:
+    try:
+        count = int(said)
+    except (TypeError, ValueError):
+        count = 0
+    if not 1 <= count <= MAX_THREADS:
+        raise BadConfig(
+            f"`threads` of the backend onnx is 1 to {MAX_THREADS}, not {said!r}",
+            hint="correct `backends: {onnx: {threads: …}}` in config.yaml, or IMAGEN_ONNX_THREADS",
+        )
+    return count
+
+
+async def _in_thread(work: Callable[[], T]) -> T:
+    """Run in a thread, and when cancelled wait until the thread is done: nothing goes on behind the caller's back."""
+    running = asyncio.ensure_future(asyncio.to_thread(work))
+    try:
+        return await asyncio.shield(running)
+    except asyncio.CancelledError:
+        await asyncio.wait([running])
+        raise

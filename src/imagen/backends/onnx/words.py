@@ -1,0 +1,80 @@
+"""From a prompt to the numbers of its word pieces: lower case, no accents, the longest piece that fits first."""
+
+import functools
+import json
+import re
+import unicodedata
+from collections.abc import Mapping, Sequence, Set
+from dataclasses import dataclass
+from pathlib import Path
+
+from imagen.core.errors import BadConfig
+
+PAD, UNKNOWN = "[PAD]", "[UNK]"
+
+_PART = re.compile(r"[a-z0-9]+|[^\sa-z0-9]")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Words:
+    """The vocabulary of a network."""
+
+    numbers: Mapping[str, int]  # by word piece; what goes on from another begins with ##
+    understood: Set[str]  # words that mean something to the network; empty where that is not known
+
+    def encode(self, text: str, length: int) -> list[int]:
+        """Exactly `length` numbers for a text; what is longer is cut, what is shorter filled up."""
+        numbers = [number for part in _PART.findall(_plain(text)) for number in self._pieces(part)][:length]
+        return numbers + [self.numbers.get(PAD, 0)] * (length - len(numbers))
+
+    def left_out(self, text: str, length: int) -> str:
+        """The end of a text that `encode` cuts off."""
+        count = 0
+        for part in _PART.finditer(_plain(text)):
+            count += len(self._pieces(part.group()))
+            if count > length:
+                return _plain(text)[part.start() :]
+        return ""
+
+    def strange(self, text: str) -> Sequence[str]:
+        """Words of a text that mean nothing to the network, in their order, each once."""
+        if not self.understood:
+            return ()
+        words = dict.fromkeys(re.findall(r"[^\W\d_]+", _plain(text)))
+        return [word for word in words if not {word, word.removesuffix("s"), word.removesuffix("es")} & self.understood]
+
+    def _pieces(self, word: str) -> list[int]:
+        found, start = [], 0
+        while start < len(word):
+            for end in range(len(word), start, -1):
+                number = self.numbers.get(word[start:end] if start == 0 else "##" + word[start:end])
+                if number is not None:
+                    found.append(number)
+                    start = end
+                    break
+            else:
+                return [self.numbers.get(UNKNOWN, 0)]
+        return found
+
+
+@functools.lru_cache(maxsize=8)
+def read_words(path: Path) -> Words:
+    """The vocabulary in a file: a words.json, or a text file of one word piece a line."""
+    hint = 'give a file of one word piece a line, or {"pieces": […], "understood": […]} in a .json'
+    try:
+        text = path.read_text(encoding="utf-8")
+        told = json.loads(text) if path.suffix == ".json" else {"pieces": text.removesuffix("\n").split("\n")}
+        pieces, understood = told["pieces"], told.get("understood", ())
+        return Words(
+            numbers={piece: number for number, piece in enumerate(pieces)},
+            understood=frozenset(understood),
+        )
+    except OSError as exc:
+        raise BadConfig(f"the vocabulary {path} cannot be read: {exc.strerror}", hint=hint, param="words") from exc
+    except (ValueError, TypeError, KeyError, AttributeError) as exc:
+        raise BadConfig(f"the vocabulary {path} is not understood", hint=hint, param="words") from exc
+
+
+def _plain(text: str) -> str:
+    decomposed = unicodedata.normalize("NFD", text.lower())
+    return "".join(sign for sign in decomposed if unicodedata.category(sign) != "Mn")
