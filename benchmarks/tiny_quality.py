@@ -29,7 +29,7 @@ import imagen
 
 HERE = Path(__file__).parent
 SIDE = 64  # what the judge looks at
-FLOORS: dict[str, float] = {"3d": 0.54, "flat": 0.54, "noto": 0.215}  # with seed 1; only ever raise them
+FLOORS: dict[str, float] = {"3d": 0.62, "flat": 0.625, "noto": 0.51}  # with seed 1; only ever raise them
 MARKS = {True: "#18a048", False: "#d02020"}
 
 

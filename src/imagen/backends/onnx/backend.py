@@ -60,11 +60,12 @@ class Onnx:
             part = request.part(index, 1)
             painting = Painting(network, model, part, rows)
             for number in range(1, request.steps + 1):
-                await _in_thread(painting.step)
                 done = index * request.steps + number
+                most = previews.max_size if number < request.steps and previews.wants(done, total) else None
+                preview = await _in_thread(lambda: _step(painting, part, most, done, total, index))  # noqa: B023 - it is awaited at once
                 yield Step(step=done, total=total, image=index)
-                if number < request.steps and previews.wants(done, total):
-                    yield await _in_thread(lambda: _preview(painting, part, previews.max_size, done, total, index))  # noqa: B023 - it is awaited at once
+                if preview is not None:
+                    yield preview
             yield Phase(name="decoding")
             yield await _in_thread(lambda: _output(painting, part, index))  # noqa: B023 - as above
 
@@ -95,7 +96,13 @@ def _notices(request: Request, model: Model, network: Network, words: Words) -> 
         yield Notice(code="size_adjusted", message=told)
 
 
-def _preview(painting: Painting, request: Request, max_size: int, step: int, total: int, index: int) -> Preview:
+def _step(
+    painting: Painting, request: Request, max_size: int | None, step: int, total: int, index: int
+) -> Preview | None:
+    """The next step, and in the same visit of a thread what it looks like, of at most `max_size`."""
+    painting.step()
+    if max_size is None:
+        return None
     started = perf_counter()
     pixels = shown(painting.glimpse(), request.width, request.height, max_size)
     height, width, _ = pixels.shape

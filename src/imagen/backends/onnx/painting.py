@@ -31,11 +31,12 @@ class Painting:
         begun = self._done / self._steps
         self._done += 1
         guided = self._guidance != 1 and begun < self._keys["guided_until"]
-        asked, *silent = self._clean(begun, self._rows if guided else self._rows[:1])
-        self.clean = silent[0] + np.float32(self._guidance) * (asked - silent[0]) if guided else asked
+        # What guidance aims at lies beyond what will be drawn; the guess itself comes nearer to that with every step.
+        self.clean, *silent = self._clean(begun, self._rows if guided else self._rows[:1])
+        aim = silent[0] + np.float32(self._guidance) * (self.clean - silent[0]) if guided else self.clean
         if bound := self._keys["held_within"]:
-            self.clean = self.clean.clip(-bound, bound)
-        self._now = self._now + np.float32(1 / self._steps / (1 - begun)) * (self.clean - self._now)
+            aim = aim.clip(-bound, bound)
+        self._now = self._now + np.float32(1 / self._steps / (1 - begun)) * (aim - self._now)
 
     def glimpse(self) -> Pixels:
         """The guess as pixels; where only a decoder can make them, by the decoder."""
