@@ -133,3 +133,14 @@ def test_no_network_is_needed(imagen: Any, fresh: dict[str, str]) -> None:
     run = imagen("generate", "a red apple", "-o", "apple.png", environment=fresh | cut)
     assert run.returncode == 0, run.stderr
     assert (imagen.here / "apple.png").exists()
+
+
+def test_a_setting_that_forbids_to_draw_is_told_at_once(imagen: Any) -> None:
+    """One error with what to correct, and not three attempts."""
+    run = imagen("generate", "a fox", "-m", "tiny-3d", environment={"IMAGEN_ONNX_THREADS": "two"})
+    assert run.returncode == 3
+    assert "threads" in run.stderr
+    assert "Traceback" not in run.stderr
+    assert "Task exception" not in run.stderr
+    (job,) = imagen.jobs()
+    assert (job["state"], job["attempt"]) == ("failed", 1)

@@ -148,6 +148,12 @@ class TestDefaultModel:
         assert (found.default, found.default_warning) == (default, None)
         assert found.get(None).name == default
 
+    def test_a_broken_one_is_told_instead_of_drawing_with_another(self, tmp_path: Path) -> None:
+        """Whoever wrote it meant it; a picture of some other model would hide the mistake."""
+        found = catalog(tmp_path, "models: {mine: {workflow: mock, stops: 4}, other: {workflow: mock}}\n")
+        with pytest.raises(BadConfig, match="stops"):
+            found.get(None)
+
     def test_nothing_configured_gives_the_mock_and_a_warning(self, tmp_path: Path) -> None:
         """The warning reaches the job of whoever did not choose, and only that."""
         (tmp_path / "mock").mkdir()

@@ -36,6 +36,18 @@ def test_a_word_of_no_piece_is_unknown_as_a_whole() -> None:
     assert words().encode("appz cat", 4) == [1, 7, 0, 0]
 
 
+def test_a_word_without_end_takes_no_longer_than_a_word() -> None:
+    """Whoever sends one would otherwise hold up everybody else."""
+    endless = Words(numbers={"[UNK]": 1, "a": 2, "##a": 3}, understood=frozenset())
+    assert endless.encode("a" * 20_000, 4) == [1, 0, 0, 0]
+    assert endless.left_out("a " + "a" * 20_000, 1) == "a" * 20_000
+
+
+def test_a_picture_in_the_text_that_means_nothing_is_named() -> None:
+    """A comma needs no meaning, an emoji was meant."""
+    assert words("apple").strange("apple, 🍎!") == ["🍎"]
+
+
 def test_what_does_not_fit_is_told() -> None:
     """From the first word that was cut, as the network would have read it."""
     assert words().encode("a red apple cat", 4) == [2, 3, 4, 5]
@@ -140,6 +152,7 @@ def grey(value: float) -> int:
     return int((value * 0.5 + 0.5) * 255 + 0.5)
 
 
+NAMES = {"noisy": "sample", "time": "timestep", "words": "input_ids"}
 SHADE = {"shade": {"type": "str", "choices": ["none", "some", "more"], "default": "none"}}
 
 
@@ -173,7 +186,7 @@ def test_another_network_with_other_names_velocities_and_a_decoder_is_a_data_fol
     models = folder(
         tmp_path,
         "flow",
-        inputs={"noisy": "sample", "time": "timestep", "words": "input_ids"},
+        inputs=NAMES,
         predicts="velocity",
         noise_at=1,
         decoder="dec.onnx",
@@ -188,7 +201,45 @@ def test_another_network_with_other_names_velocities_and_a_decoder_is_a_data_fol
     assert {picture(preview).getpixel((3, 3)) for preview in previews} == {(grey(0.25),) * 3}, (
         "a straight way: all alike"
     )
-    assert outputs(signals)[0].facts == {"drawn": "drawn 4x4, 16x16 by its decoder"}
+    facts = outputs(signals)[0].facts
+    assert facts["drawn"] == "drawn 4x4, 16x16 by its decoder"
+    assert {file.path: file.sha256 for file in facts["files"]} == {
+        name: hashlib.sha256((models / "flow" / name).read_bytes()).hexdigest()
+        for name in ("net.onnx", "vocab.txt", "dec.onnx")
+    }
+
+
+def test_a_file_that_is_not_the_one_named_is_not_drawn_with(tmp_path: Path) -> None:
+    """A digest in model.yaml is a promise about the file; and a size is looked at before anything is opened."""
+    models = folder(tmp_path, "grey", options=SHADE, files=[{"path": "net.onnx", "sha256": "ab" * 32}])
+    kit.painter(models / "grey/net.onnx")
+    with pytest.raises(BadConfig, match="is not the file that grey names"):
+        said(models, "grey")
+    folder(tmp_path, "grey", options=SHADE, files=[{"path": "net.onnx", "size": 7}])
+    model = catalog(models, "grey").get("grey")
+    (check,) = asyncio.run(onnx.registration.create({}).check(model))
+    assert check.error is not None
+    assert "of 7" in check.error.message
+
+
+def test_what_a_network_gives_is_looked_at(tmp_path: Path) -> None:
+    """Values that are no numbers, and channels that are no colours, are faults of the data: they name the file."""
+    models = folder(tmp_path, "flow", predicts="velocity", noise_at=1, inputs=NAMES)
+    kit.back_to(models / "flow/net.onnx", 0.25)
+    with pytest.raises(BadConfig, match=r"net\.onnx draws 2 channels"):
+        said(models, "flow")
+    folder(tmp_path, "flow", predicts="velocity", noise_at=1, inputs=NAMES, decoder="dec.onnx")
+    kit.decoder(models / "flow/dec.onnx")
+    kit.back_to(models / "flow/net.onnx", float("nan"))
+    with pytest.raises(BadConfig, match="no numbers"):
+        said(models, "flow")
+
+
+@pytest.mark.parametrize("wrong", [{"held_within": -1}, {"guided_until": 2.0}, {"inputs": {"nosy": "sample"}}])
+def test_a_key_out_of_its_range_is_no_model(tmp_path: Path, wrong: dict[str, Any]) -> None:
+    """It is said where it stands, and not drawn with."""
+    models = folder(tmp_path, "grey", options=SHADE, **wrong)
+    assert next(iter(wrong)) in catalog(models, "grey").broken["grey"].message
 
 
 def test_the_same_files_are_opened_once(tmp_path: Path) -> None:

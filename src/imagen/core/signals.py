@@ -60,7 +60,11 @@ class Handle:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Output:
-    """One finished picture. `facts` may hold vram_peak_mib, vram_method, cost, timings, and `drawn`: how, in words."""
+    """One finished picture.
+
+    `facts` may hold vram_peak_mib, vram_method, cost, timings, `drawn` (how, in words), and `files`: those that
+    drew it, each a ModelFile, where the backend knows better than the model's data.
+    """
 
     data: bytes = field(repr=False)
     mime: str = RAW_RGB

@@ -1,12 +1,13 @@
 """Drawn again: the draft that a picture's own record asks for, and what differs between then and now."""
 
+import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from imagen.core.errors import RequestError
 from imagen.core.job import StoredImage
-from imagen.core.model import Model
+from imagen.core.model import Model, ModelFile
 from imagen.core.request import Draft, Request
 
 FIELDS = ("prompt", "model", "negative", "width", "height", "steps", "seed", "guidance", "n", "options")
@@ -39,6 +40,17 @@ def draft_of(recipe: Mapping[str, Any]) -> Draft:
         )
     said = {name: request[name] for name in FIELDS if request.get(name) is not None}
     return Draft(**{**said, "n": 1})
+
+
+def drawn_with(model: Model, picture: bytes) -> Model:
+    """The model with the files that a picture says it was drawn with."""
+    from imagen.engine.sidecar import text_chunks
+
+    try:
+        told = json.loads(text_chunks(picture)["imagen"])["model"]["files"]
+    except (RequestError, ValueError, KeyError, TypeError):  # no PNG of ours: then as the model's data say
+        return model
+    return replace(model, files=tuple(ModelFile(path=file["path"], sha256=file["sha256"]) for file in told))
 
 
 def differences(recipe: Mapping[str, Any], request: Request, model: Model, version: str) -> list[Difference]:

@@ -9,6 +9,7 @@ import time
 import traceback
 from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import aclosing, suppress
+from dataclasses import replace
 from datetime import UTC, datetime
 from importlib import import_module
 from typing import Any
@@ -207,7 +208,9 @@ class _Attempt:
 
     async def _save(self, output: signals.Output, first: int) -> None:
         index = first + output.index
+        facts = dict(output.facts)
         request, model = self.claim.request, self.claim.model
+        model = replace(model, files=tuple(facts.pop("files", model.files)))
         if not 0 <= index < request.n:
             raise self._nonsense(f"picture {index + 1} of {request.n}")
         if index in self.saved:
@@ -234,7 +237,7 @@ class _Attempt:
             sha256=done.sha256,
             pixels_sha256=done.pixels_sha256,
         )
-        self._note(output.facts)
+        self._note(facts)
         beside = sidecar.sidecar(request, model, image, self._run(at))
         await self._store(
             {

@@ -6,18 +6,19 @@ import os
 import platform
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 
 from sqlalchemy import Connection
 
-from imagen.backends.base import Backend
-from imagen.core.errors import Crashed, DatabaseAway, ImagenError
+from imagen.backends.base import Backend, Previews
+from imagen.core.errors import Check, Crashed, DatabaseAway, ImagenError
 from imagen.core.events import Started
 from imagen.core.ids import new_id
 from imagen.core.model import Model
-from imagen.core.request import Draft, PreviewPolicy, preview_policy
+from imagen.core.request import Draft, PreviewPolicy, Request, preview_policy
+from imagen.core.signals import Signal
 from imagen.engine import runner
 from imagen.engine.memory import Memory
 from imagen.engine.turns import Turns
@@ -257,10 +258,16 @@ class Worker:
             # The bell rang when that was written, but until now this worker took the device for busy.
             self._db.ring(slot_of(claim.model.device))
 
+    def _made(self, model: Model) -> Backend:
+        try:
+            return self._backend_for(model)
+        except ImagenError as error:
+            return _Unmade(error)
+
     async def _work(self, claim: Claim) -> None:
         self._turns.begin(claim)
         try:
-            backend = self._backend_for(claim.model)
+            backend = self._made(claim.model)
             await self._memory.begin(claim)
             await runner.run(
                 claim,
@@ -289,6 +296,28 @@ class Worker:
             self._drawn.discard(claim.job)
             self._memory.end(claim)
             self._db.ring(slot_of(claim.model.device))
+
+
+class _Unmade:
+    """In place of a backend that its settings forbid to make: a job of it fails with the reason, like any other."""
+
+    def __init__(self, error: ImagenError) -> None:
+        self._error = error
+
+    async def check(self, model: Model) -> Sequence[Check]:
+        return [Check.failed("settings", self._error)]
+
+    async def generate(
+        self, request: Request, model: Model, previews: Previews, resume: str | None = None
+    ) -> AsyncGenerator[Signal]:
+        for signal in self._refused():
+            yield signal
+
+    async def aclose(self) -> None:
+        """Nothing was opened."""
+
+    def _refused(self) -> Sequence[Signal]:
+        raise self._error
 
 
 async def sweep(

@@ -218,7 +218,8 @@ def _default(
         return wanted, None
     enabled = {name for name, model in models.items() if model.enabled}
     for name in configured:
-        if name in enabled:
+        # One that is broken is meant all the same: its error is told, and no other model is taken in its place.
+        if name in enabled or (name in broken and name not in models):
             return name, None
     for name in sorted(enabled):
         if name.startswith(IN_THE_BOX):

@@ -7,7 +7,9 @@ Nothing is loaded here until a picture is really drawn, so that a list of models
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
+
+from annotated_types import Ge, Gt, Le
 
 from imagen.backends.base import Backend, Registration
 
@@ -21,10 +23,14 @@ class OnnxKeys:
     decoder: str = ""  # the file that makes pixels, or more pixels, of what the network draws
     predicts: Literal["clean", "velocity"] = "clean"
     noise_at: Literal[0, 1] = 0  # the time at which all is noise
-    guided_until: float = 1.0  # share of the way after which guidance is left off: by then only details change
-    held_within: float | None = None  # a guess is kept between this and its negative, where guidance drives it out
+    guided_until: Annotated[float, Ge(0), Le(1)] = (
+        1.0  # share of the way after which guidance is left off: by then only details change
+    )
+    held_within: Annotated[float, Gt(0)] | None = (
+        None  # a guess is kept between this and its negative, where guidance drives it out
+    )
     # The network's own names for what it is given, where they are others. Further inputs get the option of their name.
-    inputs: Mapping[str, str] = field(default_factory=dict)
+    inputs: Mapping[Literal["noisy", "time", "words"], str] = field(default_factory=dict)
 
 
 def create(settings: Mapping[str, Any]) -> Backend:

@@ -7,12 +7,12 @@ from time import perf_counter
 from typing import Any, TypeVar
 
 from imagen.backends.base import Previews
-from imagen.backends.onnx.network import Network, find
+from imagen.backends.onnx.network import Network, digested, find
 from imagen.backends.onnx.painting import Painting
 from imagen.backends.onnx.paper import laid, shown
 from imagen.backends.onnx.words import Words, read_words
-from imagen.core.errors import BadConfig, Check, ImagenError, MissingExtra
-from imagen.core.model import Model
+from imagen.core.errors import BadConfig, Check, ImagenError, MissingExtra, MissingFile
+from imagen.core.model import Model, ModelFile
 from imagen.core.request import Request
 from imagen.core.signals import Notice, Output, Phase, Preview, Signal, Step
 
@@ -29,17 +29,24 @@ class Onnx:
 
     def __init__(self, settings: Mapping[str, Any]) -> None:
         self._threads = _threads(settings.get("threads", THREADS))
-        self._open: tuple[Any, Network, Words] | None = None
+        self._open: tuple[Any, Network, Words, Sequence[ModelFile]] | None = None
 
     async def check(self, model: Model) -> Sequence[Check]:
         """Are the files there, and what reads them?"""
         try:
             if find_spec("onnxruntime") is None:
                 raise MissingExtra("onnxruntime is not installed", hint="pip install onnxruntime")
-            size = sum(find(name, model).stat().st_size for name in _files(model) if name)
+            sizes = {name: find(name, model).stat().st_size for name in _files(model) if name}
+            for file in model.files:
+                if file.size is not None and sizes.get(file.path, file.size) != file.size:
+                    raise MissingFile(
+                        f"{find(file.path, model)} has {sizes[file.path]:,} bytes of {file.size:,}",
+                        hint=f"fetch it again, or correct `files` of {model.origin}",
+                        param="files",
+                    )
         except ImagenError as error:
             return [Check.failed("files", error)]
-        return [Check.passed("files", note=f"{size / 1e6:.0f} MB, draws on the processor")]
+        return [Check.passed("files", note=f"{sum(sizes.values()) / 1e6:.1f} MB, for the processor")]
 
     async def generate(
         self, request: Request, model: Model, previews: Previews, resume: str | None = None
@@ -49,7 +56,7 @@ class Onnx:
             yield Phase(name="loading")
             self._open = None  # the old one first: there may not be room for two
             self._open = _files(model), *await _in_thread(lambda: _load(model, self._threads))
-        _, network, words = self._open
+        _, network, words, files = self._open
         yield Phase(name="encoding")
         rows = [words.encode(text, network.length) for text in (request.prompt, request.negative)]
         for notice in _notices(request, model, network, words):
@@ -67,15 +74,16 @@ class Onnx:
                 if preview is not None:
                     yield preview
             yield Phase(name="decoding")
-            yield await _in_thread(lambda: _output(painting, part, index))  # noqa: B023 - as above
+            yield await _in_thread(lambda: _output(painting, part, index, files))  # noqa: B023 - as above
 
     async def aclose(self) -> None:
         """Let go of the network."""
         self._open = None
 
 
-def _load(model: Model, threads: int) -> tuple[Network, Words]:
-    return Network(model, threads), read_words(find(model.keys["words"], model))
+def _load(model: Model, threads: int) -> tuple[Network, Words, Sequence[ModelFile]]:
+    files = [digested(name, model) for name in _files(model) if name]
+    return Network(model, threads), read_words(find(model.keys["words"], model)), files
 
 
 def _files(model: Model) -> tuple[str, str, str]:
@@ -87,8 +95,10 @@ def _notices(request: Request, model: Model, network: Network, words: Words) -> 
     if rest := words.left_out(request.prompt, network.length):
         told = f"{model.name} reads {network.length} word pieces; not read: {rest[:100]!r}"
         yield Notice(code="prompt_cut", message=told)
-    if strange := words.strange(request.prompt):
-        told = ", ".join(strange[:8])
+    if request.negative and words.left_out(request.negative, network.length):
+        yield Notice(code="prompt_cut", message=f"{model.name} reads no more of the negative prompt either")
+    if strange := words.strange(f"{request.prompt} {request.negative}"):
+        told = ", ".join(word[:30] for word in strange[:8])
         yield Notice(code="words_unknown", message=f"{model.name} never learned: {told}")
     if request.width != request.height:
         side = min(request.width, request.height)
@@ -112,7 +122,7 @@ def _step(
     )
 
 
-def _output(painting: Painting, request: Request, index: int) -> Output:
+def _output(painting: Painting, request: Request, index: int, files: Sequence[ModelFile]) -> Output:
     drawn = painting.pixels()
     pixels = laid(drawn, request.width, request.height)
     side, larger = painting.clean.shape[-1], drawn.shape[1]
@@ -125,7 +135,7 @@ def _output(painting: Painting, request: Request, index: int) -> Output:
         height=request.height,
         index=index,
         seed=request.seed,
-        facts={"drawn": how},
+        facts={"drawn": how, "files": files},
     )
 
 

@@ -1,5 +1,6 @@
 """The files of a model: found below the folders of models, opened once, asked in threads."""
 
+import hashlib
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -11,7 +12,7 @@ import numpy.typing as npt
 import imagen
 from imagen.backends.onnx.paper import Pixels
 from imagen.core.errors import BadConfig, MissingFile
-from imagen.core.model import Model
+from imagen.core.model import Model, ModelFile
 
 if TYPE_CHECKING:
     from onnxruntime import InferenceSession
@@ -20,7 +21,10 @@ Array = npt.NDArray[Any]  # of float32; numpy's stubs lose the kind in every ope
 
 BUNDLED = Path(imagen.__file__).parent / "models"
 ROLES = ("noisy", "time", "words")  # what every network is given; other inputs are the model's own
-QUIET = 3  # errors only: what onnxruntime warns about, nobody here can change
+QUIET = (
+    4  # nothing but its last words: what is an error reaches us as one, and of the rest nobody here can change anything
+)
+COLOURS = 3
 
 
 def find(name: str, model: Model) -> Path:
@@ -30,9 +34,26 @@ def find(name: str, model: Model) -> Path:
             return place
     raise MissingFile(
         f"{name} of the model {model.name} is not there",
-        hint=f"put it to one of: {', '.join(map(str, places(name, model)))}",
+        hint="it comes with imagen: install that again"
+        if BUNDLED in Path(model.origin).parents
+        else f"put it to one of: {', '.join(map(str, places(name, model)))}",
         param="network",
     )
+
+
+def digested(name: str, model: Model) -> ModelFile:
+    """A file as it is; where the model says which one it should be, no other."""
+    with find(name, model).open("rb") as file:
+        sha256 = hashlib.file_digest(file, "sha256").hexdigest()
+        size = file.tell()
+    wanted = next((one.sha256 for one in model.files if one.path == name and one.sha256), sha256)
+    if sha256 != wanted.lower():
+        raise BadConfig(
+            f"{find(name, model)} is not the file that {model.name} names: its sha256 is {sha256}",
+            hint=f"fetch it again, or correct `files` of {model.origin}",
+            param="files",
+        )
+    return ModelFile(path=name, size=size, sha256=sha256)
 
 
 def places(name: str, model: Model) -> Sequence[Path]:
@@ -57,6 +78,12 @@ class Network:
         shapes = {one.name: one.shape for one in self._network.get_inputs()}
         self.shape = self._fixed(shapes, "noisy", 4)[1:]  # channels, rows, columns of what it draws
         self.length = self._fixed(shapes, "words", 2)[1]  # word pieces it reads
+        if self._decoder is None and self.shape[0] != COLOURS:
+            raise BadConfig(
+                f"{self._path} draws {self.shape[0]} channels, and a picture has {COLOURS}",
+                hint="name what makes pixels of them as `decoder:`",
+                param="decoder",
+            )
         self.further = tuple(name for name in shapes if name not in self._names.values())
 
     def guess(self, noisy: Array, time: float, words: Sequence[Sequence[int]], further: Mapping[str, Any]) -> Array:
@@ -70,14 +97,33 @@ class Network:
         }
         kinds = {"tensor(float)": np.float32, "tensor(int64)": np.int64, "tensor(int32)": np.int32}
         feeds = {name: value.astype(kinds.get(self._kinds[name], np.float32)) for name, value in told.items()}
-        said: Array = self._network.run(None, feeds)[0]
-        return said
+        return self._asked(self._network, feeds, (count, *self.shape))
 
     def pixels(self, drawn: Array) -> Pixels:
         """Rows, columns, colours of something drawn."""
         if self._decoder is not None:
-            drawn = self._decoder.run(None, {self._decoder.get_inputs()[0].name: drawn[None]})[0][0]
+            drawn = self._asked(self._decoder, {self._decoder.get_inputs()[0].name: drawn[None]}, (1, COLOURS))[0]
         return as_bytes(drawn)
+
+    def _asked(self, network: "InferenceSession", feeds: Mapping[str, Array], wanted: Sequence[int]) -> Array:
+        """The first thing that a network says, if its sides begin with those wanted and all of it is numbers."""
+        which = self._path if network is self._network else f"the decoder of {self._path}"
+        try:
+            said: Array = network.run(None, dict(feeds))[0]
+        except Exception as exc:  # onnxruntime has no list of what it raises for what a network cannot take
+            why = " ".join(str(exc).split())[:300]
+            told = ", ".join(f"{name} {list(value.shape)}" for name, value in feeds.items())
+            raise BadConfig(f"{which} cannot take what it is given: {why}", hint=f"it is given {told}") from exc
+        if said.ndim != 4 or said.shape[: len(wanted)] != tuple(wanted):
+            raise BadConfig(
+                f"{which} gives {list(said.shape)}, where {[*wanted, '…'][:4]} is needed",
+                hint="docs/howto/add-an-onnx-model.md says what a network is given and gives",
+            )
+        if not np.isfinite(said).all():
+            raise BadConfig(
+                f"{which} gives values that are no numbers", hint="export it in fp32, and look at `noise_at`"
+            )
+        return said
 
     def _fixed(self, shapes: Mapping[str, Sequence[Any]], role: str, count: int) -> tuple[int, ...]:
         """The shape of an input: as many sides as it should have, all but the first of them numbers."""

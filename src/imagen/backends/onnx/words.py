@@ -4,13 +4,15 @@ import functools
 import json
 import re
 import unicodedata
-from collections.abc import Mapping, Sequence, Set
+from collections.abc import Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 
 from imagen.core.errors import BadConfig
 
 PAD, UNKNOWN = "[PAD]", "[UNK]"
+MAX_WORD = 100  # what is longer is no word; looking for its pieces would take longer and longer
 
 _PART = re.compile(r"[a-z0-9]+|[^\sa-z0-9]")
 
@@ -24,27 +26,37 @@ class Words:
 
     def encode(self, text: str, length: int) -> list[int]:
         """Exactly `length` numbers for a text; what is longer is cut, what is shorter filled up."""
-        numbers = [number for part in _PART.findall(_plain(text)) for number in self._pieces(part)][:length]
+        every = (number for part in _PART.finditer(_plain(text)) for number in self._pieces(part.group()))
+        numbers = list(islice(every, length))
         return numbers + [self.numbers.get(PAD, 0)] * (length - len(numbers))
 
     def left_out(self, text: str, length: int) -> str:
         """The end of a text that `encode` cuts off."""
-        count = 0
-        for part in _PART.finditer(_plain(text)):
+        count, plain = 0, _plain(text)
+        for part in _PART.finditer(plain):
             count += len(self._pieces(part.group()))
             if count > length:
-                return _plain(text)[part.start() :]
+                return plain[part.start() :]
         return ""
 
     def strange(self, text: str) -> Sequence[str]:
         """Words of a text that mean nothing to the network, in their order, each once."""
         if not self.understood:
             return ()
-        words = dict.fromkeys(re.findall(r"[^\W\d_]+", _plain(text)))
-        return [word for word in words if not {word, word.removesuffix("s"), word.removesuffix("es")} & self.understood]
+        return list(dict.fromkeys(self._strange(_plain(text))))
+
+    def _strange(self, plain: str) -> Iterator[str]:
+        for word in re.findall(r"[^\W\d_]+|[^\w\s]", plain):
+            if word.isalpha():
+                if not {word, word.removesuffix("s"), word.removesuffix("es")} & self.understood:
+                    yield word
+            elif unicodedata.category(word) == "So" and word not in self.numbers:
+                yield word  # a picture in the text, such as an emoji
 
     def _pieces(self, word: str) -> list[int]:
         found, start = [], 0
+        if len(word) > MAX_WORD:
+            return [self.numbers.get(UNKNOWN, 0)]
         while start < len(word):
             for end in range(len(word), start, -1):
                 number = self.numbers.get(word[start:end] if start == 0 else "##" + word[start:end])

@@ -19,6 +19,7 @@ from imagen.surfaces.wire import PreviewForm, event_json
 if TYPE_CHECKING:
     from imagen.app import App
 
+SOON_S = 0.3  # what is taken up within this time waited for nothing
 LOOK_S = 1.0  # how often a waiting command asks who is in its way
 INTERRUPTED = 130  # what shells expect of a program ended by Ctrl-C
 TERMINATED = 143
@@ -182,6 +183,7 @@ async def _say_what_it_waits_for(app: "App", job_id: str, queued: asyncio.Event,
     said = None
     while True:
         await queued.wait()
+        await asyncio.sleep(SOON_S)
         job = await app.job(job_id)
         if job.state is State.QUEUED and job.waits_for and job.waits_for != said:
             said = job.waits_for

@@ -253,7 +253,7 @@ def _facts(model: "Model", catalog: "Catalog") -> list[tuple[str, str]]:
 
 def _file(file: "ModelFile") -> str:
     size = f", {byte_size(file.size)}" if file.size else ""
-    return f"{file.folder}/{file.path}{size}" + (f" ({file.licence})" if file.licence else "")
+    return f"{file.folder}/{file.path}{size}".removeprefix("/") + (f" ({file.licence})" if file.licence else "")
 
 
 def _slots(model: "Model") -> Iterator[tuple[str, str]]:

@@ -53,7 +53,7 @@ async def _reproduce(file: Path, output: Destination | None, json_output: bool) 
         now = await app.image_bytes(image)
         pixels = await asyncio.to_thread(engine.pixel_differences, then, now, image, expected)
         assert isinstance(job.request, Request)
-        others = engine.differences(recipe, job.request, model, VERSION)
+        others = engine.differences(recipe, job.request, engine.drawn_with(model, now), VERSION)
         if json_output:
             print_json(
                 {
