@@ -2,6 +2,7 @@
 
 import asyncio
 import io
+import threading
 from collections.abc import AsyncGenerator, Sequence
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ from imagen.core.request import PreviewPolicy, Request
 from imagen.core.signals import RAW_RGB, Handle, Notice, Output, Phase, Signal, Step
 from imagen.core.signals import Preview as Shown
 from imagen.engine import runner
+from imagen.previews import encode
 from imagen.previews.policy import merge
 from imagen.store import history, intake, journal, queue
 from imagen.store.db import Database
@@ -136,6 +138,34 @@ async def test_a_promised_count_arrives_whole(tmp_path: Path) -> None:
             assert isinstance(frame, Preview)
             assert Picture.open(io.BytesIO(frame.data)).size == (frame.width, frame.height)
             assert (frame.target_width, frame.target_height) == (8, 8)
+
+
+async def test_a_backend_draws_on_while_its_preview_is_packed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The packing of the first waits here for the second step: a backend that waited for it would wait for ever."""
+    stepped = threading.Event()
+    pack = encode.encode_preview
+
+    def patient(*packed: Any, **how: Any) -> encode.Encoded:
+        assert stepped.wait(20)
+        return pack(*packed, **how)
+
+    class Steps(Script):
+        async def generate(
+            self, request: Request, model: Model, previews: Previews, resume: str | None = None
+        ) -> AsyncGenerator[Signal]:
+            yield shown(1)
+            stepped.set()
+            yield Step(step=2, total=4)
+            yield picture()
+
+    monkeypatch.setattr(encode, "encode_preview", patient)
+    async with database(tmp_path) as db:
+        job, state = await draw(db, tmp_path, Steps(), preview=PreviewPolicy(count=3))
+        assert state is State.COMPLETED
+        end = (await record(db, job))[-1]
+        assert isinstance(end, Completed)
+        assert end.preview_cost is not None
+        assert end.preview_cost["frames"] == 1
 
 
 async def test_a_preview_that_fails_costs_one_warning(tmp_path: Path) -> None:

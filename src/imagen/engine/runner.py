@@ -93,6 +93,7 @@ class _Attempt:
         self.saved = {image.index for image in claim.images}
         self.facts: dict[str, Any] = {}
         self.preview_failed = False
+        self.showing: asyncio.Task[None] | None = None
         self.total_known = False
 
     async def run(self) -> State | None:
@@ -123,6 +124,9 @@ class _Attempt:
         else:
             return await self._completed()
         finally:
+            if self.showing is not None:
+                self.showing.cancel()
+                await asyncio.gather(self.showing, return_exceptions=True)
             await self.live.stop()
 
     async def _draw(self) -> None:
@@ -141,6 +145,7 @@ class _Attempt:
             try:
                 async with aclosing(said):
                     await self._listen(said, first, count)
+                await self._shown()
             except (SystemExit, KeyboardInterrupt, GeneratorExit) as exc:
                 # Out of a backend these would end the whole program, and every other job with it.
                 raise self._broke(exc) from exc
@@ -197,10 +202,17 @@ class _Attempt:
     async def _preview(self, signal: signals.Preview, first: int) -> None:
         if signal.step >= signal.total or not self.live.wanted:
             return  # never the last step: the picture itself comes next
+        await self._shown()
+        # Packed while the backend goes on with its next step.
+        self.showing = asyncio.create_task(self.live.preview(signal, first + signal.image))
+        await asyncio.sleep(0)  # from its first moment on, the time to the next preview is counted
+
+    async def _shown(self) -> None:
+        """Wait for the preview that is under way."""
+        showing, self.showing = self.showing, None
         try:
-            await self.live.preview(signal, first + signal.image)
-        except LeaseLost:
-            raise
+            if showing is not None:
+                await showing
         except Exception as exc:
             if not self.preview_failed:
                 self.preview_failed = True
@@ -215,6 +227,7 @@ class _Attempt:
             raise self._nonsense(f"picture {index + 1} of {request.n}")
         if index in self.saved:
             return
+        await self._shown()
         await self._free_device(index)
         self.watch.enter("saving")
         self.live.phase("saving")
