@@ -20,6 +20,7 @@ from imagen.core.events import Completed, Failed
 from imagen.core.job import State
 from imagen.core.model import Model
 from imagen.store import history, intake, journal, order, presence, queue, schema
+from imagen.store.bell import POLL_S
 from imagen.store.db import Database
 from imagen.store.intake import Once
 from imagen.store.order import Place, Turn
@@ -549,6 +550,23 @@ async def test_a_restart_of_postgresql_is_waited_for(tmp_path: Path) -> None:
                 while not await db.changed(mark, 5, frozenset((job,))):
                     pass
             await other.close()
+
+
+async def test_only_what_others_write_to_sqlite_wakes_everybody(tmp_path: Path) -> None:
+    """This process says itself whom its writes concern: a hundred who wait are not all woken for one of them."""
+    async with database(tmp_path) as db:
+        await db.write(intake.submit, [new()])
+        mark = db.mark()
+        mine = asyncio.create_task(db.changed(mark, 20, frozenset(("a job of somebody",))))
+        for _ in range(5):
+            await db.write(intake.submit, [new()])
+            await asyncio.sleep(2 * POLL_S)
+        assert not mine.done()
+        other = Database(f"sqlite:///{tmp_path / 'imagen.db'}")
+        await other.write(intake.submit, [new()])
+        async with asyncio.timeout(10):
+            assert await mine is False, "who wrote what is not known, so whoever is woken has to look"
+        await other.close()
 
 
 async def test_a_file_that_was_moved_away_is_not_written_to(tmp_path: Path) -> None:

@@ -6,10 +6,8 @@ with NOTIFY.
 """
 
 import asyncio
-import sqlite3
 from collections.abc import Callable, Iterable
 from contextlib import suppress
-from pathlib import Path
 from typing import Any, Protocol
 
 from sqlalchemy import Connection, text
@@ -109,25 +107,18 @@ class Bell:
 
 
 class FileEar:
-    """Another process's write to SQLite shows in data_version."""
+    """Another process's write to SQLite shows in what `version` says; None when there was no time to look."""
 
-    def __init__(self, file: Path, busy_s: float) -> None:
-        self._file = file
-        self._busy_s = busy_s
+    def __init__(self, version: Callable[[], int | None]) -> None:
+        self._version = version
 
     async def listen(self, ring: Callable[[Iterable[str] | None], None], waiting: Callable[[], bool]) -> None:
-        connection = sqlite3.connect(self._file, timeout=self._busy_s)
-        try:
-            seen = _version(connection)
-            while True:
-                await asyncio.sleep(POLL_S)
-                if waiting():
-                    now = _version(connection)
-                    if now != seen:
-                        seen = now
-                        ring(None)
-        finally:
-            connection.close()
+        seen = self._version()
+        while True:
+            await asyncio.sleep(POLL_S)
+            if waiting() and (now := self._version()) is not None and now != seen:
+                seen = now
+                ring(None)
 
 
 class NotifyEar:
@@ -153,8 +144,3 @@ class NotifyEar:
             self.hears = False
             ring(None)
             await asyncio.sleep(AGAIN_S)
-
-
-def _version(connection: sqlite3.Connection) -> int:
-    row = connection.execute("PRAGMA data_version").fetchone()
-    return int(row[0])

@@ -2,9 +2,11 @@
 
 import asyncio
 import sqlite3
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
@@ -40,9 +42,11 @@ class Database:
         self._file = Path(url.removeprefix("sqlite:///")) if url.startswith("sqlite:///") else None
         self._inode: int | None = None
         self._ear: NotifyEar | None = None
+        self._writer: Connection | None = None
+        self._writing = threading.Lock()
         if self._file is not None:
             self.engine = _sqlite(self._file, full_sync)
-            self._bell = Bell(FileEar(self._file, BUSY_S))
+            self._bell = Bell(FileEar(self._version))
         else:
             self.engine = _postgresql(url)
             self._ear = NotifyEar({**self.engine.dialect.create_connect_args(self.engine.url)[1], **PATIENCE})
@@ -80,7 +84,7 @@ class Database:
         def transaction() -> T:
             self._see_file()
             touched.clear()
-            with self.engine.connect() as connection:
+            with self._for_writing() as connection:
                 connection.info["touched"] = touched
                 with connection.begin() as begun:
                     result = work(connection, *args, **kwargs)
@@ -128,7 +132,37 @@ class Database:
         await self._bell.close()
         for pool in (self._writers, self._readers):
             await asyncio.to_thread(pool.shutdown)
+        if self._writer is not None:
+            self._writer.close()
         self.engine.dispose()
+
+    @contextmanager
+    def _for_writing(self) -> Iterator[Connection]:
+        """On SQLite always the same connection: only that one can tell what others wrote from what we wrote."""
+        if self._file is None:
+            with self.engine.connect() as connection:
+                yield connection
+            return
+        with self._writing:
+            yield self._same()
+
+    def _same(self) -> Connection:
+        if self._writer is None or self._writer.closed or self._writer.invalidated:
+            self._writer = self.engine.connect()
+        return self._writer
+
+    def _version(self) -> int | None:
+        """Another number whenever another process wrote; None while we write ourselves, and nobody else can."""
+        if not self._writing.acquire(blocking=False):
+            return None
+        try:
+            raw: Any = self._same().connection.driver_connection
+            ((version,),) = raw.execute("PRAGMA data_version").fetchall()
+            return int(version)
+        except (sqlite3.Error, DBAPIError):  # whoever reads or writes next says it, and says it better
+            return None
+        finally:
+            self._writing.release()
 
     def _reading(self) -> Connection:
         connection = self.engine.connect().execution_options(reading=True)
