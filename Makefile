@@ -4,7 +4,7 @@
 BIN := .venv/bin
 CHECKS := check-format check-lint check-types check-layers check-docs
 
-.PHONY: help demo test setup dev check $(CHECKS) format docs bench constraints clean
+.PHONY: help demo test setup dev check $(CHECKS) format docs bench clients matrix constraints clean
 .DEFAULT_GOAL := help
 
 help: ## list these targets
@@ -42,6 +42,12 @@ docs: dev ## write docs/reference from the code
 
 bench: dev ## run every benchmark; each prints its figure and its budget
 	@for script in benchmarks/*.py; do echo "== $$script"; $(BIN)/python "$$script" || exit 1; done
+
+clients: dev ## install programs of others, 1.1 GiB, that some tests run against us
+	@tools/clients.sh
+
+matrix: dev ## replay what clients send and write docs/reference/clients.md
+	@$(BIN)/python -m tools.clients
 
 constraints: dev ## pin the versions installed here
 	@$(BIN)/python tools/constraints.py > constraints.txt.new && mv constraints.txt.new constraints.txt

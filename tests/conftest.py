@@ -26,6 +26,9 @@ NO_SKIP = os.environ.get("IMAGEN_NO_SKIP", "") not in ("", "0")
 # The contract kit skips a claim that a backend does not make; no machine could run it, so it is no gap.
 NOT_PROMISED = "this backend "
 
+CLIENTS = Path(__file__).parents[1] / ".venv" / "clients"
+OTHERS = ("litellm-1.106.2", "open-webui-0.12.4")  # programs that are run against us, in environments of their own
+
 _homes = itertools.count()
 
 
@@ -52,6 +55,18 @@ RINGS = (
         needs="a Chromium browser",
         remedy="sudo apt install chromium",
     ),
+    Ring(
+        marker="needs_clients",
+        here=lambda: all((CLIENTS / name / "made").exists() for name in OTHERS),
+        needs="programs of others to test with",
+        remedy="make clients",
+    ),
+    Ring(
+        marker="needs_node",
+        here=lambda: all(shutil.which(name) for name in ("node", "npm")),
+        needs="Node.js with npm",
+        remedy="sudo apt install nodejs npm",
+    ),
 )
 
 
@@ -61,6 +76,9 @@ def _clean_environment(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest
     for name in [name for name in os.environ if name.startswith("IMAGEN_")]:
         monkeypatch.delenv(name)
     monkeypatch.setenv("IMAGEN_COMFYUI_URL", NOWHERE)
+    monkeypatch.setenv("IMAGEN_PAID_CALLS", "forbidden")
+    for name in ("OPENAI_API_KEY", "REPLICATE_API_TOKEN"):
+        monkeypatch.delenv(name, raising=False)
     home = tmp_path_factory.getbasetemp() / f"nobody-{next(_homes)}"
     monkeypatch.setenv("HOME", str(home))
     for name in ("XDG_CONFIG_HOME", "XDG_DATA_HOME", "XDG_CACHE_HOME", "XDG_STATE_HOME"):

@@ -155,8 +155,8 @@ def config_page() -> str:
         rows = [
             (
                 f"`{name}`",
-                {"limit": "number or null"}.get(kind, kind),
-                "" if default in (None, ()) else f"`{default}`",
+                {"limit": "number or null", "flag": "true or false", "aliases": "mapping"}.get(kind, kind),
+                _default(default),
                 f"`{config.PREFIX}{group}_{name}`".upper(),
                 upper(meaning),
             )
@@ -165,6 +165,12 @@ def config_page() -> str:
         parts.append(f"## `{group}:`")
         parts.append(table(("key", "type", "default", "environment", "meaning"), rows))
     return "\n\n".join(parts)
+
+
+def _default(value: object) -> str:
+    if value in (None, ()):
+        return ""
+    return f"`{json.dumps(value) if isinstance(value, dict | bool) else value}`"
 
 
 def model_file_page() -> str:

@@ -8,7 +8,7 @@ import secrets
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, aclosing, asynccontextmanager
 from dataclasses import replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from hashlib import sha256
 from importlib.metadata import version
 from pathlib import Path
@@ -32,7 +32,7 @@ from imagen.engine.feed import Feeds, Watch
 from imagen.engine.gc import GcReport, gc
 from imagen.engine.states import ModelState, states
 from imagen.engine.tide import Tides, WatchAll
-from imagen.engine.wiring import watched_catalog
+from imagen.engine.wiring import refuse_paid, watched_catalog
 from imagen.engine.worker import Worker, sweep
 from imagen.models.catalog import Catalog
 from imagen.store import history, intake, journal, keys, queue
@@ -43,6 +43,7 @@ from imagen.store.keys import Key
 from imagen.store.numbers import Happening, Numbers, happened, numbers
 
 HEARTBEAT_S = 60.0  # how long `follow` waits at most before it looks whether it is still wanted
+ALIKE = timedelta(days=1)  # whoever repeats a request does so within seconds; a drawing may have taken hours by then
 VERSION = version("imagen-platform")
 
 
@@ -112,16 +113,20 @@ class App:
         draft: Draft,
         *,
         owner: str = "local",
+        route: str = "/v1/jobs",
         idempotency_key: str | None = None,
         body_hash: str | None = None,
         queue_limit: int | None = None,
     ) -> Job:
         """Check, complete and queue a request. It is safe on disk when this returns.
 
-        The same `idempotency_key` brings the same job again, and is a Conflict with another body.
+        The same `idempotency_key` brings the same job again at this `route`, and is a Conflict with another body.
+        With a `body_hash` alone it is a new job, which `submitted_alike` finds.
         """
         new = replace(self._resolve(draft), owner=owner)
-        once = _once("/v1/jobs", owner, idempotency_key, body_hash or sha256(repr(draft).encode()).hexdigest())
+        if body_hash is not None and idempotency_key is None:
+            idempotency_key = intake.key_of_its_own(body_hash)
+        once = _once(route, owner, idempotency_key, body_hash or sha256(repr(draft).encode()).hexdigest())
 
         def submitted(connection: Connection) -> Job:
             # Read back here: afterwards it would be in the way of the worker that takes it.
@@ -130,6 +135,12 @@ class App:
             return history.submitted(connection, job_id)
 
         return await self._db.write(submitted)
+
+    async def submitted_alike(self, *, owner: str, route: str, body_hash: str) -> list[Job]:
+        """Jobs that this very body brought at this route within a day without a key of the caller's, newest first."""
+        since = datetime.now(UTC) - ALIKE
+        ids = await self._db.read(intake.submitted_alike, owner=owner, route=route, body_hash=body_hash, since=since)
+        return [await self.job(job_id) for job_id in ids]
 
     async def generate(self, prompt: str, **fields: Any) -> AsyncGenerator[Event]:
         """Draw, and tell of it as it happens. Leaving the loop cancels the job.
@@ -359,10 +370,11 @@ class App:
         return self._images.file_of(await self._path(image))
 
     async def usable_models(self) -> list[str]:
-        """Every enabled model whose cheap check passes; the mocks only if nothing else does."""
+        """Every enabled model that costs nothing and whose cheap check passes; the mocks only if nothing else does."""
         usable = [state.model for state in await states(self.catalog, self.backend_for, ()) if state.available]
-        real = [model.name for model in usable if model.backend != "mock"]
-        return real or [model.name for model in usable]
+        free = [model for model in usable if not model.paid]  # money is spent only by who names the model
+        real = [model.name for model in free if model.backend != "mock"]
+        return real or [model.name for model in free]
 
     async def model_states(self) -> list[ModelState]:
         """Every model: can it be asked for now, why not, and does somebody have it loaded?"""
@@ -412,7 +424,9 @@ class App:
         return await self._db.read(keys.by_hash, keys.hashed(secret))
 
     def backend_for(self, model: Model) -> Backend:
-        """The backend that draws this model; made once per process."""
+        """The backend that draws this model; made once per process. A job may be older than the switch."""
+        if self.settings.paid_calls == "forbidden":
+            refuse_paid(self.settings, model)
         if model.backend not in self._backends:
             made = registration(model.backend).create(self.settings.backend(model.backend))
             self._backends[model.backend] = made

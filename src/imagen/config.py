@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 
 from imagen.core.errors import BadConfig, ImagenError, RequestError, Unwritable
 from imagen.core.request import preview_policy
-from imagen.reading import Document, read_yaml
+from imagen.reading import Document, read_yaml, spelled, valued
 
 PREFIX = "IMAGEN_"
 FILE = "config.yaml"
@@ -30,13 +30,20 @@ KEYS: Mapping[str, tuple[str, Any, str]] = {
     "storage": ("text", "local", "where pictures lie: `local` is a folder beside the database"),
     "default_model": ("text", None, "the model of a request that names none"),
     "preview": ("policy", None, "how previews are made unless a request or a model says otherwise"),
+    "paid_calls": (
+        "text",
+        "allowed",
+        "whether models that cost money may be asked: `allowed`, where config.yaml names them, or `forbidden`",
+    ),
     "server": ("group", None, "where `imagen serve` listens, and whom it answers"),
     "limits": ("group", None, "how much one request, one key or all of them may ask of `imagen serve`"),
+    "openai": ("group", None, "how `imagen serve` answers programs made for the OpenAI Images API"),
     "backends": ("mapping", {}, "settings for every model of a backend: `name: {key: value}`"),
     "models": ("mapping", {}, "your models: `name: {backend: …}`, or a bundled name with the keys to change"),
 }
-FROM_ENVIRONMENT = ("database", "synchronous", "storage", "default_model")
+FROM_ENVIRONMENT = ("database", "synchronous", "storage", "default_model", "paid_calls")
 SYNCHRONOUS = ("normal", "full")
+PAID_CALLS = ("allowed", "forbidden")
 SECRET = ("token", "key", "password", "secret")
 
 # Every key of a group, like KEYS; each can come from the environment too: IMAGEN_SERVER_PORT, IMAGEN_LIMITS_STEPS.
@@ -77,18 +84,40 @@ LIMITS: Mapping[str, tuple[str, Any, str]] = {
     # Proxies give up on a silent answer after a minute.
     "wait_s": ("number", 60, "seconds that `Prefer: wait` may keep a request open"),
 }
-GROUPS = {"server": SERVER, "limits": LIMITS}
+OPENAI: Mapping[str, tuple[str, Any, str]] = {
+    "aliases": (
+        "aliases",
+        dict.fromkeys(
+            (
+                "gpt-image-1",
+                "gpt-image-1-mini",
+                "gpt-image-1.5",
+                "gpt-image-2",
+                "gpt-image-2.5-flare",
+                "dall-e-2",
+                "dall-e-3",
+            )
+        ),
+        "names that programs insist on, and the model each means; null: the default model",
+    ),
+    "strict": (
+        "flag",
+        False,
+        "refuse a name that is neither model nor alias, instead of drawing with the default",
+    ),
+    "on_disconnect": (
+        "auto | keep | cancel",
+        "auto",
+        "when the client leaves before the end: keep the job, or cancel it; auto: cancel streams, keep the others",
+    ),
+    # Below the minute after which proxies drop a silent connection, and long enough for most failures to have come.
+    "hold_s": ("number", 45, "seconds for which a request that is no stream waits in silence; then come blanks"),
+}
+GROUPS = {"server": SERVER, "limits": LIMITS, "openai": OPENAI}
 
 # To the last @, because a password may hold anything; rather too much is starred than too little.
 _PASSWORD = re.compile(r"^((?:[a-z0-9+]+://)?[^:@/?]*):.*@", re.DOTALL)
 _PASSWORD_FIELD = re.compile(r"(?i)([?&][a-z_]*(?:password|secret|token)[a-z_]*=)[^&]*")
-_NAME = re.compile(r"[a-z0-9_]([a-z0-9._-]*[a-z0-9_])?|[0-9a-f:.]*:[0-9a-f:.]*")
-_ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://([a-z0-9._-]+|\[[0-9a-f:.]+\])(:[0-9]{1,5})?")
-_LISTED = {
-    "names": (_NAME, "names without scheme and port"),
-    "origins": (_ORIGIN, "addresses such as https://gallery.example"),
-}
-_OFF = {"off": None, "null": None, "none": None}  # how the environment switches a limit off
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -122,6 +151,16 @@ class Limits:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class OpenAI:
+    """How the door for programs made for OpenAI behaves."""
+
+    aliases: Mapping[str, str | None]
+    strict: bool
+    on_disconnect: str
+    hold_s: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
     """The effective settings of this process."""
 
@@ -134,8 +173,10 @@ class Settings:
     storage: str = "local"
     default_model: str | None = None
     preview: Any = None
+    paid_calls: str = "allowed"
     server: Server
     limits: Limits
+    openai: OpenAI
     backends: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     models: Mapping[str, Any] = field(default_factory=dict)
     document: Document
@@ -166,6 +207,8 @@ class Settings:
         """The settings of one backend; IMAGEN_COMFYUI_URL sets `url` of comfyui."""
         prefix = f"{PREFIX}{name.upper().replace('-', '_')}_"
         given = {key[len(prefix) :].lower(): value for key, value in self.environ.items() if key.startswith(prefix)}
+        # A group may have a backend's name: what it is told is no setting of the backend.
+        given = {key: value for key, value in given.items() if key not in GROUPS.get(name, {})}
         return {**self.backends.get(name, {}), **given}
 
 
@@ -196,6 +239,8 @@ def load_settings(
             _check(document, name, value)
         except BadConfig as error:
             problems.append(error)
+            if name == "paid_calls":
+                values[name] = PAID_CALLS[1]  # a slip in a switch that protects is no permission
             continue
         if value is not None and name not in GROUPS:
             values[name] = value
@@ -204,6 +249,8 @@ def load_settings(
         variable, value = PREFIX + name.upper(), environ.get(PREFIX + name.upper())
         if value and (said := _place_wrong(name, value)):
             problems.append(BadConfig(f"{variable}: {said[0]}", hint=said[1]))
+            if name == "paid_calls":
+                values[name] = PAID_CALLS[1]
         elif value:
             values[name] = value
             provenance[name] = f"environment {variable}"
@@ -219,6 +266,7 @@ def load_settings(
         **values,
         server=Server(**groups["server"]),
         limits=Limits(**groups["limits"]),
+        openai=OpenAI(**groups["openai"]),
         document=document,
         provenance=provenance,
         problems=tuple(problems),
@@ -290,6 +338,8 @@ def _place_wrong(name: str, value: str) -> tuple[str, str] | None:
     """What is wrong with the place where something is kept, and a hint. No password is repeated."""
     if name == "storage" and value != "local":
         return f"the storage {masked(name, value)!r} is not known", "use `storage: local`"
+    if name == "paid_calls" and value not in PAID_CALLS:
+        return f"`paid_calls` cannot be {value!r}", f"it is {' or '.join(PAID_CALLS)}"
     if name == "synchronous" and value not in SYNCHRONOUS:
         return f"`synchronous` cannot be {value!r}", f"it is {' or '.join(SYNCHRONOUS)}"
     if name == "database" and value != "sqlite":
@@ -320,7 +370,7 @@ def _group(
     for key, value in written.items() if isinstance(written, Mapping) else ():
         try:
             document.known([key], keys, name)
-            values[key] = _value(keys[key], value)
+            values[key] = valued(keys[key][0], keys[key][1], value)
             provenance[f"{name}.{key}"] = document.where(name, key)
         except BadConfig as error:
             problems.append(error)
@@ -331,45 +381,8 @@ def _group(
         for value, origin in ((environ.get(variable), f"environment {variable}"), (flags.get(key), f"flag --{key}")):
             if value not in (None, ""):
                 try:
-                    values[key] = _value(keys[key], _spelled(keys[key][0], value))
+                    values[key] = valued(keys[key][0], keys[key][1], spelled(keys[key][0], value))
                     provenance[f"{name}.{key}"] = origin
                 except ValueError as wrong:
                     problems.append(BadConfig(f"{origin}: `{name}.{key}` {wrong}", hint=f"it is: {keys[key][2]}"))
     return values
-
-
-def _spelled(kind: str, value: Any) -> Any:
-    """What the environment or a flag gives as text, as the file would have it."""
-    if not isinstance(value, str):
-        return value
-    if kind in ("names", "origins"):
-        return [item.strip() for item in value.split(",") if item.strip()]
-    if kind in ("port", "limit", "number"):
-        return int(value) if value.isascii() and value.isdigit() and len(value) < 19 else _OFF.get(value.lower(), value)
-    return value
-
-
-def _value(key: tuple[str, Any, str], value: Any) -> Any:
-    """A value of a group as it is kept; ValueError says what it should be."""
-    kind, default, _ = key
-    if value is None and kind != "number":
-        return None if kind == "limit" else default  # null switches a limit off
-    if kind == "port":
-        return _whole(value, 0, 65_535)
-    if kind in ("limit", "number"):
-        return _whole(value, 1, 2**53, "" if kind == "number" else ", or null for no limit")
-    if kind in _LISTED:
-        pattern, like = _LISTED[kind]
-        items = [item.lower() if isinstance(item, str) else "" for item in value] if isinstance(value, list) else [""]
-        if not all(map(pattern.fullmatch, items)):
-            raise ValueError(f"is a list of {like}, not {value!r}")
-        return tuple(items)
-    if not isinstance(value, str) or (kind == "url" and not _ORIGIN.match(value.lower())):
-        raise ValueError(f"is {'an address such as https://draw.example' if kind == 'url' else 'text'}, not {value!r}")
-    return value
-
-
-def _whole(value: Any, low: int, high: int, more: str = "") -> int:
-    if type(value) is not int or not low <= value <= high:  # a bool is an int to Python
-        raise ValueError(f"is a whole number from {low} to {high:,}{more}, not {value!r}")
-    return value

@@ -1,7 +1,8 @@
-"""Read YAML and JSON so that every mistake in a file can be named by file and line."""
+"""Read YAML, JSON and settings so that every mistake in a file can be named by file and line."""
 
 import difflib
 import json
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,6 +15,15 @@ MAX_VALUES = 20_000  # counting each use of an alias: nine lines of YAML can spe
 MAX_DEPTH = 32
 
 KeyPath = tuple[Any, ...]
+
+_NAME = re.compile(r"[a-z0-9_]([a-z0-9._-]*[a-z0-9_])?|[0-9a-f:.]*:[0-9a-f:.]*")
+_ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://([a-z0-9._-]+|\[[0-9a-f:.]+\])(:[0-9]{1,5})?")
+_LISTED = {
+    "names": (_NAME, "names without scheme and port"),
+    "origins": (_ORIGIN, "addresses such as https://gallery.example"),
+}
+_OFF = {"off": None, "null": None, "none": None}  # how the environment switches a limit off
+_FLAGS = {"true": True, "1": True, "false": False, "0": False}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -200,3 +210,57 @@ def _mapping(loader: Any, node: Any, path: KeyPath, lines: dict[KeyPath, int], f
         lines[(*path, key)] = key_node.start_mark.line + 1
         told[key] = _value(loader, value_node, (*path, key), lines, file)
     return told
+
+
+def spelled(kind: str, value: Any) -> Any:
+    """What the environment or a flag gives as text, as the file would have it."""
+    if not isinstance(value, str):
+        return value
+    if kind in ("names", "origins"):
+        return [item.strip() for item in value.split(",") if item.strip()]
+    if kind == "aliases":
+        pairs = [item.partition("=") for item in value.split(",") if item.strip()]
+        return {name.strip(): model.strip() or None for name, _, model in pairs}
+    if kind == "flag":
+        return _FLAGS.get(value.lower(), value)
+    if kind in ("port", "limit", "number"):
+        return int(value) if value.isascii() and value.isdigit() and len(value) < 19 else _OFF.get(value.lower(), value)
+    return value
+
+
+def valued(kind: str, default: Any, value: Any) -> Any:
+    """A setting of this kind as it is kept; ValueError says what it should be."""
+    if value is None and kind != "number":
+        return None if kind == "limit" else default  # null switches a limit off
+    if kind == "port":
+        return _whole(value, 0, 65_535)
+    if kind in ("limit", "number"):
+        return _whole(value, 1, 2**53, "" if kind == "number" else ", or null for no limit")
+    if kind == "flag":
+        if not isinstance(value, bool):
+            raise ValueError(f"is true or false, not {value!r}")
+        return value
+    if kind == "aliases":
+        told = list(value.items()) if isinstance(value, Mapping) else [(None, None)]
+        if not all(isinstance(name, str) and isinstance(model, str | None) for name, model in told):
+            raise ValueError(f"is a mapping such as {{dall-e-3: flux2-klein}}, not {value!r}")
+        return dict(value)
+    if "|" in kind:
+        if value not in kind.split(" | "):
+            raise ValueError(f"is {kind.replace(' | ', ' or ')}, not {value!r}")
+        return value
+    if kind in _LISTED:
+        pattern, like = _LISTED[kind]
+        items = [item.lower() if isinstance(item, str) else "" for item in value] if isinstance(value, list) else [""]
+        if not all(map(pattern.fullmatch, items)):
+            raise ValueError(f"is a list of {like}, not {value!r}")
+        return tuple(items)
+    if not isinstance(value, str) or (kind == "url" and not _ORIGIN.match(value.lower())):
+        raise ValueError(f"is {'an address such as https://draw.example' if kind == 'url' else 'text'}, not {value!r}")
+    return value
+
+
+def _whole(value: Any, low: int, high: int, more: str = "") -> int:
+    if type(value) is not int or not low <= value <= high:  # a bool is an int to Python
+        raise ValueError(f"is a whole number from {low} to {high:,}{more}, not {value!r}")
+    return value

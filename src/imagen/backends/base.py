@@ -145,7 +145,11 @@ class Registration:
     # The device of a model that names none: a pattern that may use {host} and the backend's settings, or a function
     # of them and of the model's own keys.
     device: str | Callable[[Mapping[str, Any]], str] = "cpu@{host}"
-    slots: int = 1
-    paid: bool = False  # drawing costs money; needs explicit configuration
+    slots: int | Callable[[Mapping[str, Any]], int] = (
+        1  # how many jobs that device draws at once; or a function, as above
+    )
+    # Drawing costs money, or a function of settings and keys that says so. Such a model is enabled only by config.yaml,
+    # is never chosen for anybody, and is refused where `paid_calls` is `forbidden`.
+    paid: bool | Callable[[Mapping[str, Any]], bool] = False
     templates: Templates | None = None
     settings: frozenset[str] = frozenset()  # what `backends: {NAME: …}` may say; empty = anything

@@ -6,6 +6,9 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
+# Of a record: what says where and whether a model is drawn, and nothing about its pictures.
+NO_PART_OF_IT = frozenset({"origin", "device", "slots", "paid", "off"})
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Limits:
@@ -62,6 +65,8 @@ class Model:
     backend: str  # who draws it
     title: str = ""  # what people call it
     enabled: bool = True  # a disabled model is listed, and refuses
+    paid: bool = False  # each picture costs money; never chosen for anybody who did not name it
+    off: str = ""  # why it is not enabled, where that is not its own `enabled: false`
     device: str  # what draws one thing at a time, for instance cpu@laptop
     slots: int = 1  # how many jobs that device draws at once
     licence: str = ""  # of the weights
@@ -104,7 +109,7 @@ class Model:
 
     def digest(self) -> str:
         """A short name for exactly this record, so that two runs can be told to be of one model."""
-        told = {key: value for key, value in self.as_dict().items() if key not in ("origin", "device", "slots")}
+        told = {key: value for key, value in self.as_dict().items() if key not in NO_PART_OF_IT}
         return hashlib.sha256(json.dumps(told, sort_keys=True, default=str).encode()).hexdigest()[:16]
 
 

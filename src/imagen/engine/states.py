@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from imagen.backends.base import Backend
 from imagen.core.errors import ImagenError, TimedOut, Unsupported
 from imagen.core.model import Model
-from imagen.models.catalog import Catalog
+from imagen.models.catalog import Catalog, switch_on
 
 CHECK_S = 2.0  # a check that takes longer has failed
 
@@ -44,7 +44,8 @@ async def states(
 async def problem(model: Model, backend_for: Callable[[Model], Backend]) -> ImagenError | None:
     """What keeps a model from drawing now; None when nothing does."""
     if not model.enabled:
-        return Unsupported(f"the model {model.name} is switched off", hint="set `enabled: true` to switch it on")
+        why = f": {model.off}" if model.off else ""
+        return Unsupported(f"the model {model.name} is switched off{why}", hint=switch_on(model))
     try:
         async with asyncio.timeout(CHECK_S):
             checks = await backend_for(model).check(model)

@@ -8,9 +8,10 @@ from dataclasses import replace
 from pathlib import Path
 
 from imagen.backends.base import Registration
-from imagen.backends.registry import registrations
+from imagen.backends.registry import registration, registrations
 from imagen.config import Settings, load_settings, masked
-from imagen.core.errors import BadConfig, ImagenError
+from imagen.core.errors import BadConfig, ImagenError, NotConfigured
+from imagen.core.model import Model
 from imagen.models import slots
 from imagen.models.catalog import FILE, Catalog, CatalogWatch, Entry, load_catalog, model_folders
 
@@ -28,6 +29,7 @@ def catalog_of(settings: Settings) -> Catalog:
         backends=backends,
         backend_settings={name: settings.backend(name) for name in backends},
         host=platform.node() or "localhost",
+        paid_calls=settings.paid_calls != "forbidden",
     )
     wrong = [*settings.problems, *_backends_wrong(settings, backends)]
     if wrong:
@@ -48,6 +50,18 @@ def _backends_wrong(settings: Settings, backends: Mapping[str, Registration]) ->
                 document.known(said, backends[name].settings, "backends", name)
         except BadConfig as error:
             yield error
+
+
+def refuse_paid(settings: Settings, model: Model) -> None:
+    """Raise if drawing this model costs money, by what its backend says now and not by what a job carries."""
+    said = registration(model.backend).paid
+    keys = {key: value for key, value in model.keys.items() if value not in (None, "")}
+    if said({**settings.backend(model.backend), **keys}) if callable(said) else said:
+        raise NotConfigured(
+            f"the model {model.name} costs money, and paid calls are forbidden here",
+            hint="take `paid_calls: forbidden` out of config.yaml, or IMAGEN_PAID_CALLS out of the environment",
+            param="paid_calls",
+        )
 
 
 def watched_catalog(settings: Settings) -> CatalogWatch:

@@ -20,6 +20,8 @@ __all__ = ["Catalog", "CatalogWatch", "Entry", "Resolved", "Warned", "load_catal
 
 FILE = "model.yaml"
 LOOK_S = 0.5  # how often files are looked at, however often somebody asks
+NOT_NAMED = "it costs money, and config.yaml does not name it"
+FORBIDDEN = "it costs money, and paid calls are forbidden here"
 IN_THE_BOX = "tiny"  # what the names of the models that ship with their weights begin with
 
 
@@ -53,8 +55,8 @@ class Catalog:
             )
         if not model.enabled:
             raise RequestError(
-                f"the model {name!r} is switched off",
-                hint=f"set `enabled: true` in {model.origin}",
+                f"the model {name!r} is switched off{': ' if model.off else ''}{model.off}",
+                hint=switch_on(model),
                 param="model",
             )
         return model
@@ -77,6 +79,7 @@ def load_catalog(
     backends: Mapping[str, Accepts],
     backend_settings: Mapping[str, Mapping[str, Any]],
     host: str,
+    paid_calls: bool = True,
 ) -> Catalog:
     """Read everything; what is broken is left out and named, the rest works."""
     models: dict[str, Model] = {}
@@ -91,7 +94,8 @@ def load_catalog(
             files.add(file)
         try:
             whole = inherit(entry, written, backends)
-            models[name] = model_of(whole, backends, backend_settings, host, notices.append)
+            model = model_of(whole, backends, backend_settings, host, notices.append)
+            models[name] = _paid(model, named=name in configured, allowed=paid_calls) if model.paid else model
         except ImagenError as error:
             broken[name] = error
             continue
@@ -109,6 +113,15 @@ def load_catalog(
         notices=tuple(notices),
         files=frozenset(files),
     )
+
+
+def switch_on(model: Model) -> str:
+    """What to do about a model that is switched off."""
+    if model.off == FORBIDDEN:
+        return "take `paid_calls: forbidden` out of config.yaml, or IMAGEN_PAID_CALLS out of the environment"
+    if model.off:
+        return f"name it in config.yaml: `models: {{{model.name}: {{enabled: true}}}}`"
+    return f"set `enabled: true` in {model.origin}"
 
 
 @functools.cache  # finding entry points reads a file of every package there is, and packages do not come while we run
@@ -155,6 +168,12 @@ class CatalogWatch:
             self._catalog = _keep_good(self._catalog, self._load())
             self._templates = _fingerprint(self._catalog.files)
         return self._catalog
+
+
+def _paid(model: Model, *, named: bool, allowed: bool) -> Model:
+    """Money is spent only on what the owner wrote into config.yaml, and never where that is forbidden."""
+    why = FORBIDDEN if not allowed else "" if named else NOT_NAMED
+    return replace(model, enabled=False, off=why) if why and model.enabled else model
 
 
 def _keep_good(old: Catalog, new: Catalog) -> Catalog:
@@ -216,7 +235,7 @@ def _default(
                 param="default_model",
             )
         return wanted, None
-    enabled = {name for name, model in models.items() if model.enabled}
+    enabled = {name for name, model in models.items() if model.enabled and not model.paid}
     for name in configured:
         # One that is broken is meant all the same: its error is told, and no other model is taken in its place.
         if name in enabled or (name in broken and name not in models):

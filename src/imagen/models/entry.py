@@ -17,7 +17,8 @@ from imagen.reading import Document, maybe
 
 MERGED = ("defaults", "limits", "options")  # given key by key over what is inherited; other keys replace
 OPTION_TYPES = ("str", "int", "float", "bool")
-NOT_WRITTEN = {"name", "backend", "keys", "origin", "template", "graph"}  # what a model has, and no file says
+# What a model has, and no file says.
+NOT_WRITTEN = {"name", "backend", "keys", "origin", "template", "graph", "paid", "off"}
 
 NAME = re.compile(r"\w[\w.-]{0,99}")
 
@@ -36,8 +37,12 @@ class Accepts(Protocol):
         """The device of a model that names none."""
 
     @property
-    def slots(self) -> int:
+    def slots(self) -> int | Callable[[Mapping[str, Any]], int]:
         """How many jobs that device draws at once."""
+
+    @property
+    def paid(self) -> bool | Callable[[Mapping[str, Any]], bool]:
+        """Whether drawing costs money."""
 
     @property
     def templates(self) -> FillsTemplates | None:
@@ -191,7 +196,8 @@ def model_of(
             "title": plain.title or entry.name,
             "enabled": plain.enabled,
             "device": plain.device or _device(registration.device, settings),
-            "slots": registration.slots if plain.slots is None else plain.slots,
+            "slots": _told(registration.slots, settings) if plain.slots is None else plain.slots,
+            "paid": _told(registration.paid, settings),
             "licence": plain.licence,
             "source": plain.source,
             "ignores": plain.ignores,
@@ -278,6 +284,10 @@ def _device(pattern: str | Callable[[Mapping[str, Any]], str], settings: Mapping
         return pattern.format(**settings)
     except (KeyError, IndexError):
         return pattern.replace("{", "").replace("}", "")
+
+
+def _told(said: T | Callable[[Mapping[str, Any]], T], settings: Mapping[str, Any]) -> T:
+    return said(settings) if callable(said) else said
 
 
 def _each(entry: Entry, kind: type[T], told: Any, key: str) -> dict[str, T]:

@@ -102,6 +102,26 @@ def submitted_before(connection: Connection, once: Once) -> list[str] | None:
     return str(found.target).split(",")
 
 
+def key_of_its_own(body_hash: str) -> str:
+    """A key for a request that brings none: found again by the body, in the index of the keys."""
+    return f"{body_hash}{new_id()}"
+
+
+def submitted_alike(
+    connection: Connection, *, owner: str, route: str, body_hash: str, since: datetime, limit: int = 20
+) -> list[str]:
+    """The jobs that this very body brought since then under keys of its own, newest first."""
+    low, high = (body_hash + letter * len(new_id()) for letter in "0Z")  # every id lies between them
+    own = and_(idempotency.c.owner == owner, idempotency.c.route == route, idempotency.c.key.between(low, high))
+    rows = connection.execute(
+        select(idempotency.c.target)
+        .where(own, idempotency.c.created_at >= since)
+        .order_by(idempotency.c.key.desc())
+        .limit(limit)
+    )
+    return [job_id for (target,) in rows for job_id in str(target).split(",")]
+
+
 def remember(connection: Connection, once: Once, target: Sequence[str]) -> None:
     """What the key brought."""
     connection.execute(update(idempotency).where(_is(once)).values(target=",".join(target)))

@@ -22,12 +22,36 @@ NOT_READY = 3
 
 @click.command()
 @click.argument("model", required=False)
+@click.option(
+    "--clients",
+    metavar="[URL]",
+    is_flag=False,
+    flag_value="",
+    help="Replay what programs send, against a server that runs. It draws some thirty pictures.",
+)
+@click.option(
+    "--client", "names", metavar="NAME", multiple=True, help="With --clients: only this one; may be repeated."
+)
+@click.option("--key", metavar="KEY", help="With --clients: the key of that server; else IMAGEN_KEY.")
+@click.option("--model", "asked", metavar="NAME", help="With --clients: what is asked for; else the server's default.")
 @click.option("--json", "json_output", is_flag=True, help="Print one JSON document.")
-def doctor(model: str | None, json_output: bool) -> None:
+def doctor(
+    model: str | None,
+    clients: str | None,
+    names: tuple[str, ...],
+    key: str | None,
+    asked: str | None,
+    json_output: bool,
+) -> None:
     """Say what would go wrong, before it does.
 
     With MODEL only that model is asked. Exit code 3 means that something needed is missing.
     """
+    if clients is not None or names:
+        from imagen.surfaces.cli.doctor_clients import check_clients
+
+        fine = check_clients(clients or "", key=key, model=asked or model, names=names, json_output=json_output)
+        sys.exit(0 if fine else NOT_READY)
     findings = asyncio.run(_diagnosed(model))
     ok = all(finding.ok for finding in findings)
     if json_output:

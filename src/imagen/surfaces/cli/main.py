@@ -29,6 +29,8 @@ COMMANDS = {
     "reproduce": ("reproduce", "reproduce", "Draw FILE again, a PNG or the JSON beside it, and compare the pixels."),
     "serve": ("serve", "serve", "Serve the HTTP API, and draw what is submitted to it."),
     "worker": ("worker", "worker", "Draw the jobs that others submit, until it is stopped."),
+    "mcp": ("mcp", "mcp", "Speak the Model Context Protocol, for agents, on standard input and output."),
+    "skill": ("skill", "skill", "Put the skill that teaches agents these commands where they look."),
     "keys": ("keys", "keys", "Make, list or remove the keys with which others may use this server."),
     "gc": ("gc", "gc", "Say what could be deleted to make room, or delete it."),
     "config": ("config", "config", "Show, check or start the settings."),

@@ -222,6 +222,8 @@ def _shape(model: "Model", catalog: "Catalog") -> dict[str, Any]:
 def _row(model: "Model", catalog: "Catalog") -> list[str]:
     star = " *" if model.name == catalog.default else ""
     note = model.notes.partition(". ")[0] if model.enabled else "switched off"
+    if model.paid:
+        note = f"{note}, costs money" if note else "costs money"
     return [f"{model.name}{star}", model.title, model.backend, model.licence, note]
 
 
@@ -243,6 +245,7 @@ def _facts(model: "Model", catalog: "Catalog") -> list[tuple[str, str]]:
         ("defaults", f"{defaults.width}x{defaults.height}, {defaults.steps} steps{guidance}, {defaults.n} at once"),
         ("limits", f"{sizes or sides}; steps {limits.steps[0]} to {limits.steps[1]}; up to {limits.n} pictures"),
         ("memory", f"{model.vram_mib} MiB on the device" if model.vram_mib else ""),
+        ("costs", "money, each picture" if model.paid else ""),
         ("workflow", model.workflow or ""),
         ("ignores", ", ".join(model.ignores)),
         *(("file", _file(file)) for file in model.files),

@@ -116,7 +116,7 @@ def is_loopback(host: str) -> bool:
 
 
 def _secret(headers: Iterable[tuple[bytes, bytes]]) -> str | None:
-    """The key in `Authorization: Bearer`, in `x-api-key`, or as the password of Basic, which older clients send."""
+    """The key in `Authorization: Bearer`, in `x-api-key`, or in Basic, which older clients send."""
     told = None
     for name, value in headers:
         if name == b"authorization":
@@ -125,7 +125,8 @@ def _secret(headers: Iterable[tuple[bytes, bytes]]) -> str | None:
                 return rest.strip()
             if scheme.lower() == "basic":
                 try:
-                    return base64.b64decode(rest, validate=True).decode().partition(":")[2]
+                    user, _, password = base64.b64decode(rest, validate=True).decode().partition(":")
+                    return password or user
                 except (binascii.Error, UnicodeDecodeError):
                     return ""
         elif name == b"x-api-key":

@@ -61,7 +61,8 @@ class Connection(HttpToolsProtocol):
 
     def on_message_begin(self) -> None:
         super().on_message_begin()
-        self.scope["extensions"] = {"imagen.abort": self.transport.abort}  # type: ignore[dict-item]
+        ends = {"imagen.abort": self.transport.abort, "imagen.close": self.transport.close}
+        self.scope["extensions"] = ends  # type: ignore[typeddict-item]
         self._in_head, self._head_bytes = True, 0
         self._relax()
         self._hurry()

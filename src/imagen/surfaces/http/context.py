@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from fastapi import Depends, Request
 
-from imagen.config import Limits
+from imagen.config import Limits, Settings
 from imagen.surfaces.http.auth import LOCAL, Caller, caller
 from imagen.surfaces.http.streams import Streams
 
@@ -20,7 +20,12 @@ class Door:
     app: "App"
     caller: Caller
     streams: Streams
-    limits: Limits
+    settings: Settings
+
+    @property
+    def limits(self) -> Limits:
+        """How much one request may ask for."""
+        return self.settings.limits
 
     @property
     def sees(self) -> str | None:
@@ -36,7 +41,7 @@ class Door:
 def door(request: Request, who: Annotated[Caller, Depends(caller)]) -> Door:
     """The dependency of every route that asks the app for something."""
     state = request.app.state
-    return Door(app=state.app, caller=who, streams=state.streams, limits=state.settings.limits)
+    return Door(app=state.app, caller=who, streams=state.streams, settings=state.settings)
 
 
 DoorOf = Annotated[Door, Depends(door)]

@@ -25,9 +25,13 @@ from imagen.surfaces.http.refusals import refusal
 OPEN = re.compile(r"/(healthz|readyz|openapi\.json|docs(/.*)?|imagine(/.*)?|favicon\.ico)?")
 STREAMS = re.compile(r"/v1/(events|(jobs|series)/[^/]+/events)")
 
+# Clients send forms with pictures here; the answer is the same for all of them, and nobody reads what they sent.
+UNREAD = re.compile(r"/v1/images/(edits|variations)|/sdapi/v1/(img2img|extra-(single|batch)-images?|interrogate)")
+LARGE = {"/sdapi/v1/png-info": 32 * 2**20}  # the least that is read here: a picture is sent as text
+
 ADDRESS_BYTES = 8192  # what other servers take too
 FIELDS = 100  # headers of one request; browsers send twenty
-KNOWN = "imagen.known"  # left in the scope of a stream
+KNOWN = "imagen.known"  # left in the scope for answers that take long
 IDLE_S = 75  # longer than the minute for which proxies and clients keep a silent connection to use it again
 
 # A page may load what this server has and is framed by nobody; anything else shows and runs nothing.
@@ -53,7 +57,9 @@ _HOST = re.compile(r"([a-z0-9._-]+|\[[0-9a-f:.]+\])(?::[0-9]{1,5})?")
 _SITE = re.compile(r"([a-z][a-z0-9+.-]*)://([a-z0-9._-]+|\[[0-9a-f:.]+\])(?::([0-9]{1,5}))?")
 _NUMBERS = re.compile(r"\[.*\]|[0-9]{1,3}(?:\.[0-9]{1,3}){3}")
 _ALLOWED = b"authorization, content-type, idempotency-key, if-none-match, last-event-id, prefer, range, x-api-key"
-_SHOWN = b"content-range, etag, imagen-warning, location, retry-after"
+# Client libraries say what they are, in names that change from version to version.
+_LIBRARY = re.compile(r"(x-stainless|openai|mcp)-[a-z-]{1,40}")
+_SHOWN = b"content-range, etag, imagen-warning, location, retry-after, x-request-id, x-should-retry"
 
 
 class Guard:
@@ -87,6 +93,7 @@ class Guard:
                 return
             if not OPEN.fullmatch(scope["path"]):
                 scope[SCOPE] = await self._keyring.caller(scope["headers"])
+                scope[KNOWN] = self._while_known(scope, scope[SCOPE])
             if scope["method"] == "GET" and STREAMS.fullmatch(scope["path"]):
                 await self._stream(scope, receive, send)
                 return
@@ -175,7 +182,6 @@ class Guard:
                     message, hint=f"close some, or watch many jobs on one: GET /v1/events; {SET.format(name)}"
                 )
         self._open[who.name] += 1
-        scope[KNOWN] = self._while_known(scope, who)
         try:
             await self._inner(scope, receive, send)
         finally:
@@ -202,8 +208,10 @@ class Guard:
         if b"upgrade" in headers:  # nor its body
             hint = "send no Upgrade header; in Java: HttpClient.Version.HTTP_1_1"
             raise Refused(400, "request_error", "this server speaks HTTP/1.1 and nothing else", hint)
+        if UNREAD.fullmatch(scope["path"]):
+            return None
         reads = scope["method"] in ("GET", "HEAD")  # what they bring along means nothing, and is not looked at
-        most = self._limits.body_bytes
+        most = max(self._limits.body_bytes, LARGE.get(scope["path"], 0))
         too_large = BodyTooLarge(f"the body is larger than {most:,} bytes", hint=SET.format("body_bytes"))
         if length > most:
             raise too_large
@@ -299,9 +307,11 @@ def _dressed(send: Send, friend: bytes | None, *, varies: bool, last: bool) -> S
 
 
 def _preflight(headers: Mapping[bytes, bytes]) -> Response:
+    wanted = headers.get(b"access-control-request-headers", b"").decode("latin-1").lower()
+    more = [name for name in (word.strip() for word in wanted.split(",")) if _LIBRARY.fullmatch(name)]
     told = {
         "access-control-allow-methods": "GET, POST, DELETE",
-        "access-control-allow-headers": _ALLOWED.decode(),
+        "access-control-allow-headers": ", ".join([_ALLOWED.decode(), *more]),
         "access-control-max-age": "600",
     }
     if headers.get(b"access-control-request-private-network") == b"true":

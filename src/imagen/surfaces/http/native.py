@@ -13,6 +13,7 @@ from imagen.core.request import Draft, PreviewPolicy
 from imagen.surfaces.http import shapes, streams
 from imagen.surfaces.http.context import Door, DoorOf
 from imagen.surfaces.http.limits import check_draft
+from imagen.surfaces.http.openai_models import listed
 from imagen.surfaces.http.refusals import problems
 from imagen.surfaces.http.strict import MAX_QUERY, StrictRoute, body_hash
 from imagen.surfaces.wire import job_json, model_json
@@ -284,11 +285,12 @@ async def preview(id: str, door: DoorOf, if_none_match: Annotated[str | None, He
 )
 async def models(door: DoorOf) -> Response:
     """What each can do, and whether it is ready."""
+    states = await door.app.model_states()
     told = [
         model_json(one.model, default=one.default, available=one.available, error=one.error, loaded=one.loaded)
-        for one in await door.app.model_states()
+        for one in states
     ]
-    return JSONResponse({"models": told})
+    return JSONResponse({"models": told} | listed(states, door.settings.openai.aliases))
 
 
 def exactly(found: Named, id: str) -> Named:

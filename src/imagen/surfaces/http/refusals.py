@@ -19,6 +19,7 @@ from imagen.surfaces.http import shapes
 from imagen.surfaces.wire import error_json
 
 RETRY_AFTER_S = 5  # where the error itself names no time
+NOT_AGAIN = {"x-should-retry": "false"}  # client libraries made for OpenAI would send it again, and draw it again
 log = logging.getLogger(__name__)
 
 # What the framework itself refuses; the words for statuses that no error of ours has.
@@ -90,7 +91,7 @@ class LastResort:
             log.exception("%s %s failed", scope["method"], scope["path"])
             if started:
                 raise  # the connection is cut, so that nobody takes half an answer for a whole one
-            await JSONResponse({"error": INSIDE}, 500)(scope, receive, send)
+            await JSONResponse({"error": INSIDE}, 500, NOT_AGAIN)(scope, receive, send)
 
 
 def explained(errors: Sequence[Mapping[str, Any]], fields: Sequence[str] = ()) -> RequestError:
@@ -134,7 +135,7 @@ async def _on_error(_request: Request, error: Exception) -> JSONResponse:
 
 
 async def _on_unexpected(_request: Request, _error: Exception) -> JSONResponse:
-    return JSONResponse({"error": INSIDE}, 500)
+    return JSONResponse({"error": INSIDE}, 500, NOT_AGAIN)
 
 
 async def _on_invalid(request: Request, error: Exception) -> JSONResponse:

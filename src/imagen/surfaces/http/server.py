@@ -13,10 +13,11 @@ from starlette.responses import HTMLResponse, Response
 
 from imagen.app import VERSION, App
 from imagen.config import Settings
-from imagen.surfaces.http import auth, images, native, operations, refusals, series
+from imagen.surfaces.http import a1111, auth, images, native, openai, operations, refusals, series
 from imagen.surfaces.http.guard import Guard, uvicorn_options
 from imagen.surfaces.http.shapes import limited
 from imagen.surfaces.http.streams import Streams
+from imagen.surfaces.mcp import http as agents
 
 if TYPE_CHECKING:
     from imagen.surfaces.logs import Log
@@ -54,7 +55,8 @@ def make_server(app: App, *, settings: Settings, drawing: bool) -> FastAPI:
     server.state.app = app
     server.state.settings = settings
     server.state.streams = streams = Streams()
-    server.state.routers = (native.router, series.router, images.router, operations.router(app, lambda: len(streams)))
+    routers = native.router, series.router, images.router, operations.router(app, lambda: len(streams)), openai.router()
+    server.state.routers = [*routers, a1111.router(app), agents.router(app, streams)]
     for router in server.state.routers:
         server.include_router(router)
 

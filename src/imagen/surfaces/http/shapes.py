@@ -345,10 +345,22 @@ class ModelLine(Said):
     notes: str
 
 
+class NamedModel(Said):
+    """One name that can be asked for, in the shape of OpenAI's list."""
+
+    id: str
+    object: Literal["model"]
+    created: int
+    owned_by: str
+    alias_of: str | None = Field(None, description="the model that this name means")
+
+
 class ModelList(Said):
-    """Every model there is."""
+    """Every model there is; `object` and `data` are the same in the shape of OpenAI's list, with the aliases."""
 
     models: list[ModelLine]
+    object: Literal["list"]
+    data: list[NamedModel]
 
 
 def limited(document: dict[str, Any], limits: Limits) -> dict[str, Any]:

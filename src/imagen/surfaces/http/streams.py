@@ -35,6 +35,7 @@ LOOK_S = 5.0  # how often that is looked at
 FINISH_S = 1.0  # for the last bytes of a stream when the server stops
 FRESH_S = 5.0  # how often a stream asks whether its key is still good
 RETRY_MS = 2000  # how soon a browser comes back when the connection breaks
+PIECE_BYTES = 256 * 1024  # a finished picture is megabytes: whoever takes this much in time is not stalled
 MAX_FRAMES = 512
 MAX_BATCHES = 16  # of the last moments; whoever is slower puts them together again
 MAX_FRAME_BYTES = 8 * 2**20  # of all kept frames; those with a picture inside are the large ones
@@ -264,14 +265,16 @@ class EventStream(Response):
     as much again as what is sent. The request itself only waits for the client to leave.
     """
 
-    def __init__(self, streams: Streams, source: "Opened") -> None:
+    def __init__(self, streams: Streams, source: "Opened", headers: Sequence[tuple[bytes, bytes]] = ()) -> None:
         super().__init__()
+        self._head = [*HEADERS, *headers]
         self.sending_since = math.inf
         self._streams = streams
         self._source = source
         self._why: Literal["over", "gone", "stalled", "stopping", "broken"] | None = None
         self._telling: asyncio.Task[None] | None = None
         self._started = False
+        self._midway = False  # part of a frame is sent; nothing but its rest may follow
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         self._telling = asyncio.create_task(self._tell(scope, send))
@@ -297,9 +300,9 @@ class EventStream(Response):
             self._why = "broken"
         elif isinstance(end, Exception):
             raise end
-        if self._why == "stopping":
+        if self._why == "stopping" and not self._midway:
             await self._finish(scope, send)
-        elif self._why in ("stalled", "broken"):
+        elif self._why in ("stalled", "broken", "stopping"):
             await _cut(scope)
 
     def leave(self, why: Literal["gone", "stalled", "stopping"]) -> None:
@@ -307,6 +310,10 @@ class EventStream(Response):
         if self._why is None and self._telling is not None and not self._telling.done():
             self._why = why
             self._telling.cancel()
+
+    def last_words(self, why: Literal["stopping", "unknown"]) -> bytes:
+        """What is told where the server ends it early; nothing, since watchers come back and are told the rest then."""
+        return b""
 
     async def _tell(self, scope: Scope, send: Send) -> None:
         # Opened before the answer begins: what is unknown or not yours is a proper refusal.
@@ -318,7 +325,7 @@ class EventStream(Response):
                 await send({"type": "http.response.body", "body": b""})
                 self._why = "over"
                 return
-            await send({"type": "http.response.start", "status": 200, "headers": HEADERS})
+            await send({"type": "http.response.start", "status": 200, "headers": self._head})
             self._started = True
             await self._send(send, HELLO + first, more=not source.ended)
             await self._go_on(source, scope, scope.get("extensions", {}).get(DIRECT, send))
@@ -335,21 +342,25 @@ class EventStream(Response):
             if known is not None and clock() > look_at:
                 look_at = clock() + FRESH_S
                 if not await known():
-                    await self._send(send, b"", more=False)
+                    await self._send(send, self.last_words("unknown"), more=False)
                     return
             await self._send(send, frames or HEARTBEAT, more=not source.ended)
 
     async def _send(self, send: Send, data: bytes, *, more: bool) -> None:
-        self.sending_since = asyncio.get_running_loop().time()
-        await send({"type": "http.response.body", "body": data, "more_body": more})
-        self.sending_since = math.inf
+        clock = asyncio.get_running_loop().time
+        for start in range(0, len(data) or 1, PIECE_BYTES):
+            self._midway = start > 0
+            self.sending_since = clock()
+            piece, last = data[start : start + PIECE_BYTES], start + PIECE_BYTES >= len(data)
+            await send({"type": "http.response.body", "body": piece, "more_body": more or not last})
+        self.sending_since, self._midway = math.inf, False
 
     async def _finish(self, scope: Scope, send: Send) -> None:
         try:
             async with asyncio.timeout(FINISH_S):
                 if not self._started:
-                    await send({"type": "http.response.start", "status": 200, "headers": HEADERS})
-                await send({"type": "http.response.body", "body": b"", "more_body": False})
+                    await send({"type": "http.response.start", "status": 200, "headers": self._head})
+                await send({"type": "http.response.body", "body": self.last_words("stopping"), "more_body": False})
         except TimeoutError:
             await _cut(scope)
 

@@ -28,7 +28,7 @@ class StrictRoute(APIRoute):
         has_body = self.body_field is not None
 
         async def strict(request: Request) -> Response:
-            request = _StrictRequest(request.scope, request.receive)
+            request = StrictRequest(request.scope, request.receive)
             _check_address(request, known)
             if has_body:
                 # Read here, where an error of ours passes; the framework turns every error of a body into its own.
@@ -38,7 +38,7 @@ class StrictRoute(APIRoute):
         return strict
 
 
-class _StrictRequest(Request):
+class StrictRequest(Request):
     """JSON as the standard has it, which Python's reader is wider than."""
 
     async def json(self) -> Any:

@@ -1,0 +1,124 @@
+"""The door for programs made for the OpenAI Images API: what they send becomes a job, what becomes of it their answer.
+
+It never changes what it promised, and takes more than it promises: fields it does not know are ignored.
+"""
+
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Header, Request, Response
+
+from imagen.core.errors import ImagenError, RequestError
+from imagen.core.job import Job
+from imagen.surfaces.http.context import Door, DoorOf
+from imagen.surfaces.http.limits import check_draft
+from imagen.surfaces.http.native import idempotent
+from imagen.surfaces.http.openai_answer import LongAnswer
+from imagen.surfaces.http.openai_models import named
+from imagen.surfaces.http.openai_pictures import answer
+from imagen.surfaces.http.openai_request import Asked, read
+from imagen.surfaces.http.openai_stream import ImageStream
+from imagen.surfaces.http.openai_visits import REPEATED, ROUTE, UNKEYED, Visit, Visits, taken_up
+from imagen.surfaces.http.refusals import refusal
+from imagen.surfaces.http.strict import StrictRequest, body_hash
+
+WARNING_CHARS = 1000  # proxies refuse answers with long headers
+
+Key = Annotated[str | None, Header(alias="idempotency-key")]
+
+
+def router() -> APIRouter:
+    """The routes of the door. They are described in docs/howto/connect/openai.md and not in /openapi.json:
+
+    what is promised there is strict, and this door is not."""
+    routes = APIRouter(include_in_schema=False)
+    visits = Visits()
+
+    @routes.post(ROUTE)
+    async def generations(request: Request, door: DoorOf, key: Key = None) -> Response:
+        # What is wrong is said here and not by the handlers of errors: a library is also told whether to ask again.
+        try:
+            return await _generated(StrictRequest(request.scope, request.receive), door, visits, key)
+        except ImagenError as error:
+            return _refused(error)
+
+    @routes.post("/v1/images/edits")
+    @routes.post("/v1/images/variations")
+    async def from_picture(request: Request, door: DoorOf) -> Response:
+        what = "edit pictures" if request.scope["path"].endswith("edits") else "make variations of a picture"
+        # No request carries a picture yet, so there is no model to name here.
+        hint = f"models that could: none; each of GET /v1/models draws from words, with POST {ROUTE}"
+        return _refused(RequestError(f"no model of this server can {what}", hint=hint, param="image"))
+
+    @routes.post(ROUTE.removeprefix("/v1"))
+    async def without_version() -> Response:
+        # The most common slip in a settings form, and "there is nothing here" helps nobody to find it.
+        hint = "the base URL that the program is given has to end in `/v1`"
+        answer = _refused(RequestError(f"the address is {ROUTE}", hint=hint))
+        answer.status_code = 404
+        return answer
+
+    @routes.options(ROUTE)
+    @routes.options("/v1/images/edits")
+    @routes.options("/v1/images/variations")
+    async def options() -> Response:
+        return Response(status_code=204, headers={"allow": "OPTIONS, POST"})
+
+    @routes.get("/v1/models/{id:path}")
+    async def model(id: str, door: DoorOf) -> dict[str, Any]:
+        return named(await door.app.model_states(), door.settings.openai.aliases, id)
+
+    return routes
+
+
+async def _generated(request: StrictRequest, door: Door, visits: Visits, key: str | None) -> Response:
+    settings = door.settings
+    asked = read(await request.json(), door.app.catalog, settings.openai, settings.server.public_url)
+    check_draft(asked.draft, door.limits)
+    warned = door.app.catalog.resolve(asked.draft, lambda: 0).warnings
+    repeated = request.headers.get(REPEATED)
+    cancels = asked.on_disconnect == "cancel" or (asked.on_disconnect == "auto" and asked.stream)
+    with visits.arriving(door.caller.name, door.limits):
+        job = await _job(request, door, visits, key, asked, repeated=repeated not in (None, "0"))
+        visit = Visit(visits, door.app, job, cancels=cancels, by=door.caller.name)
+    headers = {"x-request-id": job.id, "x-should-retry": "false"}
+    if warnings := [*asked.warnings, *(one.message for one in warned)]:
+        headers["imagen-warning"] = _header(warnings)
+    if asked.stream:
+        pairs = [(name.encode(), value.encode()) for name, value in headers.items()]
+        return ImageStream(door.streams, door.app, visit, asked, pairs)
+    return LongAnswer(
+        door.streams,
+        door.app,
+        visit,
+        lambda job: answer(door.app, job, asked, settings.server.public_url),
+        headers=headers,
+        hold_s=settings.openai.hold_s,
+        comes_back=repeated is not None,
+    )
+
+
+async def _job(
+    request: StrictRequest, door: Door, visits: Visits, key: str | None, asked: Asked, *, repeated: bool
+) -> Job:
+    keyed = await idempotent(request, key)
+    hashed = await body_hash(request)
+    owner = door.caller.name
+    if repeated and not keyed:
+        found = await taken_up(visits, door.app, owner=owner, body_hash=hashed)
+        if found is not None:
+            return found
+    # Remembered by its body in any case; keys of ours are no business of those that clients choose.
+    once = {"route": ROUTE, **keyed} if keyed else {"route": UNKEYED, "body_hash": hashed}
+    return await door.app.submit(asked.draft, owner=owner, queue_limit=door.queue_limit, **once)
+
+
+def _refused(error: ImagenError) -> Response:
+    answer = refusal(error)
+    answer.headers["x-should-retry"] = "true" if type(error).retryable else "false"
+    return answer
+
+
+def _header(warnings: list[str]) -> str:
+    text = "; ".join(warnings).encode("ascii", "replace").decode()
+    text = "".join(letter if letter.isprintable() else " " for letter in text)
+    return text if len(text) <= WARNING_CHARS else text[: WARNING_CHARS - 3] + "..."

@@ -1,0 +1,113 @@
+"""Who waits at the OpenAI door for which job: so that a client that asks again is given the job it has already.
+
+The client libraries of OpenAI repeat a request whose connection broke, without a key by which it could be known. But
+they say that they repeat (`x-stainless-retry-count`), and they send the same body. So such a repetition takes up the
+newest job that the very same body brought, if nobody waits for that job and nobody was given its answer.
+"""
+
+import logging
+import time
+from collections import Counter, OrderedDict
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING
+
+from imagen.config import Limits
+from imagen.core.errors import ImagenError, TooMany
+from imagen.core.job import Job, State
+from imagen.surfaces.http.connection import SET
+
+if TYPE_CHECKING:
+    from imagen.app import App
+
+ROUTE = "/v1/images/generations"
+UNKEYED = f"{ROUTE} (no key)"  # keys of ours are no business of those that clients choose
+REPEATED = "x-stainless-retry-count"
+LATE = timedelta(seconds=150)  # the libraries wait up to two minutes before they ask again
+REMEMBERED = 1000  # jobs whose answer was given
+
+log = logging.getLogger(__name__)
+
+
+class Visits:
+    """All clients of this process that wait at this door."""
+
+    def __init__(self, clock: Callable[[], datetime] = lambda: datetime.now(UTC)) -> None:
+        self._clock = clock
+        self._there: Counter[str] = Counter()
+        self._callers: Counter[str] = Counter()
+        self._answered: OrderedDict[str, float] = OrderedDict()
+
+    def check_room(self, caller: str, limits: Limits) -> None:
+        """TooMany when this caller, or all of them, have as many requests waiting as they may have streams open."""
+        theirs, all_ = self._callers[caller], self._callers.total()
+        for name, count, whose in (("streams_per_key", theirs, f" of {caller!r}"), ("streams", all_, "")):
+            most: int | None = getattr(limits, name)
+            if most is not None and count >= most:
+                raise TooMany(
+                    f"{count:,} requests{whose} wait for their pictures; the limit is {most:,}",
+                    hint=f"wait until some are answered; {SET.format(name)}",
+                )
+
+    @contextmanager
+    def arriving(self, caller: str, limits: Limits) -> Iterator[None]:
+        """Room for one who has no job yet: of a thousand who come at once, not all are let in uncounted."""
+        self.check_room(caller, limits)
+        self._callers[caller] += 1
+        try:
+            yield
+        finally:
+            self._callers -= Counter((caller,))
+
+    def enter(self, job_id: str, caller: str) -> None:
+        """Somebody waits for this job."""
+        self._there[job_id] += 1
+        self._callers[caller] += 1
+
+    def leave(self, job_id: str, caller: str, *, answered: bool) -> bool:
+        """Somebody no longer does; true when that was the last one."""
+        self._there -= Counter((job_id,))
+        self._callers -= Counter((caller,))
+        if answered:
+            self._answered[job_id] = time.monotonic()
+            while len(self._answered) > REMEMBERED:
+                self._answered.popitem(last=False)
+        return not self._there[job_id]
+
+    def awaited(self, job_id: str) -> bool:
+        """Whether somebody waits for this job."""
+        return bool(self._there[job_id])
+
+    def owed(self, job: Job) -> bool:
+        """Whether somebody who lost the connection may come back for this job."""
+        if self._there[job.id] or job.id in self._answered or job.state is State.CANCELLED:
+            return False
+        return job.finished_at is None or self._clock() - job.finished_at < LATE
+
+
+async def taken_up(visits: Visits, app: "App", *, owner: str, body_hash: str) -> Job | None:
+    """The job that this repetition of a request is about; None when there is none, and it has to be submitted."""
+    alike = await app.submitted_alike(owner=owner, route=UNKEYED, body_hash=body_hash)
+    return next((job for job in alike if visits.owed(job)), None)
+
+
+class Visit:
+    """One client that waits for one job, until it was answered or left."""
+
+    def __init__(self, visits: Visits, app: "App", job: Job, *, cancels: bool, by: str) -> None:
+        self.job = job
+        self._visits = visits
+        self._app = app
+        self._cancels = cancels
+        self._by = by
+        visits.enter(job.id, by)
+
+    async def over(self, *, answered: bool, left: bool) -> None:
+        """The end of it; where the client left, and it said so before, of the job as well."""
+        last = self._visits.leave(self.job.id, self._by, answered=answered)
+        if left and last and self._cancels:
+            try:
+                await self._app.cancel(self.job.id, by=self._by)
+            except ImagenError as error:
+                log.warning("a client left, and its job %s goes on: %s", self.job.id, error.message)
