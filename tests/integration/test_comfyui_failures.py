@@ -100,7 +100,7 @@ class TestTheSocket:
                 return
             await fake(scope, receive, send)
 
-        from imagen.testing.comfyui_door import Listening
+        from imagen.testing.door import Listening
 
         listening = Listening(without_sockets)
         port = await listening.start(0)

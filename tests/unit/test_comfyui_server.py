@@ -60,7 +60,7 @@ class TestAddress:
     def test_is_shown_without_its_password(self, url: str, shown: str, place: str) -> None:
         """And this machine goes by its name, so that every machine means the same device."""
         address = Address.of(url)
-        assert (address.shown, address.place("box")) == (shown, place)
+        assert (address.url, address.place("box")) == (shown, place)
 
     def test_keeps_what_it_takes_to_get_in(self) -> None:
         """Written as in any URL."""

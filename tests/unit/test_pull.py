@@ -452,7 +452,7 @@ class Told:
 
     def __init__(self, answer: object, address: str = "http://127.0.0.1:8188") -> None:
         self.address = Address.of(address)
-        self.url = self.address.shown
+        self.url = self.address.url
         self._answer = answer
 
     async def get_json(self, path: str) -> object:

@@ -36,18 +36,16 @@ As a program, for tests that kill it: `python -m imagen.testing.comfyui --port 8
 
 import asyncio
 import json
-import threading
 import time
 import urllib.parse
 import uuid
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mapping, Sequence
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
+from starlette.applications import Starlette
 from starlette.websockets import WebSocket
 
-from imagen.testing.comfyui_door import Answer, Asked, Door, Listening
 from imagen.testing.comfyui_engine import Engine
 from imagen.testing.comfyui_faults import OUT_OF_MEMORY, Course, Failure, Hold, Phase, Trouble
 from imagen.testing.comfyui_graph import somebodys
@@ -55,16 +53,16 @@ from imagen.testing.comfyui_http import make_app
 from imagen.testing.comfyui_nodes import FILES, NODES, Node
 from imagen.testing.comfyui_versions import features, has, known
 from imagen.testing.comfyui_voice import Item, Prompt
+from imagen.testing.door import Asked
+from imagen.testing.served import Served
 
 __all__ = ["Asked", "Fake", "Node", "Prompt"]
 
-T = TypeVar("T")
 
-PATIENCE_S = 10.0  # for what is asked of the fake's own thread
-
-
-class Fake:
+class Fake(Served):
     """A ComfyUI server that draws nothing; see the module's own description."""
+
+    mime = "text/html"
 
     def __init__(
         self,
@@ -83,6 +81,7 @@ class Fake:
         login: str = "",  # `name:password` that each request must bring
         record: Path | None = None,
     ) -> None:
+        super().__init__(login)
         self.version = version
         self.nodes = {**NODES, **(nodes or {})}
         self.files: dict[str, Sequence[str]] = {**FILES, **(files or {})}
@@ -92,7 +91,6 @@ class Fake:
         self.history_lag_s = history_lag_s  # between the word of success and the history
         self.vram_total_mib = vram_total_mib
         self.record = record
-        self.url = ""
         self.prompts: list[Prompt] = []
         self.refused: list[dict[str, Any]] = []
         self.samplings: list[tuple[str, str]] = []
@@ -107,47 +105,11 @@ class Fake:
         self._drop_after: int | None = None
         self._deaf: int = 0
         self._engine: Engine | None = None
-        self._app: Any = None
         self._clients: list[tuple[str, Any]] = []
-        self._loop: asyncio.AbstractEventLoop | None = None
-        self._listening = Listening(self)
-        self._door = Door(self._routes, self._listening.cut, login)
 
-    # Serving.
-
-    @asynccontextmanager
-    async def serving(self, port: int = 0) -> AsyncIterator[str]:
-        """Listen in this event loop; its address."""
-        self._loop = asyncio.get_running_loop()
-        await self._listen(port)
-        try:
-            yield self.url
-        finally:
-            await self.aclose()
-
-    @contextmanager
-    def running(self, port: int = 0) -> Iterator[str]:
-        """Listen in a thread of its own; its address."""
-        ready, stop = threading.Event(), asyncio.Event()
-
-        async def serve() -> None:
-            async with self.serving(port):
-                ready.set()
-                await stop.wait()
-
-        thread = threading.Thread(target=asyncio.run, args=(serve(),), daemon=True)
-        thread.start()
-        ready.wait(PATIENCE_S)
-        try:
-            yield self.url
-        finally:
-            self._soon(stop.set)
-            thread.join(PATIENCE_S)
-
-    def do(self, coroutine: Coroutine[Any, Any, T]) -> T:
-        """Run one of the coroutines below from outside the fake's own event loop, and wait for it."""
-        assert self._loop is not None
-        return asyncio.run_coroutine_threadsafe(coroutine, self._loop).result(PATIENCE_S + 60)
+    def make_app(self) -> Starlette:
+        """The routes of this version."""
+        return make_app(self)
 
     async def aclose(self) -> None:
         """Stop listening and forget everything but the records."""
@@ -155,10 +117,6 @@ class Fake:
         engine, self._engine = self._engine, None
         if engine is not None:
             await engine.close()
-
-    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
-        """The ASGI application, for whoever has a server of their own."""
-        await self._door(scope, receive, send)
 
     # What happens to it.
 
@@ -191,12 +149,12 @@ class Fake:
         """Every websocket breaks, now or once that many more messages were delivered; prompts run on."""
         self._drop_after = after or None
         if not after:
-            self._soon(self._break_sockets)
+            self.soon(self._break_sockets)
 
     def go_silent(self, *, reconnects: int = 1) -> None:
         """Sockets stay open and hear nothing more, as do those of the next connections; the one after them works."""
         self._deaf = reconnects
-        self._soon(lambda: self.engine.voice.sockets.clear())
+        self.soon(lambda: self.engine.voice.sockets.clear())
 
     async def restart(self, *, down_s: float = 0.0, version: str | None = None) -> None:
         """Break all connections and forget queue, history, jobs, cache and temporary pictures."""
@@ -212,18 +170,9 @@ class Fake:
         await asyncio.sleep(down_s)
         await self._listen(port)
 
-    def answer(self, path: str, status: int, body: str | bytes, *, mime: str = "text/html", times: int = 1) -> None:
-        """The next requests to a path get this instead, and nothing is done."""
-        data = body.encode() if isinstance(body, str) else body
-        self._door.answers.append(Answer(path=path, times=times, status=status, body=data, mime=mime))
-
-    def delay(self, path: str, seconds: float, *, times: int = 1) -> None:
-        """The next requests to a path wait before anything is done."""
-        self._door.answers.append(Answer(path=path, times=times, delay_s=seconds))
-
     def lose_reply(self, path: str = "/prompt", *, times: int = 1) -> None:
         """The next requests to a path are carried out, and the connection breaks instead of the answer."""
-        self._door.answers.append(Answer(path=path, times=times, lost=True))
+        super().lose_reply(path, times=times)
 
     def stranger(self, *, steps: int = 3, size: int = 64, client_id: str | None = None, front: bool = False) -> str:
         """Somebody else's prompt, in the same queue; without a client id its progress is told to everybody."""
@@ -238,16 +187,16 @@ class Fake:
             self.engine.number += 1
             self.accept(Item(number=number, id=prompt_id, graph=graph, extra=extra, ends=["6"]), stranger=True)
 
-        self._soon(put)
+        self.soon(put)
         return prompt_id
 
     def somebody_deletes(self, prompt_id: str | None = None) -> None:
         """Somebody takes a waiting prompt, or all, out of the queue."""
-        self._soon(self.engine.clear if prompt_id is None else lambda: self.engine.delete(prompt_id))
+        self.soon(self.engine.clear if prompt_id is None else lambda: self.engine.delete(prompt_id))
 
     def somebody_interrupts(self) -> None:
         """Somebody stops whatever runs."""
-        self._soon(lambda: self.engine.interrupt(None))
+        self.soon(lambda: self.engine.interrupt(None))
 
     def remove_file(self, folder: str, name: str) -> None:
         """A file is no longer there."""
@@ -282,11 +231,6 @@ class Fake:
     def prompt(self, prompt_id: str) -> Prompt:
         """The newest accepted prompt of this id."""
         return next(one for one in reversed(self.prompts) if one.id == prompt_id)
-
-    @property
-    def requests(self) -> list[Asked]:
-        """Every request, oldest first."""
-        return self._door.requests
 
     # What its parts ask of it.
 
@@ -360,32 +304,13 @@ class Fake:
                 self._drop_after = None
                 self._break_sockets()
 
-    def _routes(self) -> Any:
-        if self._app is None:
-            self._app = make_app(self)
-        return self._app
-
     async def _listen(self, port: int) -> None:
         self._engine = Engine(self)
-        self.url = f"http://127.0.0.1:{await self._listening.start(port)}"
+        await super()._listen(port)
 
     def _break_sockets(self) -> None:
         for _, socket in self._clients:
             self._listening.cut(tuple(socket.client or ()))
-
-    def _soon(self, act: Callable[[], Any]) -> None:
-        """In the fake's own loop: at once when that is where we are."""
-        if self._loop is None or self._loop is _current():
-            act()
-            return
-        self._loop.call_soon_threadsafe(act)
-
-
-def _current() -> asyncio.AbstractEventLoop | None:
-    try:
-        return asyncio.get_running_loop()
-    except RuntimeError:
-        return None
 
 
 if __name__ == "__main__":

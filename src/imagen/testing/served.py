@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 
 from starlette.applications import Starlette
 
-from imagen.testing.comfyui_door import Answer, Asked, Door, Listening
+from imagen.testing.door import Answer, Asked, Door, Listening
 
 T = TypeVar("T")
 
@@ -23,12 +23,15 @@ class Served:
     own. All that is told may be called from either side; coroutines from outside as `fake.do(fake.restart())`.
     """
 
-    def __init__(self) -> None:
+    mime = "application/json"  # of answers given in place of its own
+
+    def __init__(self, login: str = "") -> None:
+        """`login`: a `name:password` that each request must bring."""
         self.url = ""
         self._app: Starlette | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._listening = Listening(self)
-        self._door = Door(self._routes, self._listening.cut)
+        self._door = Door(self._routes, self._listening.cut, login)
 
     def make_app(self) -> Starlette:
         """The routes."""
@@ -48,8 +51,7 @@ class Served:
         try:
             yield self.url
         finally:
-            await self.settle()
-            await self._listening.stop()
+            await self.aclose()
 
     @contextmanager
     def running(self, port: int = 0) -> Iterator[str]:
@@ -70,6 +72,11 @@ class Served:
             self.soon(stop.set)
             thread.join(PATIENCE_S)
 
+    async def aclose(self) -> None:
+        """End what runs inside, and listen no more."""
+        await self.settle()
+        await self._listening.stop()
+
     def do(self, coroutine: Coroutine[Any, Any, T]) -> T:
         """Run a coroutine in the fake's own event loop, and wait for it."""
         assert self._loop is not None
@@ -87,12 +94,10 @@ class Served:
         """The ASGI application, for whoever has a server of their own."""
         await self._door(scope, receive, send)
 
-    def answer(
-        self, path: str, status: int, body: str | bytes, *, mime: str = "application/json", times: int = 1
-    ) -> None:
+    def answer(self, path: str, status: int, body: str | bytes, *, mime: str | None = None, times: int = 1) -> None:
         """The next requests to a path get this instead, and nothing is done."""
         data = body.encode() if isinstance(body, str) else body
-        self._door.answers.append(Answer(path=path, times=times, status=status, body=data, mime=mime))
+        self._door.answers.append(Answer(path=path, times=times, status=status, body=data, mime=mime or self.mime))
 
     def delay(self, path: str, seconds: float, *, times: int = 1) -> None:
         """The next requests to a path wait before anything is done."""

@@ -7,7 +7,7 @@ prompt runs: what the line tells becomes signals, and a keeper asks the server e
 import asyncio
 import time
 from collections import deque
-from collections.abc import AsyncGenerator, Coroutine, Mapping
+from collections.abc import AsyncGenerator, Mapping
 from contextlib import suppress
 from typing import Any, TypeVar
 
@@ -18,6 +18,7 @@ from imagen.backends.comfyui.nodes import NodeType
 from imagen.backends.comfyui.server import Server
 from imagen.backends.comfyui.story import Story
 from imagen.backends.comfyui.workflow import Drawing, classes
+from imagen.backends.remote.whole import to_its_end
 from imagen.core.errors import ImagenError, TimedOut, Unreachable
 from imagen.core.signals import Notice, Signal
 
@@ -236,18 +237,3 @@ def _no_line(url: str) -> Notice:
         message=f"ComfyUI at {url} tells no steps and no previews: its WebSocket cannot be opened "
         "(what stands before it may be in the way); the picture comes all the same",
     )
-
-
-async def to_its_end(work: Coroutine[Any, Any, T]) -> T:
-    """Do something whole: a cancellation that comes meanwhile is heard when it is done."""
-    task = asyncio.create_task(work)
-    cancelled: asyncio.CancelledError | None = None
-    while not task.done():
-        try:
-            await asyncio.wait([task])
-        except asyncio.CancelledError as exc:
-            cancelled = exc
-    if cancelled is not None:
-        task.exception()  # looked at, so that it is not reported as forgotten
-        raise cancelled
-    return task.result()

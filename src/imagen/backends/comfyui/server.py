@@ -59,11 +59,11 @@ class Server:
 
     def __init__(self, address: Address, *, transport: httpx2.AsyncBaseTransport | None = None) -> None:
         self.address = address
-        self.url = address.shown
+        self.url = address.url
         self.drawn: str | None = None  # the model drawn last, as far as we know: its weights are loaded
         self.line = Line(address, on_cut=self.forget)
         self._http = httpx2.AsyncClient(
-            base_url=address.shown,
+            base_url=address.url,
             auth=(address.user, address.password) if address.user or address.password else None,
             timeout=httpx2.Timeout(ANSWER_S, connect=CONNECT_S),
             limits=httpx2.Limits(keepalive_expiry=KEEP_S),

@@ -15,10 +15,11 @@ from imagen.backends.openai.call import STAGES, Call, StreamRefused
 from imagen.backends.openai.dialects import Dialect, dialect_of
 from imagen.backends.remote import paying
 from imagen.backends.remote.address import Address
-from imagen.backends.remote.http import Http, maybe_sent, to_its_end
+from imagen.backends.remote.http import Http, maybe_sent
 from imagen.backends.remote.mark import Mark
 from imagen.backends.remote.settings import hosts, seconds
 from imagen.backends.remote.token import read_token
+from imagen.backends.remote.whole import to_its_end
 from imagen.core.errors import Check, ImagenError, NotConfigured, RateLimited, Unreachable
 from imagen.core.model import Model
 from imagen.core.request import Request

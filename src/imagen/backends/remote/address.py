@@ -2,7 +2,7 @@
 
 import ipaddress
 from dataclasses import dataclass
-from typing import Self
+from typing import Self, TypedDict
 from urllib.parse import urlsplit
 
 from imagen.core.errors import BadConfig
@@ -10,6 +10,24 @@ from imagen.core.errors import BadConfig
 _EVERYWHERE = frozenset({"localhost", "0.0.0.0", "::", "::1"})
 # Names that no public name server knows.
 _LOCAL_NAMES = (".local", ".lan", ".internal", ".home.arpa", ".localhost", ".test")
+
+
+class Parts(TypedDict):
+    """What an address is made of."""
+
+    scheme: str
+    host: str
+    port: int
+    path: str
+
+
+def split(url: str) -> Parts:
+    """`http://host:port/path` in parts; all but the host may be left out. ValueError where that is no web server."""
+    parts = urlsplit(url if "://" in url else f"http://{url}")
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        raise ValueError("neither http nor https, or no host")
+    port = parts.port or (443 if parts.scheme == "https" else 80)
+    return Parts(scheme=parts.scheme, host=parts.hostname, port=port, path=parts.path.rstrip("/"))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -24,30 +42,21 @@ class Address:
     @classmethod
     def of(cls, url: str) -> Self:
         """Read `http://host:port/path`."""
-        try:
-            parts = urlsplit(url if "://" in url else f"http://{url}")
-            port = parts.port
-        except ValueError:
-            parts, port = urlsplit(""), None
-        if parts.username or parts.password:
+        if "@" in url.split("://")[-1].split("/")[0]:
             # Without the text itself. A url is a key of a model, and jobs carry those.
             raise BadConfig(
                 "a url may not hold a name or a password: every job would carry it",
                 hint="give the token apart: see docs/howto/use-a-cloud-model.md",
                 param="url",
             )
-        if parts.scheme not in ("http", "https") or not parts.hostname:
+        try:
+            return cls(**split(url))
+        except ValueError as exc:
             raise BadConfig(
                 f"{url!r} is no address of a web server",
                 hint="write for instance http://127.0.0.1:8000/v1",
                 param="url",
-            )
-        return cls(
-            scheme=parts.scheme,
-            host=parts.hostname,
-            port=port or (443 if parts.scheme == "https" else 80),
-            path=parts.path.rstrip("/"),
-        )
+            ) from exc
 
     @property
     def here(self) -> bool:
@@ -65,8 +74,13 @@ class Address:
     @property
     def origin(self) -> str:
         """Scheme, host and port: who it is."""
+        return f"{self.scheme}://{self.authority}"
+
+    @property
+    def authority(self) -> str:
+        """Host and port, the usual one left out: the header Host of a request."""
         usual = 443 if self.scheme == "https" else 80
-        return f"{self.scheme}://{self._host}" + ("" if self.port == usual else f":{self.port}")
+        return self._host if self.port == usual else f"{self._host}:{self.port}"
 
     @property
     def url(self) -> str:

@@ -1,11 +1,10 @@
 """One service over HTTP: everything the client library raises becomes one of our errors, here and nowhere else."""
 
-import asyncio
 import base64
 import binascii
 import math
 import re
-from collections.abc import AsyncIterator, Collection, Coroutine, Mapping
+from collections.abc import AsyncIterator, Collection, Mapping
 from contextlib import asynccontextmanager
 from typing import Any, TypeVar
 from urllib.parse import unquote_to_bytes, urljoin, urlsplit
@@ -210,21 +209,6 @@ def from_base64(text: Any) -> bytes:
         return base64.b64decode(text.partition(",")[2] if text.startswith("data:") else text)
     except (binascii.Error, ValueError):
         return b""
-
-
-async def to_its_end(work: Coroutine[Any, Any, T]) -> T:
-    """Do something whole: a cancellation that comes meanwhile is heard when it is done."""
-    task = asyncio.create_task(work)
-    cancelled: asyncio.CancelledError | None = None
-    while not task.done():
-        try:
-            await asyncio.wait([task])
-        except asyncio.CancelledError as exc:
-            cancelled = exc
-    if cancelled is not None:
-        task.exception()  # looked at, so that it is not reported as forgotten
-        raise cancelled
-    return task.result()
 
 
 def _within(host: str, allowed: str) -> bool:

@@ -20,9 +20,10 @@ from typing import Any
 
 from imagen.backends.base import Previews
 from imagen.backends.remote import paying, pictures
-from imagen.backends.remote.http import Http, maybe_sent, never_begun, to_its_end
+from imagen.backends.remote.http import Http, maybe_sent, never_begun
 from imagen.backends.remote.mark import Mark
 from imagen.backends.remote.sse import events
+from imagen.backends.remote.whole import to_its_end
 from imagen.backends.replicate import errors, inputs
 from imagen.backends.replicate.cloud import outputs
 from imagen.backends.replicate.hosted import Pace, cost

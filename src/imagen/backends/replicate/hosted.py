@@ -10,7 +10,8 @@ from typing import Any
 
 from imagen.backends.base import Previews
 from imagen.backends.remote import paying, pictures
-from imagen.backends.remote.http import maybe_sent, never_begun, to_its_end
+from imagen.backends.remote.http import maybe_sent, never_begun
+from imagen.backends.remote.whole import to_its_end
 from imagen.backends.replicate import errors, inputs
 from imagen.backends.replicate.cloud import ENDED, STOPPED, Cloud, Prediction, outputs
 from imagen.backends.replicate.inputs import Schema

@@ -1,4 +1,4 @@
-"""How requests come to the fake ComfyUI: a server that can be cut off, and answers that are not the real ones."""
+"""How requests come to a fake: a server that can be cut off, and answers that are not the real ones."""
 
 import asyncio
 import base64
