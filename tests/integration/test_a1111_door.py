@@ -519,8 +519,9 @@ def test_an_error_has_the_shape_of_that_program(client: Client) -> None:
 
 def test_whoever_leaves_may_come_back_for_the_picture(server: Program, client: Client) -> None:
     """That program goes on drawing too: only `interrupt` stops."""
-    _half_open(server, {"prompt": "[slow:1] a fox left alone", "width": 64, "height": 64}).close()
+    connection = _half_open(server, {"prompt": "[slow:1] a fox left alone", "width": 64, "height": 64})
     job = _until(lambda: next(iter(jobs(client, q="a fox left alone")), None))
+    connection.close()
     assert _until(lambda: client.get(f"/v1/jobs/{job['id']}")["state"] in ("completed", "cancelled", "failed"))
     assert client.get(f"/v1/jobs/{job['id']}")["state"] == "completed"
 

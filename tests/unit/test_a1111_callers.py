@@ -14,9 +14,9 @@ from imagen.app import open as open_app
 from imagen.config import load_settings
 from imagen.core.job import Job
 from imagen.core.request import Draft
-from imagen.surfaces.http.a1111_callers import MOST_CALLERS, MOST_JOBS, Callers, Onlookers, Seat
+from imagen.surfaces.http.a1111.callers import MOST_CALLERS, MOST_JOBS, Callers, Onlookers, Seat
 from imagen.surfaces.http.auth import LOCAL, Caller
-from imagen.surfaces.http.openai_visits import Visits
+from imagen.surfaces.http.openai.visits import Visits
 
 ADA, BOB = Caller(name="ada"), Caller(name="bob", admin=True)
 

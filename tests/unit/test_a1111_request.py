@@ -14,8 +14,8 @@ from imagen.core.errors import ImagenError, RequestError
 from imagen.core.model import Defaults, Limits, Model, ModelFile, Option
 from imagen.core.request import MAX_SEED, PreviewPolicy
 from imagen.models.catalog import Catalog
-from imagen.surfaces.http.a1111_lists import checkpoints, memory, options, samplers, schedulers
-from imagen.surfaces.http.a1111_request import SAMPLERS, Asked, checkpoint_of, read
+from imagen.surfaces.http.a1111.lists import checkpoints, memory, options, samplers, schedulers
+from imagen.surfaces.http.a1111.request import SAMPLERS, Asked, checkpoint_of, read
 
 MODELS = {
     "ink": Model(

@@ -13,7 +13,7 @@ from imagen.core.errors import RequestError
 from imagen.core.model import Model
 from imagen.core.request import Request
 from imagen.engine.sidecar import parameters_text
-from imagen.surfaces.http.a1111_text import settings_of, told_by
+from imagen.surfaces.http.a1111.text import settings_of, told_by
 
 THEIRS = """a red fox, (snow:1.2)
 second line

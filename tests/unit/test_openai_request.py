@@ -9,7 +9,7 @@ from imagen.config import OpenAI, load_settings
 from imagen.core.errors import RequestError, UnknownModel
 from imagen.core.model import Limits, Model
 from imagen.models.catalog import Catalog
-from imagen.surfaces.http.openai_request import Asked, read
+from imagen.surfaces.http.openai.request import Asked, read
 
 PLAIN = OpenAI(aliases={"dall-e-3": None, "painter": "oil"}, strict=False, on_disconnect="auto", hold_s=45)
 STRICT = OpenAI(aliases={"dall-e-3": None}, strict=True, on_disconnect="keep", hold_s=45)

@@ -21,9 +21,9 @@ from imagen.core.errors import DatabaseAway, OutOfMemory
 from imagen.core.events import Event, Failed, Preview, Progress
 from imagen.core.request import Draft
 from imagen.previews.decode import decode
-from imagen.surfaces.http.openai_pictures import _shown
-from imagen.surfaces.http.openai_request import Asked
-from imagen.surfaces.http.openai_stream import _OfJob
+from imagen.surfaces.http.openai.pictures import _shown
+from imagen.surfaces.http.openai.request import Asked
+from imagen.surfaces.http.openai.stream import _OfJob
 from imagen.surfaces.http.server import make_server
 
 GOLDEN = json.loads((Path(__file__).parents[1] / "golden/openai.json").read_text())

@@ -15,7 +15,7 @@ from imagen.config import load_settings
 from imagen.core.errors import TooMany
 from imagen.core.job import Job, State
 from imagen.core.request import Draft
-from imagen.surfaces.http.openai_visits import LATE, REMEMBERED, ROUTE, UNKEYED, Visit, Visits, taken_up
+from imagen.surfaces.http.openai.visits import LATE, REMEMBERED, ROUTE, UNKEYED, Visit, Visits, taken_up
 
 NOW = datetime(2026, 5, 11, tzinfo=UTC)
 JOB = Job(id="J", state=State.RUNNING, request=Draft(prompt="a fox"), created_at=NOW)

@@ -13,7 +13,7 @@ from imagen.core.request import Draft, PreviewPolicy
 from imagen.surfaces.http import shapes, streams
 from imagen.surfaces.http.context import Door, DoorOf
 from imagen.surfaces.http.limits import check_draft
-from imagen.surfaces.http.openai_models import listed
+from imagen.surfaces.http.openai.models import listed
 from imagen.surfaces.http.refusals import problems
 from imagen.surfaces.http.strict import MAX_QUERY, StrictRoute, body_hash
 from imagen.surfaces.wire import job_json, model_json

@@ -13,8 +13,10 @@ from starlette.responses import HTMLResponse, Response
 
 from imagen.app import VERSION, App
 from imagen.config import Settings
-from imagen.surfaces.http import a1111, auth, images, native, openai, operations, refusals, series
+from imagen.surfaces.http import auth, images, native, operations, refusals, series
+from imagen.surfaces.http.a1111 import door as a1111
 from imagen.surfaces.http.guard import Guard, uvicorn_options
+from imagen.surfaces.http.openai import door as openai
 from imagen.surfaces.http.shapes import limited
 from imagen.surfaces.http.streams import Streams
 from imagen.surfaces.mcp import http as agents

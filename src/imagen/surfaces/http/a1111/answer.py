@@ -16,9 +16,9 @@ from imagen.core.job import Job, State
 from imagen.core.model import Model
 from imagen.core.request import Request
 from imagen.engine.sidecar import parameters_text
-from imagen.surfaces.http.a1111_lists import ANY, HASH
-from imagen.surfaces.http.a1111_request import Asked
-from imagen.surfaces.http.openai_pictures import error_of
+from imagen.surfaces.http.a1111.lists import ANY, HASH
+from imagen.surfaces.http.a1111.request import Asked
+from imagen.surfaces.http.openai.pictures import error_of
 from imagen.surfaces.http.refusals import refusal
 from imagen.surfaces.wire import error_json
 

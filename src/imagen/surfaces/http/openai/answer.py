@@ -18,8 +18,8 @@ from starlette.types import Receive, Scope, Send
 from imagen.core.errors import DatabaseAway, ImagenError
 from imagen.core.job import Job
 from imagen.surfaces.http.guard import KNOWN
-from imagen.surfaces.http.openai_pictures import error_body, key_is_gone, server_stops
-from imagen.surfaces.http.openai_visits import Visit
+from imagen.surfaces.http.openai.pictures import error_body, key_is_gone, server_stops
+from imagen.surfaces.http.openai.visits import Visit
 from imagen.surfaces.http.refusals import refusal
 from imagen.surfaces.http.streams import ABORT, STALLED_S, Streams
 

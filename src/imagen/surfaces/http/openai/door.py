@@ -12,12 +12,12 @@ from imagen.core.job import Job
 from imagen.surfaces.http.context import Door, DoorOf
 from imagen.surfaces.http.limits import check_draft
 from imagen.surfaces.http.native import idempotent
-from imagen.surfaces.http.openai_answer import LongAnswer
-from imagen.surfaces.http.openai_models import named
-from imagen.surfaces.http.openai_pictures import answer
-from imagen.surfaces.http.openai_request import Asked, read
-from imagen.surfaces.http.openai_stream import ImageStream
-from imagen.surfaces.http.openai_visits import REPEATED, ROUTE, UNKEYED, Visit, Visits, taken_up
+from imagen.surfaces.http.openai.answer import LongAnswer
+from imagen.surfaces.http.openai.models import named
+from imagen.surfaces.http.openai.pictures import answer
+from imagen.surfaces.http.openai.request import Asked, read
+from imagen.surfaces.http.openai.stream import ImageStream
+from imagen.surfaces.http.openai.visits import REPEATED, ROUTE, UNKEYED, Visit, Visits, taken_up
 from imagen.surfaces.http.refusals import refusal
 from imagen.surfaces.http.strict import StrictRequest, body_hash
 

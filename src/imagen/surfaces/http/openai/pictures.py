@@ -10,7 +10,7 @@ from imagen.core.errors import BackendError, Conflict, DatabaseAway, ImagenError
 from imagen.core.events import Cancelled, Failed, Image, Preview
 from imagen.core.job import Job, State, StoredImage
 from imagen.core.request import Request
-from imagen.surfaces.http.openai_request import Asked
+from imagen.surfaces.http.openai.request import Asked
 from imagen.surfaces.http.refusals import RETRY_AFTER_S
 from imagen.surfaces.wire import error_json, image_url
 

@@ -12,7 +12,7 @@ from typing import Any
 
 from imagen.core.model import Model
 from imagen.models.catalog import Catalog
-from imagen.surfaces.http.a1111_request import SPOKEN
+from imagen.surfaces.http.a1111.request import SPOKEN
 
 HASH = 10  # letters of the short hash
 ANY = "Automatic"  # the one sampler of a model that has no choice of them

@@ -17,18 +17,18 @@ from imagen.core.job import Job
 from imagen.core.model import Model
 from imagen.models.catalog import Catalog
 from imagen.reading import maybe
-from imagen.surfaces.http import a1111_lists as lists
-from imagen.surfaces.http.a1111_answer import followed, idle, pictures, progress, refused, wrong
-from imagen.surfaces.http.a1111_callers import Callers, Onlookers, Seat
-from imagen.surfaces.http.a1111_request import checkpoint_of, object_of, read, task_of
-from imagen.surfaces.http.a1111_text import told_by
+from imagen.surfaces.http.a1111 import lists
+from imagen.surfaces.http.a1111.answer import followed, idle, pictures, progress, refused, wrong
+from imagen.surfaces.http.a1111.callers import Callers, Onlookers, Seat
+from imagen.surfaces.http.a1111.request import checkpoint_of, object_of, read, task_of
+from imagen.surfaces.http.a1111.text import told_by
 from imagen.surfaces.http.auth import Keyring
 from imagen.surfaces.http.context import Door, DoorOf
 from imagen.surfaces.http.limits import check_draft
 from imagen.surfaces.http.native import idempotent
-from imagen.surfaces.http.openai_answer import LongAnswer
-from imagen.surfaces.http.openai_request import Fields
-from imagen.surfaces.http.openai_visits import Visit, Visits
+from imagen.surfaces.http.openai.answer import LongAnswer
+from imagen.surfaces.http.openai.request import Fields
+from imagen.surfaces.http.openai.visits import Visit, Visits
 from imagen.surfaces.http.strict import StrictRequest
 
 if TYPE_CHECKING:

@@ -13,7 +13,7 @@ from starlette.types import Receive, Scope, Send
 
 from imagen.core.errors import ImagenError
 from imagen.core.events import Cancelled, Event, Failed, Image, Preview
-from imagen.surfaces.http.openai_pictures import (
+from imagen.surfaces.http.openai.pictures import (
     completed,
     error_body,
     error_of_end,
@@ -22,8 +22,8 @@ from imagen.surfaces.http.openai_pictures import (
     server_stops,
     show,
 )
-from imagen.surfaces.http.openai_request import Asked
-from imagen.surfaces.http.openai_visits import Visit
+from imagen.surfaces.http.openai.request import Asked
+from imagen.surfaces.http.openai.visits import Visit
 from imagen.surfaces.http.streams import EventStream, Source, Streams, framed
 
 if TYPE_CHECKING:
