@@ -1,6 +1,8 @@
-"""The recorded clients, replayed against `imagen serve` in front of each backend that can be had without a card."""
+"""What recorded clients are replayed against: `imagen serve` in front of each backend, and the least of servers."""
 
 import asyncio
+import base64
+import io
 import json
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
@@ -9,12 +11,21 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from PIL import Image
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import JSONResponse, PlainTextResponse, Response
+from starlette.routing import Route
+
 from imagen.testing.clients import Verdict, load, replay
 from imagen.testing.comfyui import Fake
 from imagen.testing.openai_images import FakeImages
 from imagen.testing.replicate import FakeReplicate
+from imagen.testing.served import Served
 from tests.cloud_kit import TOKEN
 from tests.service_kit import House
+
+Body = Mapping[str, Any]
 
 LIMITS = {"min": 16, "max": 2048, "n": 4}
 SMALL = {"width": 64, "height": 64, "steps": 8}
@@ -95,3 +106,76 @@ def replayed(backend: str, folder: Path | None = None) -> list[Verdict]:
 
 async def _all(url: str, model: str) -> list[Verdict]:
     return [verdict async for verdict in replay(load(), url, model=model, timeout_s=LONGEST_S)]
+
+
+def _png() -> str:
+    file = io.BytesIO()
+    Image.new("RGB", (8, 8), "red").save(file, "PNG")
+    return base64.b64encode(file.getvalue()).decode()
+
+
+PICTURE = _png()
+INFO = json.dumps({"infotexts": ["a fox"], "seed": 7, "width": 8, "height": 8})
+USAGE = {"input_tokens": 0, "output_tokens": 0, "input_tokens_details": {"text_tokens": 0, "image_tokens": 0}}
+EVENT = {"b64_json": PICTURE, "created_at": 1, "output_format": "png"}
+
+
+class Door(Served):
+    """The smallest server that every recorded client can work with, and that can be told to do something wrong."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.wrong: dict[str, Any] = {}
+        self.checkpoint = "one"
+        self.gone: tuple[str, ...] = ()  # checkpoints that can no longer be chosen
+        self.last: Body = {}
+
+    def make_app(self) -> Starlette:
+        return Starlette(routes=[Route("/{path:path}", self._any, methods=["GET", "HEAD", "OPTIONS", "POST"])])
+
+    async def _any(self, request: Request) -> Response:
+        path = request.scope["path"]
+        body = {}
+        if request.headers.get("content-type", "").startswith("application/json"):
+            body = self.last = await request.json()
+        if (wrong := self.wrong.get(path)) is not None:
+            return wrong if isinstance(wrong, Response) else JSONResponse(wrong)
+        if request.method == "OPTIONS":
+            return Response(status_code=204)
+        if path == "/sdapi/v1/options" and body:
+            if body["sd_model_checkpoint"] in self.gone:
+                return JSONResponse({"errors": "there is no such checkpoint"}, status_code=404)
+            self.checkpoint = body["sd_model_checkpoint"]
+        if body.get("stream"):
+            kinds = ("partial_image", "partial_image", "completed")
+            return stream(*({"type": f"image_generation.{kind}", **EVENT} for kind in kinds))
+        return _edited() if path.endswith("edits") else JSONResponse(self._answer(path, body))
+
+    def _answer(self, path: str, body: Body) -> Any:
+        match path.rsplit("/", 1)[-1]:
+            case "":
+                return {"model": "one", "upscaler": None}
+            case "models":
+                names = ("one", "dall-e-3", "gpt-image-1")
+                return {"object": "list", "data": [{"id": name, "object": "model"} for name in names]}
+            case "generations":
+                return {"created": 1, "data": [{"b64_json": PICTURE}] * body.get("n", 1), "usage": USAGE}
+            case "txt2img":
+                return {"images": [PICTURE] * body.get("batch_size", 1), "parameters": {}, "info": INFO}
+            case "options":
+                return {"sd_model_checkpoint": self.checkpoint, "samples_format": "png"}
+            case "sd-models":
+                return [{"title": "one", "model_name": "one"}]
+            case "progress":
+                return {"progress": 0.0, "state": {"job_count": 0}}
+            case _:
+                return [{"name": "Euler a", "model_name": "x"}]
+
+
+def _edited() -> Response:
+    return JSONResponse({"error": {"message": "nothing edits here", "hint": "draw instead"}}, status_code=400)
+
+
+def stream(*shapes: Body) -> Response:
+    text = ": still there\n\n" + "".join(f"event: {one.get('type')}\ndata: {json.dumps(one)}\n\n" for one in shapes)
+    return PlainTextResponse(text + "data: [DONE]\n\n", media_type="text/event-stream")

@@ -44,7 +44,7 @@ TAIL = """## Not through these doors
 * LobeChat's models whose names end in `:image`, and every other program that asks for pictures through chat
   completions: there is no chat here."""
 
-_WORDS = {"works": "works", "refused": "refused", "fails": "FAILS"}
+_WORDS = {"works": "works", "refused": "refused", "busy": "busy", "fails": "FAILS"}
 _ROW = re.compile(r"^\| `(\w+)` [^|]*\|(.*)\|$")
 
 

@@ -5,6 +5,7 @@ import io
 import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -113,6 +114,10 @@ async def test_its_check_names_the_other_and_a_model_it_does_not_have(tmp_path: 
         fine = await here.app.backend_for(model).check(model)
         assert [check.ok for check in fine] == [True]
         assert there.url in (fine[0].note or "")
+        for wrong, remedy in (({"model": "tiny-3"}, "it has: tiny-3d"), ({"url": there.url}, f"{there.url}/v1")):
+            (check,) = await here.app.backend_for(model).check(replace(model, keys={**model.keys, **wrong}))
+            assert check.error is not None, wrong
+            assert remedy in check.error.hint
 
 
 def test_with_keys_there_a_token_is_needed_here(tmp_path: Path, until: Until) -> None:

@@ -36,13 +36,14 @@ def _killed(imagen: Any, *arguments: str, at: str) -> str:
 def test_watch_finishes_what_a_killed_program_began(imagen: Any) -> None:
     """kill -9 in the middle, then `jobs watch ID`: the same job ends completed, drawn once."""
     job = _killed(imagen, "a fox", "--set", "slow=2", *SMALL, at="progress")
-    run = imagen("jobs", "watch", job, "--json")
+    run = imagen("jobs", "watch", job, "--json", "-o", "copy.png")
     said = [json.loads(line) for line in run.stdout.splitlines()]
     assert run.returncode == 0, run.stderr
     assert said[-1]["type"] == "completed"
     assert {event["job"] for event in said} == {job}
     assert [event["type"] for event in said].count("image") == 1
     assert imagen.job(job)["attempt"] == 2
+    assert (imagen.here / "copy.png").read_bytes().startswith(b"\x89PNG")
 
 
 def test_other_commands_say_that_a_job_waits_and_how_to_run_it(imagen: Any) -> None:

@@ -449,6 +449,9 @@ def test_pings_and_pages_of_trusted_sites_are_answered(client: Clients, tmp_path
     """OPTIONS says what may be sent; a page may use the library only from a site that the owner lists."""
     http = client(server)._client
     ping = http.request("OPTIONS", f"{server.url}/v1/images/generations")
+    assert http.get(f"{server.url}/v1/images/generations").status_code == 405
+    chat = http.post(f"{server.url}/v1/chat/completions", json={"messages": []})
+    assert (chat.status_code, chat.json()["error"]["message"]) == (404, "there is no chat here")
     assert (ping.status_code, ping.headers["allow"]) == (204, "OPTIONS, POST")
     asks = {
         "origin": "https://gallery.example",

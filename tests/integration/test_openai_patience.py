@@ -144,7 +144,7 @@ def test_a_server_that_goes_away_costs_no_second_job(
     """Killed or stopped in the middle, before or after the first blank: the retry finds the job again."""
     with House(folder=tmp_path / "house") as house:
         (house.home / "config.yaml").write_text(f"openai:\n  hold_s: {hold_s}\n")
-        first = house.serve()
+        first = house.serve("--grace", "0")
         port = int(first.url.rpartition(":")[2])
 
         def restart() -> None:
@@ -162,6 +162,25 @@ def test_a_server_that_goes_away_costs_no_second_job(
         assert told.data
         (job,) = jobs(house.processes[-1], "lost server")
         assert job["id"] == extra(told)["job_id"]
+
+
+def test_a_server_that_stops_answers_whom_it_still_draws_for(client: Clients, tmp_path: Path, until: Until) -> None:
+    """It finishes what is nearly done anyway; to refuse that picture would be to lose it for who waits."""
+    with House(folder=tmp_path / "house") as house:
+        server = house.serve()
+
+        def stop() -> None:
+            until(lambda: any(job["state"] == "running" for job in jobs(server, "nearly done")))
+            server.process.send_signal(signal.SIGTERM)
+
+        stopping = threading.Thread(target=stop)
+        stopping.start()
+        told = client(server, max_retries=0).images.generate(
+            **SMALL | {"prompt": "nearly done"}, extra_body=slow(LONG_S / 2)
+        )
+        stopping.join()
+        assert told.data
+        assert server.process.wait(20) == 0
 
 
 def test_a_failure_after_the_first_blank_is_still_a_typed_exception(client: Clients, impatient: House) -> None:

@@ -1,96 +1,20 @@
 """The kit of recorded clients: a server that does it right passes, and each thing it does wrong is found and named."""
 
+import asyncio
 import base64
-import io
-import json
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+import click
 import pytest
-from PIL import Image
-from starlette.applications import Starlette
-from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response
-from starlette.routing import Route
+from tests.replay_kit import EVENT, INFO, PICTURE, Door, stream
 
 from imagen.core.errors import RequestError
-from imagen.surfaces.cli.doctor_clients import summary
-from imagen.testing.clients import VERBS, Verdict, load, replay
+from imagen.surfaces.cli.doctor_clients import conclusion, only_with_clients, place_of, summary
+from imagen.testing.clients import VERBS, Verdict, insisted, load, pinned, replay, replaying
 from imagen.testing.clients.needs import Unmet, find, met
 from imagen.testing.clients.recording import Need
-from imagen.testing.served import Served
-
-Body = Mapping[str, Any]
-
-
-def _png() -> str:
-    file = io.BytesIO()
-    Image.new("RGB", (8, 8), "red").save(file, "PNG")
-    return base64.b64encode(file.getvalue()).decode()
-
-
-PICTURE = _png()
-INFO = json.dumps({"infotexts": ["a fox"], "seed": 7, "width": 8, "height": 8})
-USAGE = {"input_tokens": 0, "output_tokens": 0, "input_tokens_details": {"text_tokens": 0, "image_tokens": 0}}
-EVENT = {"b64_json": PICTURE, "created_at": 1, "output_format": "png"}
-
-
-class Door(Served):
-    """The smallest server that every recorded client can work with, and that can be told to do something wrong."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.wrong: dict[str, Any] = {}
-        self.checkpoint = "one"
-        self.last: Body = {}
-
-    def make_app(self) -> Starlette:
-        return Starlette(routes=[Route("/{path:path}", self._any, methods=["GET", "HEAD", "OPTIONS", "POST"])])
-
-    async def _any(self, request: Request) -> Response:
-        path = request.scope["path"]
-        body = {}
-        if request.headers.get("content-type", "").startswith("application/json"):
-            body = self.last = await request.json()
-        if (wrong := self.wrong.get(path)) is not None:
-            return wrong if isinstance(wrong, Response) else JSONResponse(wrong)
-        if request.method == "OPTIONS":
-            return Response(status_code=204)
-        if path == "/sdapi/v1/options" and body:
-            self.checkpoint = body["sd_model_checkpoint"]
-        if body.get("stream"):
-            kinds = ("partial_image", "partial_image", "completed")
-            return _stream(*({"type": f"image_generation.{kind}", **EVENT} for kind in kinds))
-        return _edited() if path.endswith("edits") else JSONResponse(self._answer(path, body))
-
-    def _answer(self, path: str, body: Body) -> Any:
-        match path.rsplit("/", 1)[-1]:
-            case "":
-                return {"model": "one", "upscaler": None}
-            case "models":
-                names = ("one", "dall-e-3", "gpt-image-1")
-                return {"object": "list", "data": [{"id": name, "object": "model"} for name in names]}
-            case "generations":
-                return {"created": 1, "data": [{"b64_json": PICTURE}] * body.get("n", 1), "usage": USAGE}
-            case "txt2img":
-                return {"images": [PICTURE] * body.get("batch_size", 1), "parameters": {}, "info": INFO}
-            case "options":
-                return {"sd_model_checkpoint": self.checkpoint, "samples_format": "png"}
-            case "sd-models":
-                return [{"title": "one", "model_name": "one"}]
-            case "progress":
-                return {"progress": 0.0, "state": {"job_count": 0}}
-            case _:
-                return [{"name": "Euler a", "model_name": "x"}]
-
-
-def _edited() -> Response:
-    return JSONResponse({"error": {"message": "nothing edits here", "hint": "draw instead"}}, status_code=400)
-
-
-def _stream(*shapes: Body) -> Response:
-    text = ": still there\n\n" + "".join(f"event: {one.get('type')}\ndata: {json.dumps(one)}\n\n" for one in shapes)
-    return PlainTextResponse(text + "data: [DONE]\n\n", media_type="text/event-stream")
 
 
 @pytest.fixture
@@ -160,7 +84,7 @@ FAULTS: Mapping[str, tuple[str, str, str, Any, str]] = {
     ),
     "never idle": (
         *("sillytavern-a1111", "switch", "/sdapi/v1/progress"),
-        {"progress": 0.5, "state": {"job_count": 1}},
+        {"progress": 0.5, "state": {"job_count": 0}},
         "`progress` is 0.5, not 0",
     ),
     "options that forget": (
@@ -185,17 +109,17 @@ FAULTS: Mapping[str, tuple[str, str, str, Any, str]] = {
     ),
     "an event of our own": (
         *("openai-python", "stream", GENERATIONS),
-        _stream({"type": "progress", "step": 1}),
+        stream({"type": "progress", "step": 1}),
         "an event 'progress'",
     ),
     "a stream without an end": (
         *("openai-node", "stream", GENERATIONS),
-        _stream({"type": "image_generation.partial_image", **EVENT}),
+        stream({"type": "image_generation.partial_image", **EVENT}),
         "the stream ended without",
     ),
     "a stream that fails": (
         *("openai-node", "stream", GENERATIONS),
-        _stream({"error": {"message": "the card is full", "hint": "smaller"}}),
+        stream({"error": {"message": "the card is full", "hint": "smaller"}}),
         "the card is full",
     ),
     "no such route": (
@@ -264,8 +188,80 @@ async def test_options_come_back_whole_with_another_checkpoint(door: Door) -> No
     door.checkpoint = "another"
     found = await verdict(door.url, "open-webui-automatic1111", "switch")
     assert found.outcome == "works"
-    (posted,) = [one for one in door.asked("POST", "options")]
-    assert json.loads(posted.body) == {"sd_model_checkpoint": "one", "samples_format": "png"}
+    posted, put_back = door.asked("POST", "options")
+    assert posted.json == {"sd_model_checkpoint": "one", "samples_format": "png"}
+    assert put_back.json == {"sd_model_checkpoint": "another"}
+
+
+DRAWING = {"progress": 0.1, "state": {"job_count": 1}}
+NEVER_IDLE = {"progress": 0.5, "state": {"job_count": 0}}
+
+
+async def test_the_checkpoint_of_the_caller_stays(door: Door) -> None:
+    """As it was before, also where the client would have stopped half way."""
+    door.checkpoint = "another"
+    await verdicts(door.url, key="K")
+    assert door.checkpoint == "another"
+    door.wrong["/sdapi/v1/progress"] = NEVER_IDLE
+    assert (await verdict(door.url, "sillytavern-a1111", "switch")).outcome == "fails"
+    assert [one.json["sd_model_checkpoint"] for one in door.asked("POST", "options")[-2:]] == ["one", "another"]
+    assert door.checkpoint == "another"
+
+
+async def test_a_checkpoint_that_cannot_be_put_back_is_named(door: Door) -> None:
+    """It was there a moment ago; whoever chose it has to hear of it."""
+    door.checkpoint, door.gone = "another", ("another",)
+    found = await verdict(door.url, "sillytavern-a1111", "switch")
+    assert (found.outcome, found.said) == ("fails", "the checkpoint 'another' could not be put back: 404")
+    assert found.hint
+
+
+async def test_what_the_caller_draws_is_left_alone(door: Door, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither told as a failure of the server, nor stopped; the rest is replayed."""
+    monkeypatch.setattr(replaying, "QUIET_S", 0.0)
+    door.wrong["/sdapi/v1/progress"] = DRAWING
+    found = {one.verb: one for one in await verdicts(door.url, "sillytavern-a1111")}
+    assert {verb for verb, one in found.items() if one.outcome == "busy"} == {"switch", "stop"}
+    assert found["switch"].said == "something of yours is being drawn"
+    assert "when it is done" in found["switch"].hint
+    assert all(one.outcome == "works" for verb, one in found.items() if verb not in ("switch", "stop"))
+    assert not door.asked("POST", "interrupt")
+    assert not door.asked("POST", "options")
+
+
+async def test_what_is_nearly_done_is_waited_for(door: Door) -> None:
+    """A moment, as the client would."""
+    door.wrong["/sdapi/v1/progress"] = DRAWING
+    asyncio.get_running_loop().call_later(0.4, door.wrong.clear)
+    assert (await verdict(door.url, "sillytavern-a1111", "switch")).outcome == "works"
+
+
+async def test_a_pinned_client_draws_with_one_model_only(door: Door) -> None:
+    """Whatever it insists on, and where it names none; what it lists and chooses is as it was."""
+    clients = [pinned(client) for client in load()]
+    for one in [found async for found in replay(clients, door.url, model="one", timeout_s=20)]:
+        assert one.outcome == ("refused" if one.verb == "edit" else "works"), one
+    assert {one.json["model"] for one in door.asked("POST", "generations")} == {"one"}
+    drawn = [one.json["override_settings"] for one in door.asked("POST", "txt2img")]
+    assert {told["sd_model_checkpoint"] for told in drawn} == {"one"}
+    assert any(told.get("CLIP_stop_at_last_layers") for told in drawn), "its own settings stay"
+    edits = door.asked("POST", "edits")
+    assert edits
+    assert all(one.body.count(b'name="model"\r\n\r\none\r\n') == one.body.count(b'name="model"') == 1 for one in edits)
+    assert insisted(load()) == ["gpt-image-2.5-flare", "gpt-image-1", "dall-e-3", "gpt-image-1-mini"]
+    assert insisted(clients) == []
+
+
+async def test_a_key_that_is_not_taken_is_not_asked_for_again(door: Door) -> None:
+    """Three things to do next: give one, give another, or leave it with this program."""
+    door.wrong[GENERATIONS] = door.wrong[TXT2IMG] = JSONResponse({"error": {"message": "no"}}, status_code=401)
+    for client, key, hint in (
+        ("n8n", None, "give one with --key"),
+        ("n8n", "bad", "does not take this key"),
+        ("sillytavern-sdcpp", "bad", "sends no key"),
+    ):
+        (found,) = [one for one in await verdicts(door.url, client, key=key) if one.verb == "generate"]
+        assert hint in found.hint
 
 
 def test_a_place_that_is_not_there_is_named() -> None:
@@ -325,6 +321,27 @@ def test_the_table_says_what_each_client_can_do() -> None:
     titles, rows = summary(load(["n8n"]), told)
     assert titles == ["client", "works", "refused", "fails"]
     assert rows == [["n8n", "models generate", "", "switch"]]
+    assert conclusion(told) == "1 thing fails: see FAIL above"
+    assert conclusion([told[2]] * 2) == "2 things fail: see FAIL above"
+    busy = [told[0], Verdict(client="n8n", verb="stop", outcome="busy")]
+    assert summary(load(["n8n"]), busy)[0] == ["client", "works", "refused", "busy", "fails"]
+    assert conclusion(busy).startswith("nothing fails; 1 thing was not tried")
+    assert conclusion(told[:2]) == "every client can work with this server"
+
+
+def test_an_address_may_be_short() -> None:
+    """Without a scheme, with a slash, or as other programs want it."""
+    for typed in ("127.0.0.1:8450", "http://127.0.0.1:8450/", "http://127.0.0.1:8450/v1", " 127.0.0.1:8450/v1/ "):
+        assert place_of(typed) == "http://127.0.0.1:8450"
+    assert place_of("https://pictures.example.org") == "https://pictures.example.org"
+    assert place_of("") == ""
+
+
+def test_options_of_the_replay_are_not_ignored_without_it() -> None:
+    """A key that is given and not used would look as if it were fine."""
+    only_with_clients(key=None, model=None)
+    with pytest.raises(click.UsageError, match="--key is for --clients"):
+        only_with_clients(key="K", model=None)
 
 
 def test_every_recording_says_where_it_is_from_and_what_to_type() -> None:

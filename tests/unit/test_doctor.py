@@ -65,6 +65,22 @@ async def test_a_model_that_is_needed_must_pass(tmp_path: Path, how: str) -> Non
     assert ("mock: draws" in found) is (how == "default")
 
 
+async def test_nothing_that_can_draw_is_found(tmp_path: Path) -> None:
+    """Whoever names no model would be refused."""
+    off = ", ".join(f"{name}: {{enabled: false}}" for name in catalog_of(settings_of(tmp_path)).models)
+    found = await findings(settings_of(tmp_path, f"models: {{{off}}}\n"))
+    assert not found["default model"].ok
+
+
+@pytest.mark.parametrize(("alias", "said"), [("ghost: nothing-here", "no such model"), ("mock: tiny-3d", "itself")])
+async def test_an_alias_that_does_nothing_is_found(tmp_path: Path, alias: str, said: str) -> None:
+    """A client that insists on the name would draw with something else."""
+    found = await findings(settings_of(tmp_path, f"openai: {{aliases: {{{alias}}}}}\n"))
+    error = found["aliases"].check.error
+    assert error is not None
+    assert said in error.message
+
+
 async def test_a_broken_file_is_found_and_the_rest_is_looked_at(tmp_path: Path) -> None:
     """Settings and model files each with their line."""
     folder = tmp_path / "models" / "mine"

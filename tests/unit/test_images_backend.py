@@ -243,6 +243,8 @@ class TestRefusals:
             (502, {}, Unreachable, "HTTP 502"),
             (500, {"error": {"message": "CUDA out of memory"}}, OutOfMemory, "out of memory"),
             (500, {"error": "it broke"}, Crashed, "it broke"),
+            (405, {"detail": "Method Not Allowed"}, NotConfigured, "no such route"),
+            (501, {}, NotConfigured, "no such route"),
             (301, {}, NotConfigured, "moved"),
         ],
     )
@@ -290,15 +292,32 @@ class TestRefusals:
 class TestMoney:
     """What was paid for once is not asked for again."""
 
-    async def test_without_a_token_nothing_is_sent(self, paying: None) -> None:
-        """What costs money needs one; check() says the same."""
+    async def test_without_a_token_nothing_is_sent_to_openai(
+        self, paying: None, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """It has no use for a request without one; check() says the same."""
+        monkeypatch.delenv("OPENAI_API_KEY", raising=False)
+        made = OpenAIImages({})
+        with pytest.raises(NotConfigured, match="no token") as caught:
+            await collect(made, request(), cloud_model("openai"))
+        assert "IMAGEN_OPENAI_TOKEN" in caught.value.hint
+        (check,) = await made.check(cloud_model("openai"))
+        assert check.error is not None
+        assert check.error.hint == caught.value.hint
+        (check,) = await made.check(cloud_model("openai", token_env="MY_KEY"))
+        assert check.error is not None
+        assert "MY_KEY is not set" in check.error.hint
+        await made.aclose()
+
+    async def test_a_server_of_ones_own_that_costs_money_may_have_no_keys(self, paying: None) -> None:
+        """`paid` says what a picture costs, not that somebody checks who asks."""
         fake = FakeImages()
         async with backend(fake) as made:
-            model = cloud_model("openai", paid=True)
-            with pytest.raises(NotConfigured, match="no token"):
-                await collect(made, request(), model)
-            assert [check.ok for check in await made.check(model)] == [False]
-        assert fake.calls == []
+            model = cloud_model("openai", paid=True, model="gpt-image-2")
+            checks = await made.check(model)
+            assert all(check.ok for check in checks), checks
+            assert "costs money; no token is sent" in checks[0].note
+            assert outputs(await collect(made, request(), model))
 
     async def test_the_switch_forbids_it(self) -> None:
         """As it does in every test that does not take it away."""
@@ -373,14 +392,126 @@ class TestChecks:
             for keys, ok in (
                 ({"model": "gpt-image-2"}, True),
                 ({"model": "gpt-image-9", "dialect": "openai"}, False),
-                ({"model": "gpt-image-9", "dialect": "localai"}, True),
+                ({"model": "gpt-image-9", "dialect": "imagen"}, False),
+                ({"model": "gpt-image-9"}, False),
+                ({"model": "gpt-image-9", "dialect": "sd-server"}, True),  # whose list has one name for everything
                 ({}, True),
             ):
                 checks = await made.check(cloud_model("openai", **keys))
                 assert all(check.ok for check in checks) is ok, checks
-            fake.answer("/v1/models", 404, "{}")
-            (check,) = await made.check(cloud_model("openai"))
-            assert "no list of models" in check.note
+
+    async def test_a_name_that_is_not_listed_is_answered_with_those_that_are(self) -> None:
+        """The nearest first, and not all of hundreds."""
+        fake = FakeImages(models=("tiny-3d", "mock", "models/imagen-4", *(f"other-{one}" for one in range(9))))
+        async with backend(fake) as made:
+            (check,) = await made.check(cloud_model("openai", model="tiny3d", dialect="imagen"))
+            assert check.error is not None
+            assert "no model 'tiny3d'" in check.error.message
+            assert "it has: tiny-3d, " in check.error.hint
+            assert check.error.hint.endswith("and 7 more")
+            (check,) = await made.check(cloud_model("openai", model="imagen-4"))  # as Google lists and calls it
+            assert check.ok
+            fake.answer("/v1/models", 200, '{"object": "list", "data": null}')  # as Ollama says that it has none
+            (check,) = await made.check(cloud_model("openai", model="tiny-3d"))
+            assert check.error is not None
+            assert "it has none" in check.error.hint
+            fake.answer("/v1/models", 200, '[{"id": "tiny-3d"}]')  # as Together lists them
+            (check,) = await made.check(cloud_model("openai", model="tiny-3d"))
+            assert check.ok
+
+    @pytest.mark.parametrize(
+        ("status", "body", "mime", "dialect", "ok"),
+        [
+            (404, "{}", "application/json", "plain", True),
+            (404, "", "text/plain", "plain", True),
+            (404, "{}", "application/json", "imagen", False),
+            (404, "{}", "application/json", "vllm-omni", False),
+            (404, "<html>", "text/html", "plain", False),
+            (501, "<html>", "text/html;charset=utf-8", "plain", False),
+            (200, "<html>", "text/html", "plain", False),
+            (200, "<html>", "text/html", "sd-server", False),
+            (200, '{"status": "ok"}', "application/json", "plain", False),
+            (200, '{"data": ["one"]}', "application/json", "plain", False),
+            (200, "[1]", "application/json", "plain", False),
+        ],
+    )
+    async def test_what_has_no_list_of_models_is_such_a_server_only_where_its_kind_may_have_none(
+        self, status: int, body: str, mime: str, dialect: str, ok: bool
+    ) -> None:
+        """A web site never is one, whatever it answers with."""
+        fake = FakeImages()
+        async with backend(fake) as made:
+            fake.answer("/v1/models", status, body, mime=mime)
+            (check,) = await made.check(cloud_model("openai", dialect=dialect, model="mine"))
+            assert check.ok is ok
+            if check.error is None:
+                assert "no list of models" in check.note
+            else:
+                assert "no list of models" in check.error.message
+                assert "/v1" in check.error.hint
+            assert len(fake.requests) == 1
+
+    @pytest.mark.parametrize("dialect", ["imagen", "plain", "vllm-omni"])
+    async def test_a_url_without_its_v1_is_told_how_to_end(self, dialect: str) -> None:
+        """By the check, and by a drawing that did not wait for it."""
+        other = FakeImages()
+        async with backend(FakeImages()) as made, other.serving() as url:
+            model = cloud_model("openai", url=url, dialect=dialect)
+            (check,) = await made.check(model)
+            _, error = await to_its_error(made, request(), model)
+            for found in (check.error, error):
+                assert isinstance(found, NotConfigured)
+                assert f"write {url}/v1" in found.hint
+
+    async def test_a_web_site_is_told_from_a_server_that_broke(self) -> None:
+        """Its log would say nothing: it is the `url` that is wrong."""
+        fake = FakeImages()
+        async with backend(fake) as made:
+            fake.answer("/v1/images/generations", 501, "<html>Unsupported method", mime="text/html;charset=utf-8")
+            _, error = await to_its_error(made, request(), cloud_model("openai"))
+            assert isinstance(error, NotConfigured)
+            assert "no server with an OpenAI Images API: HTTP 501" in error.message
+            assert "is `url` right?" in error.hint
+            fake.answer("/v1/images/generations", 500, "")
+            _, error = await to_its_error(made, request(), cloud_model("openai"))
+            assert isinstance(error, Crashed)
+            assert "is `url` right?" in error.hint
+
+    async def test_the_hint_for_a_token_names_the_place_that_counts_for_this_server(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """The environment's token is not sent to a server that only the model names, so it is not asked for."""
+        monkeypatch.delenv("BOX_KEY", raising=False)
+        mine, other = FakeImages(token="another"), FakeImages(token="another")
+
+        async def hint(made: OpenAIImages, **keys: Any) -> str:
+            (check,) = await made.check(cloud_model("openai", **keys))
+            assert isinstance(check.error, NotConfigured)
+            return check.error.hint
+
+        async with backend(mine, token=TOKEN) as made, other.serving() as url:
+            assert "IMAGEN_OPENAI_TOKEN" in await hint(made)
+            foreign = await hint(made, url=f"{url}/v1")
+            assert "`token_env: NAME_OF_A_VARIABLE`" in foreign
+            assert "IMAGEN_OPENAI_TOKEN" not in foreign
+            named = {"url": f"{url}/v1", "token_env": "BOX_KEY"}
+            assert "BOX_KEY is not set" in await hint(made, **named)
+            _, error = await to_its_error(made, request(), cloud_model("openai", **named))
+            assert "BOX_KEY is not set" in error.hint
+            monkeypatch.setenv("BOX_KEY", "wrong")
+            assert "it came from BOX_KEY" in await hint(made, **named)
+            monkeypatch.setenv("BOX_KEY", "another")
+            assert (await made.check(cloud_model("openai", **named)))[0].ok
+
+    async def test_a_named_variable_without_a_token_is_a_remark_where_none_is_wanted(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """The server may list its models to everybody, and draw for some."""
+        monkeypatch.delenv("BOX_KEY", raising=False)
+        async with backend(FakeImages()) as made:
+            (check,) = await made.check(cloud_model("openai", token_env="BOX_KEY"))
+            assert check.ok
+            assert "BOX_KEY is not set" in check.note
 
     async def test_a_token_that_is_not_taken_is_found_early_and_never_shown(self) -> None:
         """The error holds no part of it."""

@@ -64,7 +64,6 @@ def test_null_is_as_good_as_nothing() -> None:
         ({"size": "640x384"}, {"width": 640, "height": 384}),
         ({"size": " 640 X 384 "}, {"width": 640, "height": 384}),
         ({"size": "auto", "width": 640, "height": "384"}, {"width": 640, "height": 384}),
-        ({"width": 640}, {"width": None, "height": None}),
         ({"model": "dall-e-3"}, {"model": None}),
         ({"model": "painter"}, {"model": "oil"}),
         ({"model": "oil"}, {"model": "oil"}),
@@ -115,6 +114,8 @@ def test_a_size_the_model_has_not_becomes_the_nearest(model: str, size: str, fit
         ({"partial_images": 2}, "stream: true"),
         ({"stream": True, "response_format": "url"}, "response_format"),
         ({"model": "oli"}, "did you mean 'oil'"),
+        ({"width": 300}, "both, width and height"),
+        ({"size": "64x64", "width": 128, "height": 128}, "size 64x64"),
     ],
 )
 def test_what_cannot_be_honoured_is_said(body: Mapping[str, Any], word: str) -> None:

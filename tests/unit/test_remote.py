@@ -22,7 +22,7 @@ from imagen.backends.remote.http import (
 from imagen.backends.remote.mark import Mark
 from imagen.backends.remote.paying import allow, costs
 from imagen.backends.remote.sse import Event, Parser
-from imagen.backends.remote.token import read_token
+from imagen.backends.remote.token import read_token, remedy
 from imagen.core.errors import BadConfig, Crashed, ImagenError, MissingFile, NotConfigured, Rejected
 
 RAISED = [kind for _, kind in inspect.getmembers(httpx2, inspect.isclass) if issubclass(kind, Exception)]
@@ -104,6 +104,15 @@ def test_a_token_comes_from_the_settings_a_file_or_the_environment(
     assert read_token({}, variable=None) == ""
     with pytest.raises(MissingFile):
         read_token({"token_file": str(tmp_path / "none")}, variable=None)
+
+
+def test_the_remedy_for_a_token_names_the_variable_that_was_to_hold_it() -> None:
+    """And never what it holds."""
+    assert remedy("", named=None, usual="the usual") == "the usual"
+    assert "BOX_KEY is not set" in remedy("", named="BOX_KEY", usual="the usual")
+    refused = remedy("secret", named="BOX_KEY", usual="the usual")
+    assert "BOX_KEY" in refused
+    assert "secret" not in refused
 
 
 def test_what_is_no_token_is_refused_without_showing_it() -> None:

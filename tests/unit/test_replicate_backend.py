@@ -583,6 +583,30 @@ class TestContainer:
             assert fake.runs == []
             assert outputs(await collect(made, request(), self.MINE))
 
+    async def test_a_token_that_what_stands_before_it_wants_is_the_models_own(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Replicate's is not sent to a container, so it is not asked for."""
+        monkeypatch.delenv("BOX_KEY", raising=False)
+        fake = FakeCog()
+        async with container(fake, token=TOKEN) as made:
+            for keys, word in (({}, "`token_env: NAME_OF_A_VARIABLE`"), ({"token_env": "BOX_KEY"}, "BOX_KEY is not")):
+                fake.answer("/health-check", 401, "", times=2)
+                model = cloud_model("replicate", **keys)
+                (check,) = await made.check(model)
+                for error in (check.error, (await to_its_error(made, request(), model))[1]):
+                    assert isinstance(error, NotConfigured)
+                    assert "wants a token" in error.message
+                    assert word in error.hint
+                    assert "IMAGEN_REPLICATE_TOKEN" not in error.hint
+
+    async def test_one_that_costs_money_needs_no_token(self) -> None:
+        """`paid` says what a picture costs; a container has no keys."""
+        async with container(FakeCog()) as made:
+            paid = cloud_model("replicate", paid=True)
+            assert all(check.ok for check in await made.check(paid))
+            assert outputs(await collect(made, request(), paid))
+
     async def test_what_it_refuses_is_said_in_its_words(self) -> None:
         """Also that it is no such container."""
         fake = FakeCog(step_s=0.05)

@@ -14,7 +14,7 @@ from typing import Any
 import imagen
 from imagen.backends.base import Backend
 from imagen.config import Settings
-from imagen.core.errors import Check, Crashed, DiskFull, ImagenError, SetupError, TimedOut, Unwritable
+from imagen.core.errors import BadConfig, Check, Crashed, DiskFull, ImagenError, SetupError, TimedOut, Unwritable
 from imagen.core.model import Model
 from imagen.models.catalog import Catalog
 from imagen.store import presence
@@ -133,9 +133,29 @@ def _files(settings: Settings, catalog: Catalog) -> list[Check]:
     checks += [Check.failed("model files", problem) for problem in mine] or [
         Check.passed("model files", f"{len(catalog.models)} models, {enabled} of them enabled")
     ]
-    if catalog.default in catalog.models:
-        checks.append(Check.passed("default model", catalog.default_warning or catalog.default))
-    return checks
+    try:
+        default = catalog.get(None).name
+        checks.append(Check.passed("default model", catalog.default_warning or default))
+    except ImagenError as error:
+        if error not in catalog.problems:  # those are told above
+            checks.append(Check.failed("default model", error))
+    return [*checks, *_aliases(settings, catalog)]
+
+
+def _aliases(settings: Settings, catalog: Catalog) -> list[Check]:
+    """Names for other programs that mean nothing, or that a model has already."""
+    where = "config.yaml: openai: aliases"
+    found: list[Check] = []
+    for alias, name in settings.openai.aliases.items():
+        if name is not None and name not in catalog.models:
+            hint = f"models: {', '.join(sorted(catalog.models))}"
+            wrong = BadConfig(f"{where}: {alias} means {name!r}, and there is no such model", hint=hint)
+        elif alias in catalog.models:
+            wrong = BadConfig(f"{where}: {alias} is a model itself, so the alias does nothing", hint="take it out")
+        else:
+            continue
+        found.append(Check.failed("aliases", wrong))
+    return found
 
 
 def _folders(settings: Settings) -> list[Check]:

@@ -5,7 +5,6 @@ import time
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import replace
-from difflib import get_close_matches
 from typing import Any
 
 from imagen.backends.base import Previews
@@ -18,7 +17,7 @@ from imagen.backends.remote.address import Address
 from imagen.backends.remote.http import Http, maybe_sent
 from imagen.backends.remote.mark import Mark
 from imagen.backends.remote.settings import hosts, seconds
-from imagen.backends.remote.token import read_token
+from imagen.backends.remote.token import read_token, remedy
 from imagen.backends.remote.whole import to_its_end
 from imagen.core.errors import Check, ImagenError, NotConfigured, RateLimited, Unreachable
 from imagen.core.model import Model
@@ -30,6 +29,9 @@ SILENCE_S = 600.0  # what OpenAI's own clients wait for a picture
 PATIENCE_S = 60.0  # how long a server that asks for patience is given it
 WAIT_S = 5.0  # between two attempts, when it does not say how long
 OWN = ("api.openai.com", "OPENAI_API_KEY")  # its own tools expect the token there, and it is sent nowhere else
+USUAL_REMEDY = "set IMAGEN_OPENAI_TOKEN, `token_file`, or the model's `token_env`: docs/howto/use-a-cloud-model.md"
+# The other tokens were given for another server, and are never sent to this one.
+OTHER_REMEDY = "for this server only the model's own counts: `token_env: NAME_OF_A_VARIABLE` that holds its token"
 
 
 class OpenAIImages:
@@ -37,7 +39,7 @@ class OpenAIImages:
 
     def __init__(self, settings: Mapping[str, Any]) -> None:
         self._settings = settings
-        self._servers: dict[tuple[Address, str], Http] = {}
+        self._servers: dict[tuple[Address, str, str], Http] = {}
         self._no_streams: set[tuple[Address, str]] = set()  # models that take a request, and not its stream
 
     async def check(self, model: Model) -> Sequence[Check]:
@@ -154,12 +156,14 @@ class OpenAIImages:
         """The server of a model. A token is sent to the one it was given for, and to no other."""
         address = self._address(model)
         own = Address.of(str(self._settings.get("url") or USUAL)).origin == address.origin
-        variable = model.keys.get("token_env") or (OWN[1] if address.host == OWN[0] else None)
-        named = {} if model.keys.get("token_env") or not own else self._settings
-        token = read_token(named, variable=variable)
-        place = (address, token)
+        named = model.keys.get("token_env")
+        variable = named or (OWN[1] if address.host == OWN[0] else None)
+        token = read_token({} if named or not own else self._settings, variable=variable)
+        missing = remedy(token, named=named, usual=USUAL_REMEDY if own else OTHER_REMEDY)
+        place = (address, token, missing)
         if place not in self._servers:
-            self._servers[place] = Http(address, "OpenAI" if address.host == OWN[0] else address.host, token=token)
+            name = "OpenAI" if address.host == OWN[0] else address.host
+            self._servers[place] = Http(address, name, token=token, remedy=missing)
         return self._servers[place]
 
 
@@ -175,37 +179,43 @@ def _wanted(model: Model, dialect: Dialect, watched: Sequence[int]) -> tuple[int
 
 
 def _money(http: Http, paid: bool) -> list[Check]:
-    """What costs money needs a token."""
+    """OpenAI needs a token; another server may cost money and have no keys, and says itself whether it wants one."""
     if not paid:
         return []
-    if not http.signed:
-        error = NotConfigured(
-            f"there is no token for {http.name}",
-            hint="set IMAGEN_OPENAI_TOKEN, `token_file`, or the model's `token_env`: docs/howto/use-a-cloud-model.md",
-            param="token",
-        )
+    if not http.signed and http.address.host == OWN[0]:
+        error = NotConfigured(f"there is no token for {http.name}", hint=http.remedy, param="token")
         return [Check.failed("token", error)]
-    return [Check.passed("token", note=f"{http.name} costs money")]
+    return [Check.passed("token", note=f"{http.name} costs money{'' if http.signed else '; no token is sent'}")]
 
 
 async def _check(http: Http, dialect: Dialect, model: Model) -> Check:
+    """What it lists is held against the model's name; what lists nothing is seldom such a server at all."""
     response = await http.ask("GET", "models", answer_s=CHECK_S)
-    body = http.said(response) if response.status_code == 200 else _json(response)
-    if response.status_code in (404, 405):
-        return Check.passed("server", note=f"something answers at {http.address.url}; it has no list of models")
-    if response.status_code != 200:
-        raise errors.answered(http, response, body)
-    listed = [str(one.get("id")) for one in body.get("data") or [] if isinstance(one, Mapping)]
-    wanted = model.keys.get("model")
-    if wanted and listed and wanted not in listed:
-        near = get_close_matches(str(wanted), listed, n=3, cutoff=0.4)
-        there = f"; there is {', '.join(near)}" if near else ""
-        if dialect.listed:
-            raise NotConfigured(
-                f"{http.name} has no model {wanted!r}{there}", hint=f"change `model` of {model.name}", param="model"
-            )
-        return Check.passed("server", note=f"{http.address.url} answers, and does not list {wanted!r}{there}")
-    return Check.passed("server", note=f"{http.address.url} answers, {len(listed)} models")
+    address, status = http.address.url, response.status_code
+    if status in errors.NO_ROUTE:
+        if dialect.lists or errors.page(response) or not errors.versioned(http):
+            raise errors.stranger(http, response, f"HTTP {status} and no list of models")
+        return Check.passed("server", note=f"something answers at {address}; it has no list of models")
+    if status != 200:
+        raise errors.answered(http, response, _json(response))
+    listed = _listed(_json(response))
+    if listed is None:
+        told = "a web page and no list of models" if errors.page(response) else "no list of models"
+        raise errors.stranger(http, response, told)
+    wanted = str(model.keys.get("model") or "")
+    # Google lists `models/NAME` and is asked for NAME.
+    if dialect.named and wanted and wanted not in listed and f"models/{wanted}" not in listed:
+        raise errors.no_model(http, model.name, wanted, listed)
+    unset = model.keys.get("token_env") and not http.signed
+    return Check.passed("server", note=f"{address} answers, {len(listed)} models{f'; {http.remedy}' if unset else ''}")
+
+
+def _listed(body: Any) -> list[str] | None:
+    """The names in a list of models: `{data: [{id}]}`, null where there are none, or bare; None for anything else."""
+    items = (body["data"] or []) if isinstance(body, Mapping) and "data" in body else body
+    if not isinstance(items, list) or not all(isinstance(one, Mapping) and "id" in one for one in items):
+        return None
+    return [str(one["id"]) for one in items]
 
 
 def _json(response: Any) -> Any:

@@ -74,7 +74,8 @@ class Call:
         answer = _json(data)
         items = answer.get("data") if isinstance(answer, Mapping) else None
         if not isinstance(items, list):
-            raise self.http.stranger(response, "no list of pictures")
+            told = "a web page and no list of pictures" if errors.page(response) else "no list of pictures"
+            raise errors.stranger(self.http, response, told)
         for signal in await self._finished(items, answer):
             yield signal
 

@@ -15,7 +15,8 @@ class Dialect:
     response_format: str | None = "b64_json"  # what to ask for; None = may not be said
     in_prompt: str = ""  # the tag inside the prompt that holds the fields as JSON
     negative_bar: bool = False  # the negative prompt stands in the prompt, after a bar
-    listed: bool = False  # its list of models is complete, so that what is not in it does not exist
+    lists: bool = True  # it has a list of models: what answers without one is something else
+    named: bool = True  # … and draws with the one that is named; false: with what it has, whatever it is called
     stream: bool = False  # it sends partial images
     partials_are_free: bool = False  # so that they are asked for even if nobody watches yet
     options: str = ""  # the field that holds a model's own options; left out, they stand beside the others
@@ -27,7 +28,7 @@ class Dialect:
 
 DIALECTS: Mapping[str, Dialect] = {
     # Refuses fields it does not know, and `response_format` with its present models.
-    "openai": Dialect(response_format=None, listed=True, stream=True),
+    "openai": Dialect(response_format=None, stream=True),
     "imagen": Dialect(
         fields={"seed": "seed", "steps": "steps", "negative": "negative_prompt", "guidance": "guidance"},
         stream=True,
@@ -66,8 +67,9 @@ DIALECTS: Mapping[str, Dialect] = {
             "guidance": "sample_params.guidance.txt_cfg",
         },
         in_prompt="sd_cpp_extra_args",
+        named=False,  # its list says `sd-cpp-local`, whatever it has loaded
     ),
-    "plain": Dialect(stream=True),
+    "plain": Dialect(stream=True, lists=False),
 }
 
 

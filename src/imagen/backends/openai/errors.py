@@ -1,6 +1,8 @@
 """Everything such a server refuses or breaks with, in words that say what to do."""
 
-from collections.abc import Mapping
+import re
+from collections.abc import Mapping, Sequence
+from difflib import get_close_matches
 from typing import Any
 
 import httpx2
@@ -18,11 +20,16 @@ from imagen.core.errors import (
 )
 
 NO_MONEY = ("insufficient_quota", "billing_hard_limit_reached", "billing_not_active")
+NO_ROUTE = (404, 405, 501)  # the last one of servers that know no POST at all
+SHOWN = 5  # names of models, of the hundreds that some have
+_VERSION = re.compile(r"/v\d")  # nearly always /v1; some clouds have /api/v3 or /v1/openai
 UNSAFE = ("moderation_blocked", "content_policy_violation", "content_filter")
 
 
 def answered(http: Http, response: httpx2.Response, body: Any) -> ImagenError:
     """An answer that is not a good one."""
+    if page(response) and response.status_code in NO_ROUTE:
+        return stranger(http, response, f"HTTP {response.status_code} with a web page")
     error = fault(body)
     return said(http, response.status_code, error, retry_after_s=retry_after(response, error))
 
@@ -55,18 +62,21 @@ def said(http: Http, status: int, error: Mapping[str, Any], *, retry_after_s: fl
         )
     if status == 401:
         return NotConfigured(
-            f"{name} does not accept the token{' (none was sent)' if not http.signed else ''}",
-            hint="set IMAGEN_OPENAI_TOKEN, `token_file`, or the model's `token_env`: docs/howto/use-a-cloud-model.md",
+            f"{name} does not accept the token" if http.signed else f"{name} wants a token, and none was sent",
+            hint=http.remedy or "give the model's `token_env`: docs/howto/use-a-cloud-model.md",
             param="token",
         )
     if status == 403:
         return NotConfigured(
             f"{name} refuses us{told}", hint="the token may not use this model, or the account is not verified"
         )
-    if status == 404 or code == "model_not_found":
+    if status in NO_ROUTE or code == "model_not_found":
+        ends = versioned(http) or code == "model_not_found"
         return NotConfigured(
             f"{name} has no such model or no such route{told}",
-            hint=f"check `url` (it ends in /v1) and `model`; {http.address.url}/models lists what there is",
+            hint=f"check `url` (it ends in /v1) and `model`; {http.address.url}/models lists what there is"
+            if ends
+            else where(http),
         )
     if code in UNSAFE:
         return Rejected(f"{name} refuses this prompt{told}", hint="its rules do not allow it: say it in other words")
@@ -83,7 +93,8 @@ def said(http: Http, status: int, error: Mapping[str, Any], *, retry_after_s: fl
             retry_after_s=retry_after_s,
         )
     if status >= 500:
-        return Crashed(f"{name} broke: HTTP {status}{told}", hint="its log says why; try again if it is not yours")
+        hint = "its log says why; try again if it is not yours"
+        return Crashed(f"{name} broke: HTTP {status}{told}", hint=hint if words else f"{hint}; {where(http)}")
     if 300 <= status < 400:
         return NotConfigured(
             f"{name} has moved: HTTP {status}", hint="write the address it is at now into `url`", param="url"
@@ -93,6 +104,47 @@ def said(http: Http, status: int, error: Mapping[str, Any], *, retry_after_s: fl
         hint="see the model's `dialect`, `fields`, `extra` and `limits` in its YAML",
         param=str(error["param"]) if error.get("param") else None,
     )
+
+
+def stranger(http: Http, response: httpx2.Response, told: str) -> NotConfigured:
+    """Something answers, and it is no such server."""
+    asked = f"{response.request.method} {response.request.url.path}"
+    return NotConfigured(
+        f"what answers at {http.address.url} is no server with an OpenAI Images API: {told}, to {asked}",
+        hint=where(http),
+        param="url",
+    )
+
+
+def no_model(http: Http, model: str, wanted: str, listed: Sequence[str]) -> NotConfigured:
+    """It lists what it has, and this is not there; the nearest names come first."""
+    near = get_close_matches(wanted, listed, n=SHOWN, cutoff=0.4)
+    shown = [*near, *(one for one in listed if one not in near)][:SHOWN]
+    more = f" and {len(listed) - SHOWN} more" if len(listed) > SHOWN else ""
+    return NotConfigured(
+        f"{http.name} has no model {wanted!r}",
+        hint=f"change `model` of {model}; it has: {', '.join(shown)}{more}"
+        if listed
+        else "it has none yet: add it there",
+        param="model",
+    )
+
+
+def where(http: Http) -> str:
+    """What to do about a `url` that leads elsewhere."""
+    if versioned(http):
+        return "is `url` right? It is the API's own address, which ends in /v1; something else may listen there"
+    return f"`url` ends in /v1: write {http.address.url}/v1"
+
+
+def versioned(http: Http) -> bool:
+    """Whether the address looks like that of an API."""
+    return bool(_VERSION.search(http.address.path))
+
+
+def page(response: httpx2.Response) -> bool:
+    """Whether it answers as a web site does, which no API would."""
+    return "html" in response.headers.get("content-type", "").lower()
 
 
 def unknown_end(http: Http, detail: str) -> Crashed:

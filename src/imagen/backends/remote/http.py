@@ -40,10 +40,17 @@ class Http:
     """Asks one service, with its token, and tells nobody else what it is."""
 
     def __init__(
-        self, address: Address, name: str, *, token: str = "", transport: httpx2.AsyncBaseTransport | None = None
+        self,
+        address: Address,
+        name: str,
+        *,
+        token: str = "",
+        remedy: str = "",
+        transport: httpx2.AsyncBaseTransport | None = None,
     ) -> None:
         self.address = address
         self.name = name  # for people: `Replicate`
+        self.remedy = remedy  # what to do where its token is missing or not accepted
         self._token = token
         self._client = httpx2.AsyncClient(
             base_url=f"{address.url}/",

@@ -27,6 +27,15 @@ def read_token(settings: Mapping[str, Any], *, variable: str | None) -> str:
     return _clean(os.environ.get(variable, ""), variable) if variable else ""
 
 
+def remedy(token: str, *, named: str | None, usual: str) -> str:
+    """What to do where a token is missing or not accepted; `named` is the variable that the model's file names."""
+    if not named:
+        return usual
+    if not token:
+        return f"{named} is not set, and the model's `token_env` names it: set it where imagen runs"
+    return f"it came from {named}, which the model's `token_env` names: see what that holds"
+
+
 def _clean(text: str, where: str) -> str:
     token = text.strip()
     if not token.isascii() or any(character.isspace() or not character.isprintable() for character in token):

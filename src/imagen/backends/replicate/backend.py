@@ -8,7 +8,7 @@ from imagen.backends.base import Previews
 from imagen.backends.remote.address import Address
 from imagen.backends.remote.http import Http
 from imagen.backends.remote.settings import hosts, seconds
-from imagen.backends.remote.token import read_token
+from imagen.backends.remote.token import read_token, remedy
 from imagen.backends.replicate import USUAL, errors, inputs
 from imagen.backends.replicate import paid as costs_money
 from imagen.backends.replicate.cloud import HOSTS, Cloud
@@ -21,6 +21,8 @@ from imagen.core.request import Request
 from imagen.core.signals import Signal
 
 OWN = ("api.replicate.com", "REPLICATE_API_TOKEN")  # its own tools expect the token there, and it is sent nowhere else
+# Replicate's token is not sent to a container.
+CONTAINER_REMEDY = "for a container only the model's own counts: `token_env: NAME_OF_A_VARIABLE` that holds its token"
 PATIENCE_S = 60.0  # with a service that is away or asks for some
 LOADING_S = 600.0  # how long a container may load its model
 
@@ -31,7 +33,7 @@ class Replicate:
     def __init__(self, settings: Mapping[str, Any]) -> None:
         self._settings = settings
         self._clouds: dict[str, Cloud] = {}
-        self._containers: dict[tuple[Address, str], Container] = {}
+        self._containers: dict[tuple[Address, str, str], Container] = {}
 
     async def check(self, model: Model) -> Sequence[Check]:
         """Is the service there, does it take the token, does the model have the inputs? Costs nothing."""
@@ -87,11 +89,7 @@ class Replicate:
         address = Address.of(str(self._settings.get("api") or USUAL))
         token = read_token(self._settings, variable=OWN[1] if address.host == OWN[0] else None)
         if not token and self._paid(model):
-            raise NotConfigured(
-                "there is no token for Replicate",
-                hint="set IMAGEN_REPLICATE_TOKEN or `token_file`: docs/howto/use-a-cloud-model.md",
-                param="token",
-            )
+            raise NotConfigured("there is no token for Replicate", hint=errors.TOKEN, param="token")
         if token not in self._clouds:
             pace = self._pace(model)
             http = Http(address, "Replicate", token=token)
@@ -101,11 +99,13 @@ class Replicate:
 
     def _container(self, model: Model) -> Container:
         address = Address.of(self._url(model))
-        token = read_token({}, variable=model.keys.get("token_env"))
-        place = (address, token)
+        named = model.keys.get("token_env")
+        token = read_token({}, variable=named)
+        missing = remedy(token, named=named, usual=CONTAINER_REMEDY)
+        place = (address, token, missing)
         if place not in self._containers:
-            self._containers[place] = Container(http=Http(address, f"the container at {address.place('localhost')}",
-                                                          token=token))  # fmt: skip
+            name = f"the container at {address.place('localhost')}"
+            self._containers[place] = Container(http=Http(address, name, token=token, remedy=missing))
         return self._containers[place]
 
     def _url(self, model: Model) -> str:

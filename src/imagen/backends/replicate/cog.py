@@ -52,7 +52,8 @@ class Container:
     async def health(self) -> Json:
         """What it says of itself."""
         response = await self.http.ask("GET", "health-check")
-        if response.status_code >= 500:  # of whatever stands before a container that is not there yet
+        # Of whatever stands before a container: it wants a token, or the container is not there yet.
+        if response.status_code in (401, 403) or response.status_code >= 500:
             raise errors.answered(self.http, response)
         said = self.http.said(response) if response.status_code == 200 else None
         return said if isinstance(said, Mapping) else {}

@@ -19,6 +19,7 @@ from imagen.core.errors import (
     Unreachable,
 )
 
+TOKEN = "set IMAGEN_REPLICATE_TOKEN or `token_file`: docs/howto/use-a-cloud-model.md"
 _UNSAFE = re.compile(r"nsfw|sensitive|safety|moderat|flagged", re.IGNORECASE)
 _MEMORY = re.compile(r"out of memory|CUDA error: out|OutOfMemory", re.IGNORECASE)
 
@@ -35,8 +36,8 @@ def answered(http: Http, response: httpx2.Response) -> ImagenError:
     match status:
         case 401:
             return NotConfigured(
-                f"{name} does not accept the token{'' if http.signed else ' (none was sent)'}",
-                hint="set IMAGEN_REPLICATE_TOKEN or `token_file`: docs/howto/use-a-cloud-model.md",
+                f"{name} does not accept the token" if http.signed else f"{name} wants a token, and none was sent",
+                hint=http.remedy or TOKEN,
                 param="token",
             )
         case 402:

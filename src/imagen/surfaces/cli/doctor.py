@@ -47,11 +47,12 @@ def doctor(
 
     With MODEL only that model is asked. Exit code 3 means that something needed is missing.
     """
-    if clients is not None or names:
-        from imagen.surfaces.cli.doctor_clients import check_clients
+    from imagen.surfaces.cli.doctor_clients import check_clients, only_with_clients
 
+    if clients is not None or names:
         fine = check_clients(clients or "", key=key, model=asked or model, names=names, json_output=json_output)
         sys.exit(0 if fine else NOT_READY)
+    only_with_clients(key=key, model=asked)
     findings = asyncio.run(_diagnosed(model))
     ok = all(finding.ok for finding in findings)
     if json_output:

@@ -5,9 +5,11 @@ from typing import TYPE_CHECKING, Any, cast
 
 import click
 
-from imagen.core.errors import ImagenError
+from imagen.core.errors import ImagenError, RequestError
 from imagen.core.job import Job, State
+from imagen.core.request import Request
 from imagen.surfaces.cli import options
+from imagen.surfaces.cli.destination import Destination, destination
 from imagen.surfaces.cli.follow import face, run, say_end, tell_orphans, to_the_end
 from imagen.surfaces.cli.generate import hand_over
 from imagen.surfaces.cli.output import age, one_line, print_json, print_table
@@ -73,19 +75,28 @@ def show(job_id: str, json_output: bool) -> None:
 
 @jobs.command(cls=options.PreviewCommand)
 @click.argument("job_id", metavar="ID")
+@click.option("--output", "-o", metavar="FILE|DIR", help="Copy the picture here; never over an existing file.")
 @options.preview_options
 @click.option("--json", "json_output", is_flag=True, help="Print the job's events as JSON lines, the end last.")
-def watch(job_id: str, preview: str | None, no_preview: bool, json_output: bool) -> None:
+def watch(job_id: str, output: str | None, preview: str | None, no_preview: bool, json_output: bool) -> None:
     """Follow a job to its end, and draw it here when no worker does. Ctrl-C only stops the watching."""
     policy = options.asked_policy(preview, no_preview)
     pictures = policy is not None if json_output else policy is None or not policy.off
+    copy_to = destination(output) if output is not None else None
 
     async def watched() -> int:
         from imagen.app import open as open_app
 
         async with open_app() as app:
             job = await app.job(job_id)
-            return await _watch(app, job, cast(PreviewForm, preview or "ref"), pictures, json_output)
+            if copy_to is not None and not isinstance(job.request, Request):
+                raise RequestError(
+                    f"what job {job.id} draws is not decided before somebody draws it",
+                    hint="watch it without --output; the path of the picture is printed then",
+                    param="output",
+                )
+            form = cast(PreviewForm, preview or "ref")
+            return await _watch(app, job, form, pictures, json_output=json_output, output=copy_to)
 
     try:
         run(watched())
@@ -132,7 +143,7 @@ def retry(job_id: str, and_watch: bool, json_output: bool) -> None:
         async with open_app() as app:
             job = await app.retry(job_id)
             if and_watch:
-                return await _watch(app, job, "ref", not json_output, json_output)
+                return await _watch(app, job, "ref", not json_output, json_output=json_output)
             if json_output:
                 print_json(job_json(job))
             else:
@@ -143,13 +154,14 @@ def retry(job_id: str, and_watch: bool, json_output: bool) -> None:
     run(retried())
 
 
-async def _watch(app: "App", job: Job, preview: PreviewForm, pictures: bool, json_output: bool) -> int:
+async def _watch(
+    app: "App", job: Job, preview: PreviewForm, pictures: bool, *, json_output: bool, output: Destination | None = None
+) -> int:
     shown = face(json_output=json_output, preview=preview, pictures=pictures)
     async with app.working([job.id]):
         end = await to_the_end(app, job.id, shown, previews=pictures and (json_output or shown.shows_pictures))
     code = say_end(end, job)
-    if not json_output:
-        await hand_over(app, job, end, None, quiet=False)
+    await hand_over(app, job, end, output, quiet=json_output)
     return code
 
 

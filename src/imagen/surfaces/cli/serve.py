@@ -61,7 +61,7 @@ def serve(host: str | None, port: int | None, no_worker: bool, grace_s: float) -
             async with telling(app, log, drawing.id, after):
                 left = asyncio.create_task(leave())
                 try:
-                    await server.serve(app, listener, stop=leaving.asked, ready=ready, log=log)
+                    await server.serve(app, listener, stop=leaving.asked, ready=ready, log=log, grace_s=grace_s)
                     await left
                 finally:
                     left.cancel()

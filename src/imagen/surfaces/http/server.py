@@ -57,8 +57,15 @@ def make_server(app: App, *, settings: Settings, drawing: bool) -> FastAPI:
     server.state.app = app
     server.state.settings = settings
     server.state.streams = streams = Streams()
-    routers = native.router, series.router, images.router, operations.router(app, lambda: len(streams)), openai.router()
-    server.state.routers = [*routers, a1111.router(app), agents.router(app, streams)]
+    server.state.routers = [
+        openai.router(),  # before the pictures: `generations` is none of their ids
+        native.router,
+        series.router,
+        images.router,
+        operations.router(app, lambda: len(streams)),
+        a1111.router(app),
+        agents.router(app, streams),
+    ]
     for router in server.state.routers:
         server.include_router(router)
 
@@ -93,9 +100,14 @@ async def serve(
     ready: Callable[[], None] = lambda: None,
     log: "Log | None" = None,
     drawing: bool = False,
+    grace_s: float = 0.0,
 ) -> None:
-    """Answer what comes in at `listener` until `stop` is set; signals are the caller's affair."""
+    """Answer what comes in at `listener` until `stop` is set; signals are the caller's affair.
+
+    Then whoever waits for a picture that is done within `grace_s` still gets it.
+    """
     server = make_server(app, settings=app.settings, drawing=drawing)
+    server.state.streams.grace_s = grace_s
     asgi: Any = server
     if log is not None:
         from imagen.surfaces.logs import access
@@ -110,7 +122,7 @@ async def serve(
                 "lifespan": "on",
                 "access_log": False,
                 "log_config": None,
-                "timeout_graceful_shutdown": round(CLOSE_S),
+                "timeout_graceful_shutdown": round(grace_s + CLOSE_S),
                 **options,
             },
         ),

@@ -223,6 +223,7 @@ class Streams:
         self.frames = Frames()
         self.heartbeat_s = heartbeat_s
         self.stopping = asyncio.Event()
+        self.grace_s = 0.0  # after that, how long what is being drawn may take until it is given back
         self._stalled_s = stalled_s
         self._open: set[EventStream] = set()
         self._looking: asyncio.TimerHandle | None = None

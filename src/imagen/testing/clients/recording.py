@@ -58,6 +58,7 @@ class Exchange:
     keep: Mapping[str, str] = field(default_factory=dict)  # what later requests of this verb say again: name -> where
     needs: Sequence[Need] = ()
     may_refuse: bool = False  # the client shows what the server says instead, and goes on
+    alone: bool = False  # only while nothing else of the caller is drawn: it waits until idle, or stops what runs
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

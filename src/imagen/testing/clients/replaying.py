@@ -15,11 +15,14 @@ from PIL import Image
 
 from imagen.testing.clients.needs import Unmet, find, met, picture_of
 from imagen.testing.clients.recording import VERBS, Client, Exchange, Need, Verb
+from imagen.testing.clients.seat import Seat, busy_matters, chooses
 
 # works: as the client needs it. refused: the server says that it cannot, in a way that the client shows. fails: not so.
-Outcome = Literal["works", "refused", "fails"]
+# busy: it was not tried, because something of the same caller is being drawn.
+Outcome = Literal["works", "refused", "busy", "fails"]
 
 PATIENCE_S = 600.0  # what the libraries of OpenAI wait
+QUIET_S = 5.0  # how long a picture of the caller's own is waited for
 PROMPT = "a red fox"
 ANY_KEY = "anything"  # what people type where a program insists on a key
 USER = "imagen"
@@ -57,7 +60,7 @@ async def replay(
 ) -> AsyncIterator[Verdict]:
     """What becomes of each verb of each client, one after the other. `url` is the root of the server, without /v1.
 
-    `model` is what clients ask for by name; what insists on a name of its own is left to the server.
+    `model` is what clients ask for by name; what insists on a name of its own is left to the server (see `pinned`).
     """
     async with httpx2.AsyncClient(base_url=url.rstrip("/"), timeout=timeout_s, trust_env=False) as http:
         for client in clients:
@@ -71,9 +74,28 @@ async def replay(
 async def _verb(
     http: httpx2.AsyncClient, client: Client, verb: Verb, words: dict[str, Any]
 ) -> tuple[str, str, Outcome]:
+    """One thing that people do, and the checkpoint of the caller as it was before."""
+    steps = client.verbs[verb]
+    choosing = next((exchange for exchange in steps if chooses(exchange)), None)
+    seat = Seat(http=http, headers=_headers(client, choosing or steps[0], words))
+    if busy_matters(steps) and await seat.drawing(QUIET_S):
+        return "something of yours is being drawn", "try again when it is done", "busy"
+    before = await seat.checkpoint() if choosing else None
+    try:
+        said, hint, outcome = await _tried(http, client, steps, words)
+    finally:
+        trouble = await seat.put_back(before)
+    if trouble:
+        return "; ".join(filter(None, (said, trouble))), "choose it again in that client", "fails"
+    return said, hint, outcome
+
+
+async def _tried(
+    http: httpx2.AsyncClient, client: Client, steps: Sequence[Exchange], words: dict[str, Any]
+) -> tuple[str, str, Outcome]:
     said: list[str] = []
     try:
-        for exchange in client.verbs[verb]:
+        for exchange in steps:
             said += await _exchange(http, client, exchange, words)
     except _Failed as failed:
         return failed.said, failed.hint, failed.outcome
@@ -92,8 +114,7 @@ async def _verb(
 
 async def _exchange(http: httpx2.AsyncClient, client: Client, exchange: Exchange, words: dict[str, Any]) -> list[str]:
     where = f"{exchange.method} {exchange.path}"
-    headers = _filled({**client.headers, **exchange.headers}, words)
-    headers = {name: text for name, text in headers.items() if text is not None}
+    headers = _headers(client, exchange, words)
     body: dict[str, Any] = {}
     if exchange.json is not None:
         body["json"] = _filled(exchange.json, words)
@@ -103,7 +124,7 @@ async def _exchange(http: httpx2.AsyncClient, client: Client, exchange: Exchange
     request = http.build_request(exchange.method, str(_filled(exchange.path, words)), headers=headers, **body)
     answer = await http.send(request)
     if answer.status_code not in exchange.status:
-        raise _refused(answer, where, exchange)
+        raise _refused(answer, where, exchange, keyed=words["basic"] is not None)
     if exchange.events is not None:
         return _events(answer.text, where, exchange.events)
     told = _json(answer, where) if exchange.needs or exchange.keep else None
@@ -119,17 +140,28 @@ async def _exchange(http: httpx2.AsyncClient, client: Client, exchange: Exchange
     return [one for one in said if one]
 
 
-def _refused(answer: httpx2.Response, where: str, exchange: Exchange) -> _Failed:
+def _headers(client: Client, exchange: Exchange, words: Mapping[str, Any]) -> dict[str, str]:
+    filled = _filled({**client.headers, **exchange.headers}, words)
+    return {name: text for name, text in filled.items() if text is not None}
+
+
+def _refused(answer: httpx2.Response, where: str, exchange: Exchange, *, keyed: bool) -> _Failed:
     """What a status that was not expected means."""
     status = answer.status_code
     message, hint = _error(answer)
     if exchange.may_refuse and 400 <= status < 500 and status not in (401, 403, 404, 405) and message:
         return _Failed(message, hint, "refused")
     if status in (401, 403):
-        hint = hint or "the server asks for a key: give one with --key"
+        hint = hint or _about_key(keyed, sent="authorization" in answer.request.headers)
     elif status in (404, 405):
         hint = hint or "this server has no such route; see whether the address is its root, without /v1"
     return _Failed(f"{where}: {status}: {message or 'no message'}"[:_SAID_CHARS], hint or "see the log of the server")
+
+
+def _about_key(keyed: bool, *, sent: bool) -> str:
+    if not keyed:
+        return "the server asks for a key: give one with --key"
+    return "the server does not take this key" if sent else "this program sends no key, and the server asks for one"
 
 
 def _error(answer: httpx2.Response) -> tuple[str, str]:

@@ -16,7 +16,7 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from imagen.core.errors import DatabaseAway, ImagenError
-from imagen.core.job import Job
+from imagen.core.job import Job, State
 from imagen.surfaces.http.guard import KNOWN
 from imagen.surfaces.http.openai.pictures import error_body, key_is_gone, server_stops
 from imagen.surfaces.http.openai.visits import Visit
@@ -102,12 +102,21 @@ class LongAnswer(Response):
             await asyncio.wait(
                 {making, self._gone, stopping}, timeout=max(0.0, due - clock()), return_when=asyncio.FIRST_COMPLETED
             )
-            if self._gone.done() or (stopping.done() and not making.done()):
+            if self._gone.done():
                 return False
+            if stopping.done() and not making.done():
+                return await self._in_time(making)
             if clock() >= due and not making.done():
                 due = clock() + min(self._hold_s, self._streams.heartbeat_s)
                 await self._send(send, BLANK, more=True)
         return True
+
+    async def _in_time(self, making: asyncio.Task[Any]) -> bool:
+        """A server that stops finishes what is nearly done, and whoever waits for that is still answered."""
+        if (await self._app.job(self._visit.job.id)).state is State.RUNNING:
+            wanted = {making, self._gone}
+            await asyncio.wait(wanted, timeout=self._streams.grace_s, return_when=asyncio.FIRST_COMPLETED)
+        return making.done() and not self._gone.done()
 
     async def _tell(self, scope: Scope, send: Send, making: asyncio.Task[bytes]) -> bool:
         """The pictures, or why there are none; True when the client was there to be told, and can tell them apart."""

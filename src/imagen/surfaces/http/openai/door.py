@@ -57,6 +57,22 @@ def router() -> APIRouter:
         answer.status_code = 404
         return answer
 
+    @routes.post("/v1/chat/completions")
+    @routes.post("/v1/responses")
+    async def no_chat() -> Response:
+        # Some programs ask for pictures in a chat when the model's name does not look like one of pictures.
+        hint = f"pictures are drawn with POST {ROUTE}; choose the program's setting for pictures, or an alias"
+        answer = _refused(RequestError("there is no chat here", hint=hint))
+        answer.status_code = 404
+        return answer
+
+    @routes.get(ROUTE)
+    async def not_read() -> Response:
+        answer = _refused(RequestError(f"{ROUTE} takes POST", hint='send for instance {"prompt": "a red fox"}'))
+        answer.status_code = 405
+        answer.headers["allow"] = "OPTIONS, POST"
+        return answer
+
     @routes.options(ROUTE)
     @routes.options("/v1/images/edits")
     @routes.options("/v1/images/variations")

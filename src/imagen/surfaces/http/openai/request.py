@@ -75,7 +75,7 @@ def read(body: Any, catalog: Catalog, settings: OpenAI, public_url: str | None) 
         n=n,
         options=fields.mapping("options"),
     )
-    size = _size(fields)
+    size = _size(fields, warnings)
     if size is not None:
         fit = fitting(*size, catalog.get(model).limits)
         if fit != size:
@@ -190,12 +190,16 @@ def _model(name: str | None, catalog: Catalog, settings: OpenAI) -> tuple[str | 
     return None, f"there is no model {name!r}{maybe(name, catalog.models)}; {catalog.default} draws"
 
 
-def _size(fields: Fields) -> tuple[int, int] | None:
+def _size(fields: Fields, warnings: list[str]) -> tuple[int, int] | None:
     """Width and height; None leaves them to the model."""
     width, height = fields.whole("width", low=1), fields.whole("height", low=1)
-    if width is not None and height is not None:
-        return width, height
     text = fields.text("size")
+    if width is not None and height is not None:
+        if text and text.strip().lower() not in ("auto", f"{width}x{height}"):
+            warnings.append(f"size {text}: width and height were taken instead")
+        return width, height
+    if width is not None or height is not None:
+        warnings.append(f"{'height' if width is None else 'width'}: it takes both, width and height")
     if not text or text.strip().lower() == "auto":
         return None
     found = _SIZE.fullmatch(text)
