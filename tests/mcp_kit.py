@@ -20,6 +20,7 @@ from tests.service_kit import PROGRAM
 from tests.serving_kit import Served, serving
 
 WAYS = ("stdio", "http", "http-2025")  # the last one is how clients of the year before shake hands
+KILOBYTES = 100_000  # what clients take as an answer without cutting it
 FAST: dict[str, Any] = {"options": {"slow": 0}, "width": 64, "height": 64}
 
 

@@ -20,7 +20,7 @@ from mcp import StdioServerParameters
 from mcp.shared.exceptions import MCPError
 from PIL import Image
 from tests.http_kit import Refused, get, post
-from tests.mcp_kit import FAST, WAYS, agent, on_stdio, over_http, started
+from tests.mcp_kit import FAST, KILOBYTES, WAYS, agent, on_stdio, over_http, started
 from tests.service_kit import PATIENCE_S, PROGRAM, READY, House
 from tests.serving_kit import Served, serving
 
@@ -30,7 +30,6 @@ from imagen.surfaces.mcp.pictures import SHEET_PX, SMALL_BYTES, SMALL_PX
 pytestmark = pytest.mark.timeout(120)
 PAGE = Path(__file__).parents[2] / "docs/howto/connect/mcp.md"
 ways = pytest.mark.parametrize("way", WAYS)
-KILOBYTES = 100_000  # what clients take as an answer without cutting it
 
 
 def small(data: bytes, longest: int = SMALL_PX) -> None:
@@ -66,7 +65,7 @@ async def test_the_five_verbs(way: str, tmp_path: Path) -> None:
             assert tool.output_schema
             assert tool.input_schema["additionalProperties"] is False
         reading = {name for name, tool in tools.items() if tool.annotations and tool.annotations.read_only_hint}
-        assert reading - {"fetch"} == {"models", "status"}
+        assert reading - {"fetch"} == {"models"}
 
         listed = await ask("models")
         by_name = {one["name"]: one for one in listed.data["models"]}
@@ -76,6 +75,9 @@ async def test_the_five_verbs(way: str, tmp_path: Path) -> None:
         assert by_name["flux1-schnell"]["why"]["hint"]
         one = await ask("models", model="mock")
         assert "slow" in one.data["models"][0]["details"]["options"]
+        assert "placeholder" in by_name["mock"]["notes"]
+        assert "Not for scenes" in by_name["tiny-3d"]["notes"]
+        assert all(len(told["notes"]) <= 200 for told in by_name.values())
 
         drawn = await ask("generate", prompt="a red fox", seed=7, n=2, wait_s=30, **FAST)
         job = drawn.data["job"]
@@ -200,7 +202,8 @@ async def test_errors_say_what_to_do_next(way: str, tmp_path: Path) -> None:
             assert not {"Traceback", str(tmp_path), "imagen jobs"} & set(str(told.error).split())
         failed = await ask("generate", prompt="[fail:out_of_memory]", wait_s=30, **FAST)
         assert failed.data["job"]["error"]["code"] == "out_of_memory"
-        assert (await ask("fetch", id=failed.data["job"]["id"])).error == failed.data["job"]["error"]
+        again = [await ask(verb, id=failed.data["job"]["id"]) for verb in ("status", "fetch")]
+        assert [one.data["job"] for one in again] == [failed.data["job"]] * 2
         done = await ask("generate", prompt="a fox", wait_s=30, **FAST)
         assert "only picture 0" in (await ask("fetch", id=done.data["job"]["id"], index=3)).error["hint"]
         assert (await ask("generate", prompt="a fox", steps="5", wait_s=30, **FAST)).data["job"]["request"][
@@ -217,9 +220,12 @@ async def test_a_copy_goes_only_where_the_owner_said(tmp_path: Path) -> None:
     async with on_stdio(tmp_path, "--folder", str(allowed)) as ask:
         job = (await ask("generate", prompt="a fox", wait_s=30, **FAST)).data["job"]
         original = Path(job["images"][0]["path"]).read_bytes()
-        saved = [(await ask("fetch", id=job["id"], save_to="fox.png")).data["saved_to"] for _ in range(2)]
+        copies = [(await ask("fetch", id=job["id"], save_to="fox.png")).data for _ in range(2)]
+        saved = [one["saved_to"] for one in copies]
+        assert ["already" in one["next"] for one in copies] == [False, True]
         assert saved == [str(allowed / "fox.png"), str(allowed / "fox-2.png")]
         assert {Path(one).read_bytes() for one in saved} == {original}
+        assert (await ask("fetch", id=job["id"], save_to="evil\0.png")).error["param"] == "save_to"
         into = (await ask("fetch", id=job["id"], save_to=str(allowed / "new/"))).data["saved_to"]
         assert Path(into).parent.parent == allowed or Path(into).parent == allowed
         for where in ("../fox.png", str(outside / "fox.png"), "link/fox.png", "/etc/fox.png", "~/fox.png"):
@@ -257,6 +263,11 @@ def test_it_stops_when_it_is_told_to(tmp_path: Path) -> None:
         answer = json.loads(program.stdout.readline())["result"]
         assert answer["serverInfo"]["name"] == "imagen"
         assert "status" in answer["instructions"]
+        broken = {"name": "generate", "arguments": {"prompt": "half \ud800 of a character"}}
+        program.stdin.write(json.dumps({"jsonrpc": "2.0", "id": 2, "method": "tools/call", "params": broken}) + "\n")
+        program.stdin.flush()
+        refused = json.loads(program.stdout.readline())
+        assert (refused["id"], "half of a character" in refused["error"]["message"]) == (2, True)
         program.send_signal(signal.SIGTERM)
         assert program.wait(20) == 143
 
@@ -351,9 +362,8 @@ async def test_the_documented_settings_work(block: str, tmp_path: Path, monkeypa
             ask = await stack.enter_async_context(over_http(served, key=key))
         job = (await ask("generate", prompt="a fox", model="mock", wait_s=30, **FAST)).data["job"]
         if "command" in settings:
-            (tmp_path / "Pictures").mkdir()
-            saved = (await ask("fetch", id=job["id"], save_to="new/")).data["saved_to"]
-            assert Path(saved).is_relative_to(tmp_path / "Pictures/imagen")
+            saved = (await ask("fetch", id=job["id"], save_to="fox.png")).data["saved_to"]
+            assert saved == str(tmp_path / "Pictures/imagen/fox.png")
 
 
 def test_a_server_without_the_extra_is_a_server(tmp_path: Path) -> None:

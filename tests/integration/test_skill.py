@@ -2,6 +2,7 @@
 
 import json
 import re
+import signal
 import subprocess
 import time
 from collections.abc import Iterator
@@ -64,7 +65,7 @@ def test_the_skill_is_followed_to_a_picture(house: House) -> None:
     reader.words["MODEL"] = next(name for name in ready if name.startswith("tiny"))
     reader.words["OTHER"] = next(name for name in ready if name != reader.words["MODEL"])
     shown = json.loads(reader.next("imagen models show"))
-    assert {"defaults", "limits", "options", "paid"} <= set(shown)
+    assert {"defaults", "limits", "options", "paid", "backend", "notes"} <= set(shown)
 
     told = _lines(reader.next("imagen generate"))
     assert told[0]["job"]
@@ -97,13 +98,38 @@ def test_the_skill_is_followed_to_a_picture(house: House) -> None:
 
 
 def test_an_error_is_as_the_skill_says(house: House) -> None:
-    """The exit code tells whose turn it is, and the last JSON has the hint."""
+    """The exit code tells whose turn it is, and each command has the hint where the text says that it stands."""
     ran = house.run("generate", "a fox", "-m", "no-such-model", "--json")
     assert ran.returncode == 2
     assert _lines(ran.stdout)[-1]["error"]["hint"]
     failed = house.run("generate", "[fail:crashed]", "-m", "mock", "--set", "slow=0", "--json")
     assert failed.returncode == 1
-    assert _lines(failed.stdout)[-1]["error"]["hint"]
+    last = _lines(failed.stdout)[-1]
+    assert (last["type"], bool(last["error"]["hint"])) == ("failed", True)
+    watched = house.run("jobs", "watch", last["job"], "--json")
+    assert (watched.returncode, _lines(watched.stdout)[-1]) == (1, last)
+    small = ("--set", "slow=0", "--size", "64x64", "--json")
+    compared = house.run("compare", "a fox", "--models", "mock,mock-broken", *small)
+    assert compared.returncode == 1
+    assert [bool(cell["error"]) for cell in json.loads(compared.stdout)["cells"]] == [False, True]
+    for refused in (("models", "show", "none"), ("jobs", "show", "none"), ("compare", "a", "--models", "none")):
+        ran = house.run(*refused, "--json")
+        assert (ran.returncode, bool(json.loads(ran.stdout)["error"]["hint"])) == (2, True)
+
+
+@pytest.mark.parametrize(("number", "code", "state"), [("INT", 130, "cancelled"), ("TERM", 143, "queued")])
+def test_an_interruption_is_as_the_skill_says(number: str, code: int, state: str, house: House) -> None:
+    """Its own exit code; the job is cancelled by Ctrl-C and waits after SIGTERM."""
+    arguments = [str(PROGRAM), "generate", "a fox", "-m", "mock", "--set", "slow=20", "--size", "64x64", "--json"]
+    with subprocess.Popen(arguments, env=house.environment, stdout=subprocess.PIPE, text=True) as program:
+        assert program.stdout is not None
+        job = json.loads(program.stdout.readline())["job"]
+        while '"progress"' not in program.stdout.readline():
+            pass
+        program.send_signal(getattr(signal, f"SIG{number}"))
+        assert "error" not in program.stdout.read()
+        assert program.wait(20) == code
+    assert json.loads(house.run("jobs", "show", job, "--json").stdout)["state"] == state
 
 
 def test_a_stopped_command_loses_nothing(house: House) -> None:

@@ -15,14 +15,14 @@ from jsonschema import Draft202012Validator
 from PIL import Image
 from tests.cli_kit import imagen
 
-from imagen.core.errors import Forbidden, NotConfigured
+from imagen.core.errors import Forbidden, NotConfigured, RequestError, Unwritable
 from imagen.core.job import Job, State
 from imagen.core.request import Request
 from imagen.surfaces.mcp import shapes
 from imagen.surfaces.mcp.edge import in_tools
-from imagen.surfaces.mcp.forecast import seen
+from imagen.surfaces.mcp.forecast import seen, total_s
 from imagen.surfaces.mcp.pictures import SMALL_BYTES, small
-from imagen.surfaces.mcp.saving import folders_of, save
+from imagen.surfaces.mcp.saving import Saved, folders_of, save
 from imagen.surfaces.mcp.tools import offered
 from imagen.surfaces.mcp.waiting import Notes
 
@@ -97,6 +97,9 @@ def test_notes_rise_and_do_not_flood() -> None:
         ("`GET /v1/models` says what each one lacks", "the tool `models` says what each one lacks"),
         ("GET /docs says what may be sent", "the tool's schema says what may be sent"),
         ("start it: `imagen serve`", "start it: `imagen serve`"),
+        ("give at least 1 characters", "give some text"),
+        ("give at least 1", "give one or more"),
+        ("give at least 12", "give at least 12"),
     ],
 )
 def test_a_hint_names_the_tool(hint: str, told: str) -> None:
@@ -162,9 +165,49 @@ def test_without_a_folder_nothing_is_saved(tmp_path: Path, monkeypatch: pytest.M
 def test_a_copy_is_what_its_name_says(tmp_path: Path) -> None:
     """Pixels are never encoded again: who asks for a JPEG of a PNG gets a PNG."""
     folders = (tmp_path.resolve(),)
-    assert save("fox.jpg", folders, b"\x89PNG...", "fox", "kept") == str(tmp_path / "fox.png")
-    assert save("fox.jpg", folders, b"\xff\xd8\xff...", "fox", "kept") == str(tmp_path / "fox.jpg")
-    assert save("more/", folders, b"RIFF....", "fox", "kept") == str(tmp_path / "more" / "fox.webp")
+    other = save("fox.jpg", folders, b"\x89PNG...", "fox", "kept")
+    assert (other.path, other.differs) == (str(tmp_path / "fox.png"), "the picture is a PNG")
+    jpeg = save("fox.jpg", folders, b"\xff\xd8\xff...", "fox", "kept")
+    assert jpeg == Saved(path=str(tmp_path / "fox.jpg"))
+    assert save("more/", folders, b"RIFF....", "fox", "kept") == Saved(path=str(tmp_path / "more" / "fox.webp"))
+    again = save("fox.jpg", folders, b"\xff\xd8\xff...", "fox", "kept")
+    assert (again.path, again.differs) == (str(tmp_path / "fox-2.jpg"), "fox.jpg was there already")
+
+
+def test_a_folder_is_made_by_the_first_copy(tmp_path: Path) -> None:
+    """Both the one that was named and those that the copy is to lie in; nothing is made before."""
+    folders = folders_of((str(tmp_path / "not" / "yet"),), tmp_path)
+    assert not (tmp_path / "not").exists()
+    wanted = tmp_path / "not/yet/deep/down/fox.png"
+    assert save("deep/down/fox.png", folders, b"\x89PNG...", "fox", "kept") == Saved(path=str(wanted))
+
+
+@pytest.mark.parametrize("name", ["file", "file/below"])
+def test_a_folder_that_cannot_be_is_refused(name: str, tmp_path: Path) -> None:
+    """When it is named, and not by the first copy."""
+    (tmp_path / "file").touch()
+    with pytest.raises(Unwritable) as refused:
+        folders_of((str(tmp_path / name),), tmp_path)
+    assert refused.value.param == "--folder"
+
+
+@pytest.mark.parametrize("wanted", ["evil\0.png", "~nobody-of-that-name/fox.png", "ring/fox.png", "\ud800.png"])
+def test_a_name_that_is_none(wanted: str, tmp_path: Path) -> None:
+    """It is the argument's fault, and the hint says what a name is."""
+    (tmp_path / "ring").symlink_to(tmp_path / "ring")
+    with pytest.raises((RequestError, Unwritable)) as refused:
+        save(wanted, (tmp_path.resolve(),), b"\x89PNG...", "fox", "kept")
+    assert refused.value.param == "save_to"
+    assert "-o" not in refused.value.hint
+
+
+def test_a_file_stands_where_a_folder_should(tmp_path: Path) -> None:
+    """The words are those of the tool, and not of a command."""
+    (tmp_path / "file").touch()
+    with pytest.raises(Unwritable) as refused:
+        save("file/fox.png", (tmp_path.resolve(),), b"\x89PNG...", "fox", "kept")
+    assert refused.value.param == "save_to"
+    assert "nothing was drawn" not in refused.value.message
 
 
 PROBE = """
@@ -207,6 +250,22 @@ def test_a_server_is_put_together_without_the_protocol() -> None:
     code = "import imagen.surfaces.http.server, json, sys; print(json.dumps(sorted(sys.modules)))"
     ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert not {name.partition(".")[0] for name in json.loads(ran.stdout)} & PROTOCOL
+
+
+def test_a_folder_that_is_a_file_ends_it(tmp_path: Path) -> None:
+    """Exit code 3 with a hint, before an agent relies on it."""
+    (tmp_path / "file").touch()
+    ran = _run(tmp_path / "home", "mcp", "--folder", str(tmp_path / "file"))
+    assert ran.returncode == 3
+    assert "hint:" in ran.stderr
+    assert "-o" not in ran.stderr.partition("hint:")[2].splitlines()[0].split()
+
+
+def test_the_total_is_told_when_it_is_known() -> None:
+    """Loading once a model, drawing each picture; a model that never drew makes it a guess, and there is none."""
+    known: dict[str, Any] = {"seen": {"draw_s": 2.0, "load_s": 5.0}}
+    assert total_s([known, known], 3) == 22.0
+    assert total_s([known, {"seen": None}], 3) is None
 
 
 def test_without_the_extra_it_says_how_to_get_it(tmp_path: Path) -> None:

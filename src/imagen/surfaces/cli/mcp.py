@@ -18,7 +18,8 @@ INTERRUPTED = 130
     "folders",
     multiple=True,
     metavar="DIR",
-    help="A folder that `fetch` may save pictures to; several are possible.  [default: where it is started]",
+    help="A folder that `fetch` may save pictures to, made by the first one; several are possible.  [default: where it "
+    "is started]",
 )
 def mcp(folders: tuple[str, ...]) -> None:
     """Speak the Model Context Protocol, for agents, on standard input and output.
@@ -38,6 +39,7 @@ async def _serve(named: tuple[str, ...]) -> None:
     from imagen.surfaces.mcp.saving import folders_of
     from imagen.surfaces.mcp.stdio import agent, converse
 
+    folders = folders_of(named, Path.cwd())  # before anything is opened: one that cannot be is refused
     told: list[int] = []
     asked = asyncio.Event()
 
@@ -47,7 +49,7 @@ async def _serve(named: tuple[str, ...]) -> None:
 
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         asyncio.get_running_loop().add_signal_handler(number, leave, number)
-    async with open_app() as app, agent(app, folders_of(named, Path.cwd())) as server:
+    async with open_app() as app, agent(app, folders) as server:
         talking = asyncio.create_task(converse(server))
         stopping = asyncio.create_task(asked.wait())
         await asyncio.wait({talking, stopping}, return_when=asyncio.FIRST_COMPLETED)

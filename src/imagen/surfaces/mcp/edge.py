@@ -3,7 +3,7 @@
 import asyncio
 import re
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 _COMMAND = re.compile(r"`imagen (jobs|series|models)(?: (list|show|watch|check))?(?: [^\s`]+)?`")
 _ADDRESS = re.compile(r"`?GET /v1/(jobs|series|models)[^\s`,;:)]*`?")
+_ONE = re.compile(r"\bat least 1(?: characters)?$")
 _TOOLS = {"jobs": "status", "series": "status", "models": "models"}
 
 
@@ -30,8 +31,10 @@ class Edge:
     queue_limit: int | None
     base_url: str | None = None  # where pictures are fetched; None: who asks is at this machine and wants paths
     folders: tuple[Path, ...] = ()  # where copies may be put
+    keyed: bool = False  # whether who asks gave a key, which its pictures want as well
     stopping: asyncio.Event | None = None  # set when the process is about to end
     adopt: Callable[[str], Awaitable[None]] | None = None  # draw this job here if nobody else would
+    mine: set[str] = field(default_factory=set)  # jobs that are drawn here if nobody else draws them
 
     @property
     def here(self) -> bool:
@@ -70,4 +73,5 @@ def in_tools(hint: str) -> str:
     """The hint in the words of the five verbs."""
     hint = _COMMAND.sub(lambda found: f"the tool `{_TOOLS[found[1]]}`", hint)
     hint = _ADDRESS.sub(lambda found: f"the tool `{_TOOLS[found[1]]}`", hint)
+    hint = _ONE.sub(lambda found: "some text" if "characters" in found[0] else "one or more", hint)
     return hint.replace("GET /docs says what may be sent", "the tool's schema says what may be sent")

@@ -1,13 +1,13 @@
 """What a request would come to, from what the latest jobs of its model took; nothing is drawn."""
 
 import secrets
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from statistics import median
 from typing import TYPE_CHECKING, Any
 
 from imagen.core.job import Job
 from imagen.core.request import Draft, Request
-from imagen.surfaces.wire import request_json
+from imagen.surfaces.mcp.brief import request_told
 
 if TYPE_CHECKING:
     from imagen.engine.states import ModelState
@@ -27,7 +27,7 @@ async def forecast(edge: "Edge", draft: Draft, states: Sequence["ModelState"], w
         "model": resolved.model.name,
         "available": state is not None and state.available,
         "error": edge.trouble(state.error) if state is not None and state.error is not None else None,
-        "request": request_json(resolved.request),
+        "request": request_told(resolved.request),
         "warnings": [warned.message for warned in resolved.warnings],
         "paid": resolved.model.paid,
         # Whose jobs these were is nobody's business, and a median does not tell it.
@@ -58,6 +58,14 @@ def seen(request: Request, jobs: Sequence[Job]) -> dict[str, Any] | None:
 def draw_s(job: Job) -> float | None:
     """What drawing took, without loading and waiting."""
     return round(sum(job.timings.get(part, 0.0) for part in DRAWING), 3) if job.timings else None
+
+
+def total_s(forecasts: Sequence[Mapping[str, Any]], each: int) -> float | None:
+    """What so many pictures of each model take, one after another; None where a model never drew."""
+    times = [(told["seen"]["draw_s"], told["seen"]["load_s"]) for told in forecasts if told["seen"]]
+    if len(times) < len(forecasts) or any(draws is None for draws, _ in times):
+        return None
+    return round(float(sum(draws * each + loads for draws, loads in times)), 1)
 
 
 async def waiting(edge: "Edge") -> dict[str, int]:

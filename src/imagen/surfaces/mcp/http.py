@@ -29,7 +29,9 @@ LEAVE_S = 1.0  # for answers under way when the server stops
 def router(app: "App", streams: "Streams") -> APIRouter:
     """The one address. Its library is loaded by the first request that comes there, and not before."""
     routes = APIRouter(include_in_schema=False)
-    routes.routes.append(Route(PATH, McpDoor(app, streams), methods=["POST"], include_in_schema=False))
+    door = McpDoor(app, streams)
+    for path in (PATH, f"{PATH}/"):  # people type both, and not every client follows a redirect of a POST
+        routes.routes.append(Route(path, door, methods=["POST"], include_in_schema=False))
     return routes
 
 
@@ -109,5 +111,6 @@ class McpDoor:
             sees=who.sees,
             queue_limit=None if unlimited else settings.limits.queued,
             base_url=base.rstrip("/"),
+            keyed=who.name != LOCAL.name,
             stopping=self._streams.stopping,
         )

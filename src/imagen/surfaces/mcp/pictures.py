@@ -12,11 +12,15 @@ if TYPE_CHECKING:
 SMALL_PX = 256  # enough to see what it is; a model that looks at it pays by the pixel
 SHEET_PX = 512  # of several pictures and the words between them
 SMALL_BYTES = 48 * 1024  # base64 makes it 64 KiB; clients cut answers off at 100 KB and less
+LARGE_PX = 1024  # only where it was asked for
+LARGE_BYTES = 200 * 1024
 QUALITIES = (82, 65, 45)
 
 
-async def of_image(app: "App", image: "StoredImage") -> bytes:
-    """A small JPEG of a stored picture."""
+async def of_image(app: "App", image: "StoredImage", *, large: bool = False) -> bytes:
+    """A small JPEG of a stored picture, or a large one."""
+    if large:
+        return await small(await app.image_bytes(image), LARGE_PX, LARGE_BYTES)
     try:
         data = await app.image_bytes(image, size="thumbnail")
     except MissingFile:  # the copy is gone or was never made; the picture itself may be there
@@ -30,17 +34,17 @@ async def of_job(app: "App", job_id: str) -> bytes | None:
     return await small(shown.data, SMALL_PX) if shown is not None else None
 
 
-async def of_sheet(sheet: bytes) -> bytes:
-    """A small JPEG of a contact sheet."""
-    return await small(sheet, SHEET_PX)
+async def of_sheet(sheet: bytes, *, large: bool = False) -> bytes:
+    """A small JPEG of a contact sheet, or a large one."""
+    return await (small(sheet, LARGE_PX, LARGE_BYTES) if large else small(sheet, SHEET_PX))
 
 
-async def small(data: bytes, longest: int) -> bytes:
-    """A JPEG of at most this many pixels a side and SMALL_BYTES."""
-    return await asyncio.to_thread(_small, data, longest)
+async def small(data: bytes, longest: int, most: int = SMALL_BYTES) -> bytes:
+    """A JPEG of at most this many pixels a side and this many bytes."""
+    return await asyncio.to_thread(_small, data, longest, most)
 
 
-def _small(data: bytes, longest: int) -> bytes:
+def _small(data: bytes, longest: int, most: int) -> bytes:
     from imagen.previews.decode import Unreadable, decode, shrink
     from imagen.previews.encode import encode_small
 
@@ -53,7 +57,7 @@ def _small(data: bytes, longest: int) -> bytes:
     while True:
         for quality in QUALITIES:
             told = encode_small(image, "jpeg", quality)
-            if len(told) <= SMALL_BYTES:
+            if len(told) <= most:
                 return told
         longest //= 2
         image = shrink(image, (longest, longest))

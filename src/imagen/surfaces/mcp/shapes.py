@@ -72,6 +72,7 @@ class Status(Asked):
 
     id: str | None = Field(None, description="of a job or a comparison; left out: the latest jobs")
     wait_s: WaitS = 0.0
+    cancel: bool = Field(False, description="end this job, or every unfinished one of this comparison")
 
 
 class Compare(Drawn):
@@ -93,6 +94,7 @@ class Fetch(Asked):
 
     id: str = Field(description="of a job, of a picture, or of a comparison for its contact sheet")
     index: Annotated[int, Field(ge=0)] = Field(0, description="which picture of a job with several, from 0")
+    large: bool = Field(False, description="answer with a picture of up to 1,024 pixels instead of 256")
 
 
 class FetchHere(Fetch):
@@ -150,7 +152,9 @@ class Job(Said):
     progress: Progress | None = None
     waits_for: str | None = None
     images: list[Picture]
-    error: Trouble | None = None
+    warnings: list[str] | None = Field(None, description="what was asked and could not be honoured")
+    error: Trouble | None = Field(None, description="why it failed; the call itself did not")
+    last_error: Trouble | None = Field(None, description="why the last attempt failed; it is tried again by itself")
     draw_s: float | None = Field(None, description="what drawing took, without loading and waiting")
     cost: float | None = Field(None, description="what it cost, in the currency its model was configured with")
     series: str | None = None
@@ -163,6 +167,8 @@ class JobLine(Said):
     state: str
     model: str | None = None
     prompt: str
+    series: str | None = Field(None, description="the comparison it belongs to")
+    waits_for: str | None = None
     created_at: str | None = None
 
 
@@ -175,8 +181,10 @@ class SeriesCell(Said):
     job: str | None = None
     state: str
     image: Picture | None = None
+    warnings: list[str] | None = None
     draw_s: float | None = None
     error: Trouble | None = None
+    last_error: Trouble | None = None
 
 
 class Series(Said):
@@ -186,6 +194,7 @@ class Series(Said):
     state: str = Field(description="running, completed, partial or cancelled")
     counts: dict[str, int]
     cells: list[SeriesCell]
+    cells_left_out: int | None = Field(None, description="how many more there are; `counts` and `sheet` have them all")
     sheet: Picture | None = Field(None, description="all pictures on one page, once they have ended")
 
 
@@ -226,6 +235,7 @@ class Model(Said):
     why: Trouble | None = Field(None, description="why it is not available")
     size: str | None = Field(None, description="its own")
     steps: int | None = Field(None, description="its own")
+    notes: str | None = Field(None, description="what it is for, and what not")
     details: dict[str, Any] | None = Field(None, description="limits, options and notes, where one model was asked for")
 
 
@@ -259,6 +269,7 @@ class CompareSaid(Said):
     series: Series | None = None
     forecasts: list[Forecast] | None = None
     pictures: int | None = Field(None, description="how many it would be")
+    total_s: float | None = Field(None, description="all of them one after another; absent where a model never drew")
     next: str = Field(description="what to do now")
 
 
@@ -266,7 +277,8 @@ class FetchSaid(Said):
     """Where the picture is."""
 
     image: Picture | None = None
-    job: Job | None = None
+    job: Job | None = Field(None, description="instead of the picture, where there is none (yet)")
+    warnings: list[str] | None = Field(None, description="what was asked and could not be honoured")
     saved_to: str | None = None
     next: str = Field(description="what to do now")
 

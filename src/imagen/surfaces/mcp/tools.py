@@ -23,7 +23,8 @@ INSTRUCTIONS = """Draws pictures from words with the models of this machine.
 
 `models` says which are ready; without a model, `generate` takes the default one. `generate` and `compare` answer within
 seconds, with an id: work that takes longer goes on by itself, also when a call is cancelled or times out. Then `status`
-with the id (and a `wait_s`) says how far it is, without an id it lists the latest jobs, and `fetch` brings the picture.
+with the id (and a `wait_s`) says how far it is, and with `cancel` ends it; without an id it lists the latest jobs.
+`fetch` brings the picture. A job that failed is an answer with its `error`, not a failed call.
 Answers hold a small picture; the whole one is at their `path` or `url`. Before something long or paid, ask with
 `dry_run`. An error says what to do next in its `hint`."""
 
@@ -48,6 +49,10 @@ def offered(*, here: bool) -> Mapping[str, Tool]:
     # Adds jobs and pictures, takes nothing away; twice is two pictures; a model may be a service elsewhere.
     draws = types.ToolAnnotations(
         read_only_hint=False, destructive_hint=False, idempotent_hint=False, open_world_hint=True
+    )
+    # Asks, and ends a job where it was told to; what is drawn stays.
+    ends = types.ToolAnnotations(
+        read_only_hint=False, destructive_hint=False, idempotent_hint=True, open_world_hint=False
     )
     copies = types.ToolAnnotations(
         read_only_hint=False, destructive_hint=False, idempotent_hint=False, open_world_hint=False
@@ -76,10 +81,10 @@ def offered(*, here: bool) -> Mapping[str, Tool]:
             verbs.status,
             shapes.Status,
             shapes.StatusSaid,
-            reads,
+            ends,
             "How far it is",
-            "How a job or a comparison stands, with a small picture; `wait_s` waits for its end. Without `id`: the "
-            "latest jobs.",
+            "How a job or a comparison stands, with a small picture; `wait_s` waits for its end, `cancel` ends it. "
+            "Without `id`: the latest jobs.",
         ),
         "compare": _tool(
             verbs.compare,
@@ -158,6 +163,9 @@ def _tool(
 
 
 def _read(kind: type[BaseModel], arguments: Mapping[str, Any]) -> BaseModel:
+    if kind is shapes.Fetch and "save_to" in arguments:
+        hint = "take `url`: it is the whole picture, to be saved where you are"
+        raise RequestError("a server saves nothing on your side", hint=hint, param="save_to")
     try:
         return kind.model_validate(arguments)
     except ValidationError as wrong:

@@ -5,29 +5,40 @@ An answer is data and small pictures. The whole picture is where the data says: 
 
 import asyncio
 import secrets
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
-from imagen.core.errors import Gone, ImagenError, NotConfigured, RequestError, UnknownImage, UnknownJob, UnknownSeries
-from imagen.core.job import Job, Series, State
+from imagen.core.errors import (
+    Gone,
+    ImagenError,
+    NotConfigured,
+    RequestError,
+    TooMany,
+    UnknownImage,
+    UnknownJob,
+    UnknownSeries,
+)
+from imagen.core.job import Job, Series, State, StoredImage
 from imagen.core.request import Draft
 from imagen.surfaces.http.limits import check_draft, check_series
 from imagen.surfaces.mcp import pictures, shapes
-from imagen.surfaces.mcp.forecast import forecast, waiting
-from imagen.surfaces.mcp.told import image_told, job_told, line_told, series_told, sheet_told
+from imagen.surfaces.mcp.following import DRY, STANDS, after_fetch, after_job, after_series
+from imagen.surfaces.mcp.forecast import forecast, total_s, waiting
+from imagen.surfaces.mcp.record import record_of
+from imagen.surfaces.mcp.told import image_told, job_told, line_told, notes_told, series_told, sheet_told
 from imagen.surfaces.mcp.waiting import Notes, job_ended, series_ended
 from imagen.surfaces.wire import model_json
 
 if TYPE_CHECKING:
     from imagen.surfaces.mcp.edge import Edge
+    from imagen.surfaces.mcp.saving import Saved
 
 LATEST = 10  # jobs that `status` lists
 DRAWN = tuple(shapes.Drawn.model_fields)
 DETAILS = ("licence", "defaults", "limits", "options", "ignores", "vram_mib", "notes")
-GOES_ON = "not finished, and going on by itself: call `status` with this id and a `wait_s`, then `fetch`"
-GO_ON_LATER = "this was a dry run, nothing is drawn; call it again without `dry_run`"
+ENDING_S = 2.0  # for a job to end that was told to: a step of most models is shorter
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,6 +69,7 @@ async def models(edge: "Edge", asked: shapes.Models, notes: Notes) -> Answer:
             "why": edge.trouble(one.error) if one.error else None,
             "size": f"{model.defaults.width}x{model.defaults.height}",
             "steps": model.defaults.steps,
+            "notes": notes_told(model),
         }
         if asked.model is not None:
             shape = model_json(model, default=one.default, available=one.available, error=None, loaded=one.loaded)
@@ -77,21 +89,29 @@ async def generate(edge: "Edge", asked: shapes.Generate, notes: Notes) -> Answer
     if asked.dry_run:
         name = edge.app.catalog.resolve(draft, lambda: 0).model.name
         expected = await forecast(edge, draft, await edge.app.model_states(), (await waiting(edge)).get(name, 0))
-        return Answer(data={"forecast": expected, "next": GO_ON_LATER})
-    job = await edge.app.submit(draft, owner=edge.owner, queue_limit=edge.queue_limit)
+        return Answer(data={"forecast": expected, "next": DRY})
+    try:
+        job = await edge.app.submit(draft, owner=edge.owner, queue_limit=edge.queue_limit)
+    except TooMany as error:
+        raise await _full(edge, error) from None
+    edge.mine.add(job.id)
     return await _of_job(edge, await job_ended(edge, job, asked.wait_s, notes))
 
 
 async def status(edge: "Edge", asked: shapes.Status, notes: Notes) -> Answer:
     """A job, a comparison, or the latest jobs."""
     if asked.id is None:
-        jobs = [line_told(job) for job in await edge.app.jobs(limit=LATEST, owner=edge.sees)]
-        return Answer(data={"jobs": jobs, "next": "call `status` or `fetch` with one of these ids"})
-    found = await _found(edge, asked.id)
-    await _adopt(edge, found)
+        if asked.cancel:
+            raise RequestError("`cancel` without an id", hint="give the `id` of what is to end", param="id")
+        return await _listed(edge)
+    found, wait_s = await _found(edge, asked.id), asked.wait_s
+    if asked.cancel:
+        found, wait_s = await _cancelled(edge, found), max(wait_s, ENDING_S)
+    else:
+        await _adopt(edge, found)
     if isinstance(found, Series):
-        return await _of_series(edge, await series_ended(edge, found, asked.wait_s, notes))
-    return await _of_job(edge, await job_ended(edge, found, asked.wait_s, notes))
+        return await _of_series(edge, await series_ended(edge, found, wait_s, notes))
+    return await _of_job(edge, await job_ended(edge, found, wait_s, notes))
 
 
 async def compare(edge: "Edge", asked: shapes.Compare, notes: Notes) -> Answer:
@@ -107,11 +127,16 @@ async def compare(edge: "Edge", asked: shapes.Compare, notes: Notes) -> Answer:
         states, busy = await edge.app.model_states(), await waiting(edge)
         draft = Draft(prompt=prompts[0], seed=seeds[0], **settings)
         expected = [await forecast(edge, replace(draft, model=name), states, busy.get(name, 0)) for name in chosen]
-        count = len(prompts) * len(chosen) * len(seeds)
-        return Answer(data={"forecasts": expected, "pictures": count, "next": GO_ON_LATER})
-    series = await edge.app.submit_series(
-        prompts, chosen, seeds, settings=settings, owner=edge.owner, queue_limit=edge.queue_limit
-    )
+        each = len(prompts) * len(seeds)
+        told = {"forecasts": expected, "pictures": each * len(chosen), "total_s": total_s(expected, each), "next": DRY}
+        return Answer(data=told)
+    try:
+        series = await edge.app.submit_series(
+            prompts, chosen, seeds, settings=settings, owner=edge.owner, queue_limit=edge.queue_limit
+        )
+    except TooMany as error:
+        raise await _full(edge, error) from None
+    edge.mine.update(cell.job.id for cell in series.cells if cell.job)
     return await _of_series(edge, await series_ended(edge, series, asked.wait_s, notes))
 
 
@@ -119,7 +144,7 @@ async def fetch(edge: "Edge", asked: shapes.Fetch, notes: Notes) -> Answer:
     """A picture: where it is, how it looks, and on this machine a copy of it."""
     wanted = asked.save_to if isinstance(asked, shapes.FetchHere) else None
     try:
-        found = await _found(edge, asked.id)
+        found = await _found(edge, asked.id, "job, picture or comparison")
     except UnknownJob as error:
         try:
             file = await edge.app.image(asked.id, owner=edge.sees)
@@ -130,14 +155,17 @@ async def fetch(edge: "Edge", asked: shapes.Fetch, notes: Notes) -> Answer:
     else:
         index = asked.index
     if isinstance(found, Series):
+        if index:
+            hint = "`fetch` a cell's picture with the `id` of its `image`; without `index` it is the sheet"
+            raise RequestError("a comparison has no pictures by number", hint=hint, param="index")
         sheet = await edge.app.series_sheet(found.id)
         told = await sheet_told(edge, found, sheet)
-        saved = await _saved(edge, wanted, sheet, f"sheet_{found.id}", told) if wanted else None
-        return Answer(
-            data={"image": told, "saved_to": saved, "next": _next(saved, "sheet")},
-            pictures=(await pictures.of_sheet(sheet),),
-        )
-    if not found.state.terminal and not any(image.index == index for image in found.images):
+        saved = await _saved(edge, wanted, sheet, f"sheet_{found.id}", told)
+        shown = await pictures.of_sheet(sheet, large=asked.large)
+        return Answer(data={"image": told} | _where(edge, told, "sheet", saved), pictures=(shown,))
+    drawn = any(image.index == index for image in found.images)
+    if not drawn and not (found.state.terminal and found.images):
+        # As `generate` and `status` tell it: that a job failed is an answer, and no failure of the call.
         await _adopt(edge, found)
         return await _of_job(edge, await edge.app.job(found.id))
     image = _picture(found, index)
@@ -145,12 +173,12 @@ async def fetch(edge: "Edge", asked: shapes.Fetch, notes: Notes) -> Answer:
         hint = "`generate` with the same request and seed draws it again"
         raise Gone(f"the picture {image.id} was deleted", hint=hint)
     told = await image_told(edge, image)
-    saved = None
-    if wanted:
-        name = f"{found.request.model}_{image.seed}_{image.id[-8:]}"
-        saved = await _saved(edge, wanted, await edge.app.image_bytes(image), name, told)
-    small = await pictures.of_image(edge.app, image)
-    return Answer(data={"image": told, "saved_to": saved, "next": _next(saved, "picture")}, pictures=(small,))
+    name = f"{found.request.model}_{image.seed}_{image.id[-8:]}"
+    saved = await _saved(edge, wanted, await edge.app.image_bytes(image), name, told) if wanted else None
+    shown = await pictures.of_image(edge.app, image, large=asked.large)
+    warnings = list((await record_of(edge, found)).warnings) or None
+    data = {"image": told, "warnings": warnings} | _where(edge, told, "picture", saved)
+    return Answer(data=data, pictures=(shown,))
 
 
 Verb = Callable[["Edge", Any, Notes], Awaitable[Answer]]
@@ -159,43 +187,62 @@ Verb = Callable[["Edge", Any, Notes], Awaitable[Answer]]
 async def _of_job(edge: "Edge", job: Job) -> Answer:
     """A job as it stands, with its first picture or how it forms."""
     small = None
-    match job.state:
-        case State.COMPLETED:
-            following = "done: `path` or `url` is the whole picture; `fetch` brings it, or another one of this job"
-        case State.FAILED:
-            hint = edge.trouble(job.error)["hint"] if job.error else "generate it again"
-            following = f"it failed and will not be tried again: {hint}"
-        case State.CANCELLED:
-            following = "somebody cancelled it; generate it again if it is still wanted"
-        case State.QUEUED if job.waits_for:
-            following = f"waits for {job.waits_for}; {GOES_ON}"
-        case _:
-            following = GOES_ON
     stored = [image for image in job.images if image.state == "stored"]
     with suppress(ImagenError):  # how it stands is told without a picture too, when somebody deletes it just now
         if stored:
             small = await pictures.of_image(edge.app, stored[0])
         elif not job.state.terminal:
             small = await pictures.of_job(edge.app, job.id)
-    data = {"job": await job_told(edge, job), "next": following}
+    record = await record_of(edge, job)
+    told = await job_told(edge, job, record)
+    data = {"job": told, "next": after_job(edge, job, record, told["images"])}
     return Answer(data=data, pictures=(small,) if small else ())
 
 
 async def _of_series(edge: "Edge", series: Series) -> Answer:
     """A comparison as it stands, with its sheet once it has ended."""
-    if series.state == "running":
-        return Answer(data={"series": await series_told(edge, series, None), "next": GOES_ON})
-    sheet = await edge.app.series_sheet(series.id)
-    lost = sum(1 for cell in series.cells if cell.job and cell.job.state is not State.COMPLETED)
-    done = "done: `sheet` shows all pictures side by side; each cell has its own"
-    following = f"{done}; {lost} of {len(series.cells)} have none, and say why" if lost else done
-    return Answer(
-        data={"series": await series_told(edge, series, sheet), "next": following},
-        pictures=(await pictures.of_sheet(sheet),),
-    )
+    sheet = await edge.app.series_sheet(series.id) if series.state != "running" else None
+    told = await series_told(edge, series, sheet)
+    shown = (await pictures.of_sheet(sheet),) if sheet is not None else ()
+    return Answer(data={"series": told, "next": after_series(edge, series, told["cells"])}, pictures=shown)
 
 
-async def _found(edge: "Edge", id: str) -> Job | Series:
+async def _listed(edge: "Edge") -> Answer:
+    """The latest jobs, and which of them stand still."""
+    jobs = await edge.app.jobs(limit=LATEST, owner=edge.sees)
+    if not jobs:
+        return Answer(data={"jobs": [], "next": "there are no jobs yet: `generate` draws the first one"})
+    still = await _standing(edge, jobs)
+    following = "call `status` or `fetch` with one of these ids"
+    if still:
+        following += f"; {STANDS}"
+    return Answer(data={"jobs": [line_told(job, stands=job.id in still) for job in jobs], "next": following})
+
+
+async def _standing(edge: "Edge", jobs: Sequence[Job]) -> set[str]:
+    """Those that wait and that nobody draws: an earlier process left them, and no worker draws their model."""
+    if edge.adopt is None:
+        return set()
+    workers = await edge.app.workers()
+    served = {model for worker in workers if not worker["solo"] for model in worker["models"]}
+    left = [job for job in jobs if job.state is State.QUEUED and job.id not in edge.mine]
+    return {job.id for job in left if job.request.model not in served}
+
+
+async def _full(edge: "Edge", error: TooMany) -> TooMany:
+    """The queue's own refusal, with a way out that an agent has."""
+    queued = await edge.app.jobs(state="queued", owner=edge.owner, limit=LATEST)
+    if not queued:
+        return TooMany(error.message, hint="ask for fewer pictures at once")
+    still = await _standing(edge, queued)
+    one = next((job for job in queued if job.id in still), queued[0])
+    name = f"the comparison {one.series}" if one.series else f"the job {one.id}"
+    does = "has it drawn" if one.id in still else "with a `wait_s` waits for it"
+    hint = f"{name} waits: `status` with this id {does}, and with `cancel` true ends it; `status` without id lists more"
+    return TooMany(error.message, hint=hint, retry_after_s=error.retry_after_s)
+
+
+async def _found(edge: "Edge", id: str, what: str = "job or comparison") -> Job | Series:
     """A job or a comparison; agents shorten ids as people do, so a unique part is enough."""
     try:
         return await edge.app.job(id, owner=edge.sees)
@@ -203,8 +250,22 @@ async def _found(edge: "Edge", id: str) -> Job | Series:
         try:
             return await edge.app.series(id, owner=edge.sees)
         except UnknownSeries:
-            hint = "`status` without an id lists the latest jobs"
-            raise UnknownJob(error.message, hint=hint, param="id") from None
+            message = error.message.replace("there is no job", f"there is no {what}")
+            several = message == error.message
+            hint = error.hint if several else "`status` without an id lists the latest jobs"
+            raise UnknownJob(message, hint=hint, param="id") from None
+
+
+async def _cancelled(edge: "Edge", found: Job | Series) -> Job | Series:
+    by = "an agent" if edge.here else edge.owner
+    ended: Job | Series
+    if isinstance(found, Series):
+        ended = await edge.app.cancel_series(found.id, by=by)
+    else:
+        ended = await edge.app.cancel(found.id, by=by)
+    if edge.here:
+        await edge.app.sweep()  # what a dead process left running has nobody else to end it
+    return ended
 
 
 async def _adopt(edge: "Edge", found: Job | Series) -> None:
@@ -215,23 +276,22 @@ async def _adopt(edge: "Edge", found: Job | Series) -> None:
             await edge.adopt(job.id)
 
 
-def _picture(job: Job, index: int) -> Any:
+def _picture(job: Job, index: int) -> StoredImage:
     for image in job.images:
         if image.index == index:
             return image
-    if job.error is not None and not job.images:
-        raise job.error
-    if not job.images:
-        raise RequestError(f"job {job.id} was cancelled and has no picture", hint="`generate` it again", param="id")
     some = "only picture 0" if len(job.images) == 1 else f"the pictures 0 to {len(job.images) - 1}"
     raise RequestError(f"job {job.id} has no picture {index}", hint=f"it has {some}", param="index")
 
 
-async def _saved(edge: "Edge", wanted: str, data: bytes, name: str, told: Mapping[str, Any]) -> str:
+async def _saved(edge: "Edge", wanted: str | None, data: bytes, name: str, told: Mapping[str, Any]) -> "Saved | None":
     from imagen.surfaces.mcp.saving import save
 
+    if not wanted:
+        return None
     return await asyncio.to_thread(save, wanted, edge.folders, data, name, told.get("path") or told.get("url", ""))
 
 
-def _next(saved: str | None, what: str) -> str:
-    return f"the whole {what} is at `saved_to`" if saved else f"the whole {what} is at `path` or `url`"
+def _where(edge: "Edge", told: Mapping[str, Any], what: str, saved: "Saved | None") -> dict[str, Any]:
+    path, differs = (saved.path, saved.differs) if saved else (None, None)
+    return {"saved_to": path, "next": after_fetch(edge, told, what, path, differs)}
