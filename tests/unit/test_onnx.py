@@ -258,6 +258,29 @@ def test_the_same_files_are_opened_once(tmp_path: Path) -> None:
     assert Phase(name="loading") not in second
 
 
+def test_files_of_one_name_are_told_apart_and_a_new_export_is_opened(tmp_path: Path) -> None:
+    """A folder names its own `net.onnx`; the picture is drawn by that one, as it is now."""
+    models = folder(tmp_path, "flow", predicts="velocity", noise_at=1, inputs=NAMES, decoder="dec.onnx")
+    folder(tmp_path, "other", predicts="velocity", noise_at=1, inputs=NAMES, decoder="dec.onnx")
+    for name, value in (("flow", 0.25), ("other", 0.75)):
+        kit.back_to(models / name / "net.onnx", value)
+        kit.decoder(models / name / "dec.onnx")
+    found = catalog(models, "flow")
+
+    async def ask() -> list[int]:
+        backend = onnx.registration.create({})
+
+        async def drawn(name: str) -> int:
+            request = found.resolve(Draft(prompt="w1", model=name, seed=1), lambda: 1).request
+            return middle(await collect(backend, request, found.get(name)))
+
+        told = [await drawn("flow"), await drawn("other")]
+        kit.back_to(models / "other/net.onnx", -0.5)
+        return [*told, await drawn("other")]
+
+    assert asyncio.run(ask()) == [grey(0.25), grey(0.75), grey(-0.5)]
+
+
 def test_what_cannot_be_honoured_is_said(tmp_path: Path) -> None:
     """A prompt that is too long, and a size that is not square."""
     models = folder(tmp_path, "grey", options=SHADE)

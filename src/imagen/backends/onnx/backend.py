@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import AsyncGenerator, Callable, Iterator, Mapping, Sequence
 from importlib.util import find_spec
 from time import perf_counter
-from typing import Any, TypeVar
+from typing import Any, ParamSpec, TypeVar
 
 from imagen.backends.base import Previews
 from imagen.backends.onnx.network import Network, digested, find
@@ -21,6 +21,7 @@ from imagen.core.signals import Notice, Output, Phase, Preview, Signal, Step
 THREADS = 1
 MAX_THREADS = 64
 
+P = ParamSpec("P")
 T = TypeVar("T")
 
 
@@ -52,10 +53,11 @@ class Onnx:
         self, request: Request, model: Model, previews: Previews, resume: str | None = None
     ) -> AsyncGenerator[Signal]:
         """Draw one picture after the other: on a processor that takes no longer than all at once."""
-        if self._open is None or self._open[0] != _files(model):
+        key = _key(model)
+        if self._open is None or self._open[0] != key:
             yield Phase(name="loading")
             self._open = None  # the old one first: there may not be room for two
-            self._open = _files(model), *await _in_thread(lambda: _load(model, self._threads))
+            self._open = key, *await _in_thread(_load, model, self._threads)
         _, network, words, files = self._open
         yield Phase(name="encoding")
         rows = [words.encode(text, network.length) for text in (request.prompt, request.negative)]
@@ -69,12 +71,12 @@ class Onnx:
             for number in range(1, request.steps + 1):
                 done = index * request.steps + number
                 most = previews.max_size if number < request.steps and previews.wants(done, total) else None
-                preview = await _in_thread(lambda: _step(painting, part, most, done, total, index))  # noqa: B023 - it is awaited at once
+                preview = await _in_thread(_step, painting, part, most, done, total, index)
                 yield Step(step=done, total=total, image=index)
                 if preview is not None:
                     yield preview
             yield Phase(name="decoding")
-            yield await _in_thread(lambda: _output(painting, part, index, files))  # noqa: B023 - as above
+            yield await _in_thread(_output, painting, part, index, files)
 
     async def aclose(self) -> None:
         """Let go of the network."""
@@ -84,6 +86,17 @@ class Onnx:
 def _load(model: Model, threads: int) -> tuple[Network, Words, Sequence[ModelFile]]:
     files = [digested(name, model) for name in _files(model) if name]
     return Network(model, threads), read_words(find(model.keys["words"], model)), files
+
+
+def _key(model: Model) -> Any:
+    """What tells open networks apart: the files as they lie there now, what is promised of them, how they are asked.
+
+    Two folders may each have a `net.onnx`, and one may be exported again while this process runs.
+    """
+    names = [name for name in _files(model) if name]
+    found = [find(name, model) for name in names]
+    promised = [(file.path, file.sha256) for file in model.files if file.path in names]
+    return [(path, path.stat().st_mtime_ns, path.stat().st_size) for path in found], promised, model.keys["inputs"]
 
 
 def _files(model: Model) -> tuple[str, str, str]:
@@ -152,9 +165,9 @@ def _threads(said: Any) -> int:
     return count
 
 
-async def _in_thread(work: Callable[[], T]) -> T:
+async def _in_thread(work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
     """Run in a thread, and when cancelled wait until the thread is done: nothing goes on behind the caller's back."""
-    running = asyncio.ensure_future(asyncio.to_thread(work))
+    running = asyncio.ensure_future(asyncio.to_thread(work, *args, **kwargs))
     try:
         return await asyncio.shield(running)
     except asyncio.CancelledError:

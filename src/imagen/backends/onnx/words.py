@@ -1,6 +1,5 @@
 """From a prompt to the numbers of its word pieces: lower case, no accents, the longest piece that fits first."""
 
-import functools
 import json
 import re
 import unicodedata
@@ -69,7 +68,6 @@ class Words:
         return found
 
 
-@functools.lru_cache(maxsize=8)
 def read_words(path: Path) -> Words:
     """The vocabulary in a file: a words.json, or a text file of one word piece a line."""
     hint = 'give a file of one word piece a line, or {"pieces": […], "understood": […]} in a .json'
