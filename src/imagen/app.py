@@ -24,12 +24,14 @@ from imagen.core.ids import new_id
 from imagen.core.job import Cell, Job, Series, StoredImage, cells_of
 from imagen.core.model import Model
 from imagen.core.request import Draft, drafted, preview_policy
-from imagen.engine import album, orders
+from imagen.core.vote import Ballot, Vote
+from imagen.engine import album, orders, votes
 from imagen.engine.adopt import adopt
 from imagen.engine.album import StoredFile
 from imagen.engine.crew import Crew
 from imagen.engine.feed import Feeds, Watch
 from imagen.engine.gc import GcReport, gc
+from imagen.engine.ratings import Ratings
 from imagen.engine.states import ModelState, states
 from imagen.engine.tide import Tides, WatchAll
 from imagen.engine.wiring import refuse_paid, watched_catalog
@@ -333,6 +335,46 @@ class App:
     async def series_sidecar(self, series_id: str, *, owner: str | None = None) -> dict[str, Any]:
         """A series in the shape of compare.json."""
         return album.series_sidecar(await self.series(series_id, owner=owner), self._known)
+
+    async def ballot(self, series_id: str, *, voter: str = keys.LOCAL, owner: str | None = None) -> Ballot:
+        """Two pictures of a series without their names, the next ones that this voter has not compared."""
+        return await votes.ballot(self._db, await self.series(series_id, owner=owner), voter=voter)
+
+    async def blind_picture(
+        self, series_id: str, blind: str, *, width: int | None = None, owner: str | None = None
+    ) -> votes.BlindFile:
+        """A picture of a pair; neither its bytes nor what is said of them tell the model."""
+        series = await self.series(series_id, owner=owner)
+        return await votes.picture(self._db, self._images, series, blind, width=width)
+
+    async def vote(
+        self,
+        series_id: str,
+        *,
+        round: int,
+        left: str,
+        right: str,
+        choice: str,
+        voter: str = keys.LOCAL,
+        owner: str | None = None,
+    ) -> tuple[Vote, bool]:
+        """Say which of a pair is better: left, right, tie or skip. Told with the names, and whether it is new."""
+        series = await self.series(series_id, owner=owner)
+        return await votes.cast(self._db, series.id, voter=voter, round=round, left=left, right=right, choice=choice)
+
+    async def ratings(
+        self,
+        *,
+        series_id: str | None = None,
+        models: Sequence[str] | None = None,
+        q: str | None = None,
+        voter: str | None = None,
+        owner: str | None = None,
+    ) -> Ratings:
+        """How good each model is by the votes, and how sure that is; of one series, some models, prompts or a voter."""
+        if series_id is not None:
+            series_id = (await self.series(series_id, owner=owner)).id
+        return await votes.ratings(self._db, owner=owner, series_id=series_id, models=models, q=q, voter=voter)
 
     async def orphans(self) -> list[Job]:
         """Jobs that wait and that nobody alive would draw: left by a process that ended or was killed."""

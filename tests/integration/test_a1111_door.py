@@ -433,11 +433,11 @@ def test_sillytavern_for_stable_diffusion_cpp(server: Program, client: Client) -
 
 
 def test_sillytavern_for_draw_things(server: Program, client: Client) -> None:
-    """It looks for a server and its model at the root, where a browser is sent to the documentation."""
+    """It looks for a server and its model at the root, where a browser is sent to the page."""
     assert client.http.head("/").status_code == 200
     assert client.get("/") == {"model": "mock", "upscaler": None}
     page = client.http.get("/", headers={"accept": "text/html,application/xhtml+xml,*/*;q=0.8"})
-    assert (page.status_code, page.headers["location"]) == (307, "/docs")
+    assert (page.status_code, page.headers["location"]) == (307, "/imagine")
     body = {"prompt": "[slow:0] a fox", "steps": 20, "width": 64, "height": 64, "upscaler_scale": 1.5}
     told = client.post("/sdapi/v1/txt2img", {**body, "seed": 5, "restore_faces": False})
     assert json.loads(told["info"])["seed"] == 5

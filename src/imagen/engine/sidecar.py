@@ -24,6 +24,8 @@ from imagen.store.images import CELL, COPIES, THUMBNAIL
 
 SCHEMA = 1
 QUALITY = 85
+# What a PNG is shown by; all other chunks are words or numbers about it.
+PIXELS = (b"IHDR", b"PLTE", b"tRNS", b"gAMA", b"cHRM", b"sRGB", b"iCCP", b"cICP", b"sBIT", b"IDAT", b"IEND")
 MAX_TEXT = 4 * 2**20  # of one text chunk, unpacked: a few bytes of hostile zTXt can claim a gigabyte
 MAX_TEXTS = 16 * 2**20  # of all of them together: many small bombs make a large one
 MAX_JSON = 16 * 2**20
@@ -150,6 +152,11 @@ def with_text(png: bytes, texts: Mapping[str, str]) -> bytes:
         if kind == b"IHDR":
             parts += [_text_chunk(name, text) for name, text in texts.items()]
     return b"".join(parts)
+
+
+def without_text(png: bytes) -> bytes:
+    """The same PNG with its pixels and colours alone: nothing in it tells what drew it."""
+    return PNG_SIGNATURE + b"".join(png_chunk(kind, body) for kind, body in _chunks(png) if kind in PIXELS)
 
 
 def text_chunks(png: bytes) -> dict[str, str]:

@@ -257,3 +257,22 @@ templates = Table(
     Column("digest", Text, primary_key=True),
     Column("graph", Json, nullable=False),
 )
+
+# One row for each thing that somebody said of two pictures; the models are as they were when the vote was cast.
+votes = Table(
+    "votes",
+    metadata,
+    Column("id", Text, primary_key=True),
+    Column("series_id", Text, ForeignKey(series.c.id), nullable=False),
+    Column("voter", Text, nullable=False),
+    Column("pair", Text, nullable=False),  # both pictures, whichever side they were on
+    Column("round", Integer, nullable=False),
+    Column("left_image", Text, nullable=False),
+    Column("right_image", Text, nullable=False),
+    Column("left_model", Text, nullable=False),
+    Column("right_model", Text, nullable=False),
+    Column("choice", Text, nullable=False),
+    Column("created_at", Instant, nullable=False),
+    UniqueConstraint("series_id", "voter", "pair", "round"),
+    CheckConstraint("choice in ('left', 'right', 'tie', 'skip')", name="choice"),
+)

@@ -26,6 +26,8 @@ COMMANDS = {
     "models": ("models", "models", "List, show, check, add, fetch or remove models."),
     "jobs": ("jobs", "jobs", "List, show, watch, cancel or retry jobs."),
     "series": ("series", "series", "List or show series, or draw the contact sheet of one."),
+    "vote": ("vote", "vote", "Compare the pictures of SERIES two by two, without knowing which model drew which."),
+    "ratings": ("ratings", "ratings", "Say how good each model is by the votes, and how sure that is."),
     "reproduce": ("reproduce", "reproduce", "Draw FILE again, a PNG or the JSON beside it, and compare the pixels."),
     "serve": ("serve", "serve", "Serve the HTTP API, and draw what is submitted to it."),
     "worker": ("worker", "worker", "Draw the jobs that others submit, until it is stopped."),

@@ -190,17 +190,7 @@ class LiveView:
         return f"\x1b[36m{full * done}\x1b[2;39m{empty * (BAR_COLUMNS - done)}\x1b[0m"
 
     def _size(self) -> tuple[int, int, tuple[int, int]]:
-        """Columns, lines, and the pixels of one cell where the terminal tells."""
-        try:
-            import fcntl
-            import termios
-
-            answer = fcntl.ioctl(self._stream.fileno(), termios.TIOCGWINSZ, b"\0" * 8)
-            lines, columns, wide, high = struct.unpack("HHHH", answer)
-        except (ImportError, OSError, ValueError):
-            lines = columns = wide = high = 0
-        cell = (wide // columns, high // lines) if columns and lines and wide >= columns and high >= lines else (10, 20)
-        return columns or 80, lines or 24, cell
+        return size_of(self._stream)
 
     def _write(self, text: str) -> None:
         # A terminal that went away must not end the job: somebody may follow it elsewhere.
@@ -212,6 +202,20 @@ class LiveView:
         except (OSError, ValueError):
             self._live = False
             self._kind = "none"
+
+
+def size_of(stream: TextIO) -> tuple[int, int, tuple[int, int]]:
+    """Columns, lines, and the pixels of one cell where the terminal tells."""
+    try:
+        import fcntl
+        import termios
+
+        answer = fcntl.ioctl(stream.fileno(), termios.TIOCGWINSZ, b"\0" * 8)
+        lines, columns, wide, high = struct.unpack("HHHH", answer)
+    except (ImportError, OSError, ValueError):
+        lines = columns = wide = high = 0
+    cell = (wide // columns, high // lines) if columns and lines and wide >= columns and high >= lines else (10, 20)
+    return columns or 80, lines or 24, cell
 
 
 def _summary(request: Mapping[str, Any]) -> str:

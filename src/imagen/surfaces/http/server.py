@@ -13,13 +13,14 @@ from starlette.responses import HTMLResponse, Response
 
 from imagen.app import VERSION, App
 from imagen.config import Settings
-from imagen.surfaces.http import auth, images, native, operations, refusals, series
+from imagen.surfaces.http import auth, images, native, operations, refusals, series, votes
 from imagen.surfaces.http.a1111 import door as a1111
 from imagen.surfaces.http.guard import Guard, uvicorn_options
 from imagen.surfaces.http.openai import door as openai
 from imagen.surfaces.http.shapes import limited
 from imagen.surfaces.http.streams import Streams
 from imagen.surfaces.mcp import http as agents
+from imagen.surfaces.web import pages
 
 if TYPE_CHECKING:
     from imagen.surfaces.logs import Log
@@ -62,9 +63,11 @@ def make_server(app: App, *, settings: Settings, drawing: bool) -> FastAPI:
         native.router,
         series.router,
         images.router,
+        votes.router,
         operations.router(app, lambda: len(streams)),
         a1111.router(app),
         agents.router(app, streams),
+        pages.router,
     ]
     for router in server.state.routers:
         server.include_router(router)

@@ -216,7 +216,7 @@ def router(app: "App") -> APIRouter:
     async def root(request: Request) -> Response:
         # Browsers come here too. Clients made for Draw Things look here for a server and its model, without a key.
         if "text/html" in request.headers.get("accept", ""):
-            return RedirectResponse("/docs", headers={"vary": "accept"})
+            return RedirectResponse("/imagine", headers={"vary": "accept"})
         model = None if await keyring.locked() else app.catalog.default
         return JSONResponse({"model": model, "upscaler": None}, headers={"vary": "accept"})
 

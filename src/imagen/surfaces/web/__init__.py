@@ -1,0 +1,1 @@
+"""The page: files for a browser, and the routes that serve them."""

@@ -1,0 +1,108 @@
+// The public API, and nothing else: what a page needs that it does not have is added there.
+
+const KEY = "imagen.key";
+let key = remembered();
+let asking = null;
+const MOST_HELD = 400;
+const SAVED_MS = 60000; // long after a browser has begun to write the file
+const KINDS = { "image/png": "png", "image/jpeg": "jpg", "image/webp": "webp", "application/json": "json", "text/csv": "csv" };
+const held = new Map(); // pictures that were fetched with a key
+
+export class Refusal extends Error {
+  constructor(message, hint, { code = "", status = 0, retryable = false, param = null } = {}) {
+    super(message);
+    Object.assign(this, { hint, code, status, retryable, param });
+  }
+}
+
+export const headers = () => (key ? { authorization: `Bearer ${key}` } : {});
+
+// Ask with JSON, answer with JSON; every failure is a Refusal that says what to do next.
+export async function ask(method, path, body, more = {}) {
+  const answer = await fetched(path, {
+    method,
+    headers: { ...headers(), ...(body === undefined ? {} : { "content-type": "application/json" }), ...more },
+    body: body === undefined ? undefined : JSON.stringify(body),
+  });
+  if (answer.status === 401 && (await wantKey())) return ask(method, path, body, more);
+  if (!answer.ok) throw await refusal(answer);
+  return answer.status === 204 ? null : answer.json();
+}
+
+export const get = (path) => ask("GET", path);
+export const post = (path, body, more) => ask("POST", path, body, more);
+
+async function fetched(path, told) {
+  try {
+    return await fetch(path, told);
+  } catch {
+    throw new Refusal("The server does not answer", "What you typed is kept; try again when it is back", {
+      code: "offline", retryable: true,
+    });
+  }
+}
+
+async function refusal(answer) {
+  const told = await answer.json().catch(() => ({}));
+  const { message = `The server answered ${answer.status}`, hint = "try again", ...rest } = told.error || {};
+  return new Refusal(message, hint, { ...rest, status: answer.status });
+}
+
+// The address of a picture for an <img>. With a key it is fetched, because an <img> cannot bring one along.
+export async function picture(path) {
+  if (!key) return path;
+  if (!held.has(path)) {
+    const answer = await fetched(path, { headers: headers() });
+    if (!answer.ok) throw await refusal(answer);
+    held.set(path, URL.createObjectURL(await answer.blob()));
+    // What is shown stays shown; only a tab that has looked at thousands would grow without this.
+    const [oldest] = held.keys();
+    if (held.size > MOST_HELD) {
+      URL.revokeObjectURL(held.get(oldest));
+      held.delete(oldest);
+    }
+  }
+  return held.get(path);
+}
+
+// A file to keep, under a name that says what it is; of which kind, the server says.
+export async function download(path, name) {
+  const answer = await fetched(path, { headers: headers() });
+  if (!answer.ok) throw await refusal(answer);
+  const file = await answer.blob();
+  const link = document.createElement("a");
+  link.href = URL.createObjectURL(file);
+  link.download = `${name}.${KINDS[file.type.split(";")[0]] || "bin"}`;
+  link.click();
+  setTimeout(() => URL.revokeObjectURL(link.href), SAVED_MS);
+}
+
+export function slug(text) {
+  return text.toLowerCase().replace(/[^\p{L}\p{N}]+/gu, "-").replace(/^-+|-+$/g, "").slice(0, 60) || "picture";
+}
+
+// A key that may be sent twice is one job. Not crypto.randomUUID: that is missing where a phone comes by plain HTTP.
+export function once() {
+  return Array.from(crypto.getRandomValues(new Uint8Array(16)), (byte) => byte.toString(16).padStart(2, "0")).join("");
+}
+
+export function wantKey() {
+  asking ||= askForKey().finally(() => { asking = null; });
+  return asking;
+}
+
+// Set by main.js: how a person is asked. Many requests are refused at once; the person is asked once.
+let person = async () => null;
+export function askWith(ask) { person = ask; }
+
+async function askForKey() {
+  const told = await person(Boolean(key));
+  if (!told) return false;
+  key = told;
+  try { localStorage.setItem(KEY, told); } catch { /* a browser that keeps nothing asks again next time */ }
+  return true;
+}
+
+function remembered() {
+  try { return localStorage.getItem(KEY) || ""; } catch { return ""; }
+}

@@ -1,0 +1,318 @@
+// What is asked for: the words, the model, the shape, and only those settings that the chosen model has.
+
+import { once, post } from "./api.js";
+import { h, icon, outline, set, toast } from "./dom.js";
+import { picker } from "./picker.js";
+import { allowed, rounded, sizes, together } from "./shapes.js";
+import { model, models, newest, on, state } from "./store.js";
+import * as words from "./words.js";
+
+const KEPT = "imagen.form";
+const EMPTY = { prompt: "", negative: "", model: null, shape: null, width: null, height: null, steps: null, guidance: null, seed: "", locked: false, n: 1, options: {}, several: null };
+
+const MOST_SEEDS = 8; // of a comparison: so many rows can still be looked at
+
+// `submitted(request, answer)`: what is asked for, at once, and a promise of the job. `compared(series)`: one is drawn.
+export function form({ submitted, compared }) {
+  const told = { ...structuredClone(EMPTY), ...kept() };
+  const remember = () => {
+    try { sessionStorage.setItem(KEPT, JSON.stringify(told)); } catch { /* then a refresh forgets it */ }
+  };
+  const chosen = () => model(told.model) || state.models.find((one) => one.default && one.available) || state.models.find((one) => one.available) || state.models.find((one) => one.default);
+
+  const prompt = h("textarea", { id: "prompt", rows: "1", dir: "auto", maxlength: "100000", placeholder: "Describe a picture", "aria-label": "What would you like to see?", autocomplete: "off", enterkeyhint: "go", value: told.prompt });
+  const draw = h("button", { type: "submit", class: "go" }, "Draw");
+  const chips = h("div", { class: "chips" });
+  const panel = h("div", { class: "panel", id: "panel", tabindex: "-1", hidden: true });
+  const element = h("form", { class: "dock", autocomplete: "off", "aria-label": "Draw a picture", onsubmit: submit },
+    panel, h("div", { class: "ask" }, prompt, draw), chips);
+
+  const grow = () => {
+    prompt.style.height = "auto";
+    prompt.style.height = `${Math.min(prompt.scrollHeight, 180)}px`;
+  };
+  prompt.addEventListener("input", () => { told.prompt = prompt.value; set(draw, "disabled", !prompt.value.trim()); grow(); remember(); });
+  prompt.addEventListener("keydown", (event) => {
+    // Enter draws, as in a conversation; while somebody composes a character it belongs to the keyboard.
+    if (event.key === "Enter" && !event.shiftKey && !event.isComposing) { event.preventDefault(); element.requestSubmit(); }
+  });
+  set(draw, "disabled", !told.prompt.trim());
+
+  // One panel at a time, above the words; its chip says that it is open.
+  let open = null;
+  const panels = { model: modelPanel, shape: shapePanel, more: morePanel };
+  function toggle(name) {
+    open = open === name ? null : name;
+    panel.replaceChildren(...(open ? [panels[open]()].flat() : []));
+    set(panel, "hidden", !open);
+    paint();
+    if (!open) return;
+    panel.scrollTop = 0;
+    panel.querySelector('[aria-selected="true"]')?.scrollIntoView({ block: "nearest" });
+    const first = panel.querySelector('input[type="search"]:not([hidden])') || panel.querySelector("[data-first]") || panel.querySelector("input, button, select, textarea");
+    // On a phone a focused field brings up the keyboard, which covers what was just opened.
+    if (!first?.matches("input, textarea") || matchMedia("(pointer: fine)").matches) first?.focus();
+    else panel.focus();
+  }
+  function shut(focus = true) {
+    const name = open;
+    if (!name) return;
+    toggle(name);
+    if (focus) chips.querySelector(`[data-panel="${name}"]`)?.focus();
+  }
+  element.addEventListener("keydown", (event) => { if (event.key === "Escape" && open) { event.stopPropagation(); shut(); } });
+  const outside = (event) => { if (open && !element.contains(event.target)) shut(false); };
+  document.addEventListener("pointerdown", outside);
+
+  function paint() {
+    const one = chosen();
+    const size = shape(one);
+    const focused = document.activeElement?.dataset?.chip;
+    draw.textContent = told.several ? "Compare" : "Draw";
+    if (told.several) {
+      const asked = shape(drawers());
+      chips.replaceChildren(
+        chip("model", words.count(told.several.length, "model"), { label: "Models" }),
+        chip("shape", asked ? `${asked[0]} × ${asked[1]}` : "Each its own size", { label: "Shape", before: asked && outline(...asked) }),
+        counter(null, MOST_SEEDS),
+        seed(),
+        chip("more", "More", { label: "More settings", before: icon("more"), marked: Boolean(told.negative) }),
+      );
+      if (focused) chips.querySelector(`[data-chip="${focused}"]`)?.focus();
+      return;
+    }
+    chips.replaceChildren(
+      chip("model", one ? one.title : state.ready ? "No model" : "…", { label: "Model", dot: one && (one.available ? (one.loaded ? "warm" : null) : "away") }),
+      chip("shape", size ? `${size[0]} × ${size[1]}` : "Shape", { label: "Shape", before: size && outline(...size) }),
+      counter(one),
+      seed(),
+      chip("more", "More", { label: "More settings", before: icon("more"), marked: changed(one) }),
+    );
+    if (focused) chips.querySelector(`[data-chip="${focused}"]`)?.focus();
+  }
+
+  function chip(name, text, { label, before, dot, marked }) {
+    return h("button", {
+      type: "button", class: `chip${marked ? " marked" : ""}`, "data-panel": name, "data-chip": name,
+      "aria-expanded": String(open === name), "aria-controls": "panel", onclick: () => toggle(name),
+    }, before, dot ? h("span", { class: `dot ${dot}`, "aria-hidden": "true" }) : null, h("span", { class: "unseen" }, `${label}: `), h("span", { class: "text" }, text), name === "model" ? icon("down") : null);
+  }
+
+  function counter(one, limit = 16) {
+    const most = one ? Math.max(1, Math.min(one.limits.n, limit)) : limit;
+    told.n = Math.min(Math.max(1, told.n), most);
+    const change = (by) => { told.n = Math.min(most, Math.max(1, told.n + by)); remember(); paint(); };
+    return h("div", { class: "chip count", role: "group", "aria-label": one ? "How many pictures" : "How many seeds" },
+      h("button", { type: "button", "data-chip": "less", "aria-label": "One fewer", disabled: told.n <= 1, onclick: () => change(-1) }, "−"),
+      h("output", {}, `×${told.n}`),
+      h("button", { type: "button", "data-chip": "plus", "aria-label": "One more", disabled: told.n >= most, onclick: () => change(1) }, "+"));
+  }
+
+  function seed() {
+    const input = h("input", { type: "text", inputmode: "numeric", pattern: "[0-9]*", maxlength: "15", placeholder: "random", "aria-label": "Seed; empty is a random one", value: told.seed, "data-chip": "seed", oninput: () => {
+      input.value = input.value.replace(/\D/g, "");
+      told.seed = input.value;
+      told.locked = Boolean(told.seed);
+      set(lock, "aria-pressed", String(told.locked));
+      remember();
+    } });
+    const lock = h("button", { type: "button", "data-chip": "lock", "aria-pressed": String(told.locked), "aria-label": "Keep the seed", title: "Keep the seed of the last picture", onclick: () => {
+      told.locked = !told.locked;
+      const last = newest().find((job) => job.request.seed !== null);
+      told.seed = told.locked ? told.seed || String(last ? last.request.seed : Math.floor(Math.random() * 2 ** 32)) : "";
+      remember();
+      paint();
+    } }, icon(told.locked ? "lock" : "open"));
+    return h("div", { class: `chip seed${told.locked ? " marked" : ""}` }, h("span", { "aria-hidden": "true" }, "Seed"), input, lock);
+  }
+
+  function modelPanel() {
+    models().catch(() => {}); // a folder that was added a moment ago is there when somebody looks
+    return picker({
+      chosen: chosen(),
+      several: told.several,
+      pick: (one) => { told.model = one.name; told.steps = told.guidance = null; fitShape(one); remember(); shut(); paint(); },
+      pickSeveral: (names) => { told.several = names; remember(); paint(); },
+    });
+  }
+
+  function fitShape(one) {
+    if (told.shape === "own" && !allowed(one, told.width, told.height)) told.shape = null;
+  }
+
+  // Whose sizes are offered: the model's, or what all of those that are compared draw.
+  function drawers() {
+    if (!told.several) return chosen();
+    const ticked = told.several.map(model).filter(Boolean);
+    return ticked.length ? together(ticked) : null;
+  }
+
+  // The size that is asked for; null is each model's own, where several are compared.
+  function shape(one) {
+    if (!one) return null;
+    if (told.shape === "own" && told.width && told.height && allowed(one, told.width, told.height)) return [told.width, told.height];
+    const found = told.shape && sizes(one).find(([, , name]) => name === told.shape);
+    return found ? found.slice(0, 2) : told.several ? null : [one.defaults.width, one.defaults.height];
+  }
+
+  function shapePanel() {
+    const one = drawers();
+    if (!one) return h("p", { class: "said" }, told.several ? "There is no size that all of these draw: each draws its own" : "There is no model to draw with");
+    const now = shape(one)?.join(" × ") || "";
+    const tile = (name, size, drawing) => h("button", {
+      type: "button", class: "tile", "aria-pressed": String(now === size), "data-first": now === size ? true : null,
+      onclick: () => { told.shape = size && name; remember(); shut(); paint(); },
+    }, drawing, h("b", {}, name), h("span", {}, size || "its own size"));
+    const tiles = sizes(one).map(([width, height, name]) => tile(name, `${width} × ${height}`, outline(width, height)));
+    if (told.several) tiles.unshift(tile("Each", "", null));
+    const content = [h("h2", {}, "Shape"), h("div", { class: "tiles" }, tiles)];
+    if (!one.limits.sizes.length && now) {
+      const [width, height] = shape(one);
+      const side = (name, value) => h("label", {}, name === "width" ? "Width" : "Height", h("input", { type: "number", min: String(one.limits.min), max: String(one.limits.max), step: String(one.limits.multiple_of), value: String(value), onchange: (event) => {
+        const [w, t] = shape(one);
+        const sides = { width: w, height: t, [name]: rounded(one, Number(event.target.value)) };
+        event.target.value = String(sides[name]);
+        Object.assign(told, sides, { shape: "own" });
+        remember();
+        paint();
+      } }));
+      content.push(h("div", { class: "fields pair" }, side("width", width), side("height", height)));
+    }
+    return content;
+  }
+
+  function changed(one) {
+    return Boolean(one && ((told.negative && !one.ignores.includes("negative")) || told.steps || told.guidance !== null || Object.keys(told.options[one.name] || {}).length));
+  }
+
+  function morePanel() {
+    const one = chosen();
+    if (told.several) {
+      const takes = told.several.map(model).some((each) => each && !each.ignores.includes("negative"));
+      return [h("h2", {}, "Settings of a comparison"), takes ? h("div", { class: "fields" }, unwanted("nothing")) : null,
+        h("p", { class: "said", "data-first": true, tabindex: "-1" }, `${takes ? "All else" : "Everything"} is as each model has it: that is what is compared.`)].filter(Boolean);
+    }
+    if (!one) return h("p", { class: "said" }, "There is no model to draw with");
+    const own = () => (told.options[one.name] ||= {});
+    const fields = [];
+    if (!one.ignores.includes("negative")) fields.push(unwanted(one.defaults.negative || "nothing"));
+    if (one.limits.steps[0] !== one.limits.steps[1] && !one.ignores.includes("steps")) fields.push(number("Steps", told.steps, one.defaults.steps, one.limits.steps, 1, (value) => { told.steps = value; }));
+    if (one.defaults.guidance !== null && !one.ignores.includes("guidance")) fields.push(number("Guidance", told.guidance, one.defaults.guidance, [0, 100], "any", (value) => { told.guidance = value; }, "how closely it keeps to the words"));
+    for (const [name, option] of Object.entries(one.options)) fields.push(optionField(name, option, own(), keepOne));
+    const nothing = fields.length ? null : h("p", { class: "said" }, "This model has no settings of its own");
+    const reset = h("button", { type: "button", class: "quiet", onclick: () => { Object.assign(told, { negative: "", steps: null, guidance: null }); delete told.options[one.name]; remember(); shut(); paint(); } }, "Back to the model's own");
+    return [h("h2", {}, `Settings of ${one.title}`), nothing || h("div", { class: "fields" }, fields), fields.length ? reset : null].filter(Boolean);
+    function keepOne() { remember(); chips.querySelector('[data-panel="more"]').classList.toggle("marked", told.several ? Boolean(told.negative) : changed(one)); }
+    function unwanted(usual) {
+      return h("label", { class: "wide" }, "What should not be seen", h("textarea", { rows: "2", dir: "auto", value: told.negative, placeholder: usual, oninput: (event) => { told.negative = event.target.value; keepOne(); } }));
+    }
+    function number(label, value, usual, range, step, change, help) {
+      return field(label, h("input", { type: "number", min: String(range[0]), max: String(range[1]), step: String(step), placeholder: String(usual), value: value ?? "", oninput: (event) => { change(event.target.value === "" ? null : Number(event.target.value)); keepOne(); } }), help);
+    }
+  }
+
+  function request() {
+    const one = chosen();
+    const asked = { prompt: told.prompt, n: told.n };
+    if (!one) return asked;
+    asked.model = one.name;
+    [asked.width, asked.height] = shape(one);
+    if (told.locked && told.seed !== "") asked.seed = Number(told.seed);
+    if (told.negative && !one.ignores.includes("negative")) asked.negative = told.negative;
+    if (told.steps) asked.steps = told.steps;
+    if (told.guidance !== null) asked.guidance = told.guidance;
+    const options = Object.fromEntries(Object.entries(told.options[one.name] || {}).filter(([name]) => name in one.options));
+    if (Object.keys(options).length) asked.options = options;
+    return asked;
+  }
+
+  async function submit(event) {
+    event.preventDefault();
+    if (!told.prompt.trim()) return;
+    if (!element.reportValidity()) return;
+    if (open) shut(false);
+    // Somebody may be quicker than the list of models, without which the frame has no shape.
+    if (!state.models.length) await models().catch(() => {});
+    if (told.several) {
+      compare();
+      return;
+    }
+    const asked = request();
+    submitted(asked, post("/v1/jobs", asked, { "idempotency-key": once() }));
+  }
+
+  // Each model draws with its own settings: that is what is compared.
+  async function compare() {
+    const first = told.locked && told.seed !== "" ? Number(told.seed) : Math.floor(Math.random() * 2 ** 32);
+    const asked = { prompt: told.prompt, models: told.several, seeds: Array.from({ length: told.n }, (_, at) => first + at) };
+    if (told.negative) asked.negative = told.negative;
+    const size = shape(drawers());
+    if (size) [asked.width, asked.height] = size;
+    draw.disabled = true;
+    try {
+      compared(await post("/v1/series", asked, { "idempotency-key": once() }));
+    } catch (no) {
+      toast(no.message, no.hint);
+    } finally {
+      draw.disabled = false;
+    }
+  }
+
+  const off = [on("models", () => { if (!open) paint(); })];
+  paint();
+  queueMicrotask(grow);
+  return {
+    element,
+    focus: () => prompt.focus(),
+    // A picture's request, to be changed and drawn again.
+    use(job) {
+      const { prompt: text, negative, model: name, width, height, steps, guidance, seed: number, n, options } = job.request;
+      const one = model(name);
+      const usual = one?.defaults || {};
+      Object.assign(told, { several: null, prompt: text, negative: negative || "", model: name, shape: "own", width, height, seed: String(number ?? ""), locked: true, n,
+        steps: steps === usual.steps ? null : steps, guidance: guidance === usual.guidance ? null : guidance });
+      told.options[name] = Object.fromEntries(Object.entries(options || {}).filter(([key, value]) => one?.options[key] && one.options[key].default !== value));
+      prompt.value = text;
+      set(draw, "disabled", false);
+      remember();
+      grow();
+      paint();
+      prompt.focus();
+    },
+    close() { off.forEach((end) => end()); document.removeEventListener("pointerdown", outside); },
+  };
+}
+
+function optionField(name, option, own, keepOne) {
+  const change = (value) => { if (value === option.default || value === "" || value === null) delete own[name]; else own[name] = value; keepOne(); };
+  const now = own[name] ?? option.default;
+  const label = name.replaceAll("_", " ");
+  if (option.choices.length) {
+    const select = h("select", { onchange: () => change(option.choices[select.selectedIndex]) }, option.choices.map((one) => h("option", {}, String(one))));
+    select.selectedIndex = option.choices.indexOf(now);
+    return field(label, select, option.help);
+  }
+  if (option.type === "bool") {
+    return field(label, h("input", { type: "checkbox", checked: Boolean(now), onchange: (event) => change(event.target.checked) }), option.help);
+  }
+  if (option.type === "int" || option.type === "float") {
+    const [low, high] = option.range || [];
+    return field(label, h("input", { type: "number", min: low === undefined ? null : String(low), max: high === undefined ? null : String(high), step: option.type === "int" ? "1" : "any", placeholder: String(option.default), value: own[name] ?? "", oninput: (event) => change(event.target.value === "" ? null : Number(event.target.value)) }), option.help);
+  }
+  return field(label, h("input", { type: "text", dir: "auto", value: own[name] ?? "", placeholder: String(option.default ?? ""), oninput: (event) => change(event.target.value) }), option.help);
+}
+
+// A control with its name and, beside the name and not in it, what it does.
+let fields = 0;
+function field(name, control, help) {
+  const id = `field-${(fields += 1)}`;
+  control.id = id;
+  if (help) control.setAttribute("aria-describedby", `${id}-help`);
+  const label = h("label", { for: id }, name);
+  const check = control.type === "checkbox";
+  return h("div", { class: check ? "one check" : "one" }, check ? [control, label] : [label, control], help ? h("small", { id: `${id}-help` }, help) : null);
+}
+
+function kept() {
+  try { return JSON.parse(sessionStorage.getItem(KEPT)) || {}; } catch { return {}; }
+}

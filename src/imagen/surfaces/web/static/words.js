@@ -1,0 +1,54 @@
+// What the machine says, in words for people.
+
+const PHASES = {
+  loading: "Waking the model",
+  encoding: "Reading the words",
+  sampling: "Drawing",
+  decoding: "Developing",
+  saving: "Keeping it",
+};
+
+export const phase = (name) => PHASES[name] || name || "Beginning";
+
+export function seconds(value) {
+  if (value === null || value === undefined) return "";
+  if (value < 1) return `${Math.max(0.1, Math.round(value * 10) / 10)} s`;
+  if (value < 10) return `${Math.round(value * 10) / 10} s`;
+  if (value < 90) return `${Math.round(value)} s`;
+  if (value < 5400) return `${Math.round(value / 60)} min`;
+  return `${Math.round(value / 360) / 10} h`;
+}
+
+export function standing(job) {
+  if (job.state === "queued") return job.waits_for ? `Waiting for ${job.waits_for}` : "Waiting its turn";
+  if (job.state === "running") return phase(job.progress && job.progress.phase);
+  return { completed: "Done", failed: "Failed", cancelled: "Cancelled" }[job.state];
+}
+
+// "step 4 of 20 · 3 s left", or "" while nothing is known.
+export function steps(job) {
+  const told = job.progress;
+  if (job.state === "queued") return job.position > 0 ? `${count(job.position, "job")} ahead` : "";
+  if (job.state !== "running" || !told || !told.total) return "";
+  const left = told.eta_s > 0.05 ? ` · ${seconds(told.eta_s)} left` : "";
+  return `step ${told.step} of ${told.total}${left}`;
+}
+
+export function count(number, one, many = `${one}s`) {
+  return `${number.toLocaleString("en")} ${number === 1 ? one : many}`;
+}
+
+export function when(iso) {
+  const date = new Date(iso);
+  const today = new Date().toDateString() === date.toDateString();
+  return date.toLocaleString(undefined, today ? { timeStyle: "short" } : { dateStyle: "medium", timeStyle: "short" });
+}
+
+const PARTS = [["queue", "waiting"], ["load", "waking"], ["encode", "reading"], ["sample", "drawing"], ["decode", "developing"], ["save", "keeping"]];
+
+// Seconds of work for a picture: without waiting for its turn, which `total` leaves out, and without waking the model.
+export const worked = (told) => (told.total || 0) - (told.load || 0);
+
+export function timings(told) {
+  return PARTS.filter(([name]) => told[name] >= 0.05).map(([name, word]) => `${seconds(told[name])} ${word}`).join(", ");
+}
