@@ -101,9 +101,9 @@ def test_two_pictures_one_over_the_other(person: Person) -> None:
 
 def test_one_size_for_all_that_are_compared(person: Person) -> None:
     """Each its own, unless a shape is chosen that all of them draw; a negative goes to those that take one."""
-    tab = person.opens()
-    tab.locator("[data-panel=model]").click()
-    tab.get_by_role("button", name="Compare several").click()
+    tab = person.opens("/imagine/series")
+    tab.get_by_role("button", name="Compare models").click()
+    expect(tab.get_by_role("button", name="Compare several")).to_have_attribute("aria-pressed", "true")
     for option in tab.locator(".model[aria-selected=true]").all():
         option.click()
     for title in ("Sound", "Tiny, 3D"):

@@ -103,7 +103,8 @@ export function draw(root) {
   paint();
   if (matchMedia("(pointer: fine)").matches) sheet.focus();
   const asked = takeUse();
-  if (asked) sheet.use(asked);
+  if (asked === SEVERAL) sheet.several();
+  else if (asked) sheet.use(asked);
   return () => {
     off();
     document.removeEventListener("keydown", keys);
@@ -113,7 +114,8 @@ export function draw(root) {
   };
 }
 
-// A job from another view whose request is to be used here.
+// A job from another view whose request is to be used here, or SEVERAL: models are to be chosen for a comparison.
+export const SEVERAL = "several";
 let handed = null;
 export const hand = (job) => { handed = job; };
 function takeUse() {

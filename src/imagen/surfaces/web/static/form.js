@@ -264,6 +264,12 @@ export function form({ submitted, compared }) {
   return {
     element,
     focus: () => prompt.focus(),
+    several() {
+      told.several ||= chosen() ? [chosen().name] : [];
+      remember();
+      paint();
+      if (open !== "model") toggle("model");
+    },
     // A picture's request, to be changed and drawn again.
     use(job) {
       const { prompt: text, negative, model: name, width, height, steps, guidance, seed: number, n, options } = job.request;

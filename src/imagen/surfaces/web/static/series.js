@@ -3,7 +3,7 @@
 import { download, get, picture, post, slug } from "./api.js";
 import { between } from "./between.js";
 import { h, icon, toast } from "./dom.js";
-import { hand } from "./draw.js";
+import { SEVERAL, hand } from "./draw.js";
 import { Frame } from "./easel.js";
 import { go } from "./router.js";
 import { ended, keep, model, models, on, state } from "./store.js";
@@ -19,7 +19,8 @@ function list(root) {
   const rows = h("ul", { class: "lines" });
   const more = h("button", { type: "button", class: "quiet", hidden: true }, "Older ones");
   root.replaceChildren(h("div", { class: "compare" }, h("h1", {}, "Compare"),
-    h("p", { class: "said" }, "The same words, drawn by several models side by side: on ", h("a", { href: "/imagine" }, "Draw"), " open the list of models and press “Compare several”. What you prefer without knowing who drew it: ", h("a", { href: "/imagine/ratings" }, "Ratings"), "."), rows, more));
+    h("p", { class: "said" }, "The same words, drawn by several models side by side. What you prefer without knowing who drew it: ", h("a", { href: "/imagine/ratings" }, "Ratings"), "."),
+    h("div", { class: "doing" }, h("button", { type: "button", class: "go", onclick: () => { hand(SEVERAL); go("/imagine"); } }, "Compare models")), rows, more));
   const load = async (before) => {
     try {
       const told = await get(`/v1/series?limit=50${before ? `&before=${encodeURIComponent(before)}` : ""}`);
