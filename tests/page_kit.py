@@ -9,7 +9,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from PIL import Image, ImageChops, ImageStat
-from playwright.sync_api import Browser, BrowserContext, ConsoleMessage, Locator, Page, Request, sync_playwright
+from playwright.sync_api import Browser, BrowserContext, ConsoleMessage, Locator, Page, Request, expect, sync_playwright
 
 from tests.browser_kit import FLAGS, NAMES
 
@@ -17,6 +17,9 @@ PATIENCE_MS = 30_000.0  # for a machine that is busy with other tests
 PHONE: dict[str, Any] = {"viewport": {"width": 390, "height": 844}, "has_touch": True, "is_mobile": True}
 # What Chromium itself says when a server goes away; the page cannot keep it from saying so.
 AWAY = re.compile(r"net::ERR_(CONNECTION_REFUSED|CONNECTION_RESET|EMPTY_RESPONSE|INCOMPLETE_CHUNKED_ENCODING)")
+
+
+expect.set_options(timeout=PATIENCE_MS)
 
 
 @contextmanager

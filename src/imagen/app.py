@@ -220,7 +220,7 @@ class App:
         return await self.job(job.id)
 
     async def retry(self, job_id: str, *, owner: str | None = None, queue_limit: int | None = None) -> Job:
-        """A new job with the same resolved request; in a series it takes over the cell."""
+        """A new job with the same resolved request; what was lost in a series is replaced by it."""
         old = await self.job(job_id, owner=owner)
         again = [await self._again(old)]
         (new_job,) = await self._db.write(intake.submit_once, again, once=None, queue_limit=queue_limit)
@@ -374,6 +374,10 @@ class App:
         """How good each model is by the votes, and how sure that is; of one series, some models, prompts or a voter."""
         if series_id is not None:
             series_id = (await self.series(series_id, owner=owner)).id
+        for name in await votes.unrated(self._db, models or (), owner=owner):
+            # Told apart from a model that nobody has voted on yet: that one is known.
+            if name not in self.catalog.models and name not in self.catalog.broken:
+                self.catalog.get(name)
         return await votes.ratings(self._db, owner=owner, series_id=series_id, models=models, q=q, voter=voter)
 
     async def orphans(self) -> list[Job]:

@@ -54,8 +54,8 @@ def test_draw_and_watch_it_form(person: Person) -> None:
     """The frame has its place from the first moment, its pixels change with each preview and come to the picture."""
     tab = person.opens()
     draws(tab, "hills at dusk [slow:4] [steps:8]")
+    tab.locator(".easel:is([data-state=queued], [data-state=running])").wait_for()  # not an older picture
     frame = tab.locator(".easel .frame").first
-    frame.wait_for()
     place = frame.bounding_box()
     seen, told = [], []
     while tab.locator(".easel[data-state=completed]").count() == 0:
@@ -140,7 +140,7 @@ def test_a_refused_request_keeps_the_words(person: Person, server: Program) -> N
     tab = person.opens()
     words = "much " * 5000
     draws(tab, words)
-    expect(tab.locator(".toast")).to_be_visible()
+    expect(tab.locator(".easel[data-state=failed] .caption")).to_contain_text("the limit is 20,000")
     expect(tab.get_by_label("What would you like to see?")).to_have_value(words)
     person.faults = [fault for fault in person.faults if "status of 4" not in fault]  # Chromium's own line
 
@@ -196,7 +196,9 @@ def test_server_restart_in_the_middle(browser: Browser, tmp_path: Path) -> None:
         house.serve(port=port)
         expect(tab.get_by_text("The server is away")).to_be_hidden()
         expect(tab.get_by_label("What would you like to see?")).to_have_value("typed while it was away")
-        tab.locator(".thumb").first.click()
+        tab.get_by_role("button", name="Try again").click()
+        stands(tab, "queued")
+        tab.get_by_role("button", name="through the night").click()
         stands(tab, "completed")
         tab.locator(".layer.final.in").wait_for()
         person.context.close()

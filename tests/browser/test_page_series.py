@@ -72,10 +72,25 @@ def test_three_models_and_one_fails(person: Person, house: House) -> None:
     failed.wait_for()
     expect(tab.locator(".cell-of[data-state=completed]")).to_have_count(2)
 
+    add = tab.get_by_role("button", name="Add", exact=True)
+    expect(add).to_be_disabled()
+    tab.get_by_label("Add a model").focus()
+    tab.keyboard.press("ArrowDown")  # chooses, and draws nothing yet
+    expect(add).to_be_enabled()
     tab.get_by_label("Add a model").select_option("mock-warm")
+    expect(tab.locator(".cell-of")).to_have_count(3)
+    add.click()
     expect(tab.locator(".cell-of[data-state=completed] .layer.final")).to_have_count(3)
     tab.reload()
     expect(tab.locator(".cell-of[data-state=completed] .layer.final")).to_have_count(3)
+
+    tab.get_by_label("Look at it: Sound").click()
+    tab.get_by_role("button", name="Delete").click()
+    tab.get_by_role("button", name="Really delete?").click()
+    tab.keyboard.press("Escape")
+    expect(tab.locator(".frame.lost[data-words='This picture was deleted']")).to_have_count(1)
+    expect(tab.get_by_role("status").filter(has_text="3 of 4 drawn, 1 failed, 1 deleted")).to_be_visible()
+    assert violations(tab) == []
 
 
 def test_two_pictures_one_over_the_other(person: Person) -> None:
@@ -83,8 +98,16 @@ def test_two_pictures_one_over_the_other(person: Person) -> None:
     tab = person.opens()
     _compares(tab, "a valley [slow:0]", "Sound", "Second")
     expect(tab.locator(".cell-of[data-state=completed] .layer.final")).to_have_count(2)
-    for button in tab.locator(".ab").all():
-        button.click()
+    armed = tab.get_by_text("Now press A/B on another one")
+    first, second = tab.locator(".ab").all()
+    first.click()
+    expect(armed).to_be_visible()
+    first.hover()
+    assert violations(tab) == []
+    tab.keyboard.press("Escape")
+    expect(armed).to_be_hidden()
+    first.click()
+    second.click()
     both = tab.locator(".both")
     tab.wait_for_timeout(300)
     middle = picture(both)
@@ -103,7 +126,13 @@ def test_one_size_for_all_that_are_compared(person: Person) -> None:
     """Each its own, unless a shape is chosen that all of them draw; a negative goes to those that take one."""
     tab = person.opens("/imagine/series")
     tab.get_by_role("button", name="Compare models").click()
-    expect(tab.get_by_role("button", name="Compare several")).to_have_attribute("aria-pressed", "true")
+    tab.get_by_label("What would you like to see?").fill("alone")
+    expect(tab.get_by_role("button", name="Compare", exact=True)).to_be_disabled()
+    expect(tab.locator("[data-panel=model]")).to_contain_text("Tick at least two")
+    tab.locator(".chips").get_by_role("button", name="Only one").click()
+    expect(tab.get_by_role("button", name="Draw", exact=True)).to_be_enabled()
+    tab.locator("[data-panel=model]").click()
+    tab.get_by_role("button", name="Compare several").click()
     for option in tab.locator(".model[aria-selected=true]").all():
         option.click()
     for title in ("Sound", "Tiny, 3D"):
@@ -113,7 +142,7 @@ def test_one_size_for_all_that_are_compared(person: Person) -> None:
             option.click()
     tab.keyboard.press("Escape")
     shape = tab.locator("[data-panel=shape]")
-    expect(shape).to_contain_text("Each its own size")
+    expect(shape).to_contain_text("Each its own")
     shape.click()
     assert violations(tab) == []
     tab.get_by_role("button", name="16:9").click()
@@ -147,6 +176,26 @@ def test_sheet_and_data_are_kept(person: Person) -> None:
     assert len(json.loads(data.value.path().read_bytes())["cells"]) == 2
     tab.get_by_role("link", name="Compare").click()
     expect(tab.get_by_role("link", name="to keep")).to_be_visible()
+    expect(tab.get_by_role("link", name="to keep").locator(".few img")).to_have_count(2)
+
+
+def test_words_without_end(person: Person) -> None:
+    """Three lines of them above the pictures and two in the list; all of them after a press."""
+    tab = person.opens()
+    _compares(tab, "a river that goes on [slow:0] " * 60, "Sound", "Second")
+    heading = tab.locator("h1")
+    low = heading.bounding_box()
+    tab.get_by_role("button", name="All of it").click()
+    high = heading.bounding_box()
+    assert low is not None
+    assert high is not None
+    assert low["height"] < 100 < high["height"]
+    tab.get_by_role("button", name="Less of it").click()
+    assert heading.bounding_box() == low
+    tab.goto(f"{person.url}/imagine/series/")
+    line = tab.locator(".lines li").first.bounding_box()
+    assert line is not None
+    assert line["height"] < 120
 
 
 def test_on_a_phone(browser: Browser, person: Person) -> None:

@@ -39,12 +39,31 @@ def test_vote_on_every_pair_and_read_the_ratings(browser: Browser, tmp_path: Pat
             assert not NAMES.search(tab.locator("main").inner_html())
             if number == 1:
                 assert violations(tab) == []
+                tab.get_by_role("button", name="Look closely at the right one").click()
+                expect(tab.locator("dialog .full")).to_be_visible()
+                tab.keyboard.press("ArrowLeft")
+                tab.keyboard.press("1")  # no vote: nobody sees for what
+                expect(tab.locator("dialog .tag")).to_have_text("left")
+                assert not NAMES.search(tab.locator("dialog").inner_html())
+                assert violations(tab) == []
+                tab.keyboard.press("Escape")
             tab.keyboard.press(key)
             expect(tab.locator(".who").first).to_have_text(NAMES)
             if number == 1:
                 assert violations(tab) == []
+            if key == "t":
+                expect(tab.get_by_role("status").filter(has_text="Equal")).to_be_visible()
             tab.keyboard.press("Enter")
-        expect(tab.get_by_text("Every pair is voted on")).to_be_visible()
+        expect(tab.get_by_text("Every pair is voted on", exact=True)).to_be_visible()
+        expect(tab.get_by_text("Keys: 1 left")).to_be_hidden()
+        tab.reload()  # the round is over until another one is asked for
+        expect(tab.get_by_text("You have voted on every pair")).to_be_visible()
+        tab.get_by_role("button", name="Another round").click()
+        for number in range(1, 4):
+            expect(tab.get_by_text(f"Pair {number} of 3")).to_be_visible()
+            expect(tab.locator(".side-of img.in")).to_have_count(2)
+            tab.keyboard.press("s")
+        expect(tab.get_by_text("Every pair is voted on or skipped")).to_be_visible()
         told = get(f"{person.url}/v1/ratings")
         assert (told["votes"], told["ties"]) == (3, 1)
         tab.get_by_role("link", name="Ratings").click()

@@ -171,6 +171,8 @@ async def test_ratings_can_be_narrowed_and_models_apart_stay_apart(served: Serve
     ):
         assert (await client.get(f"/v1/ratings?{query}")).json()["votes"] == votes, query
     assert (await client.get("/v1/ratings?series=NONE")).status_code == 404
+    unknown = await client.get("/v1/ratings?models=mock,nobody")
+    assert (unknown.status_code, unknown.json()["error"]["code"]) == (404, "unknown_model")
     assert (await client.get("/v1/ratings?format=xml")).status_code == 400
 
 
@@ -259,6 +261,15 @@ def test_stopping_midway_keeps_what_was_said(imagen: Imagen, compared: str) -> N
     assert (rest["done"], len(rest["votes"])) == (2, 1)
 
 
+def test_a_long_prompt_leaves_room_for_the_pictures(imagen: Imagen) -> None:
+    """Three rows of it at most."""
+    made = imagen("compare", "a very long story " * 60, "--models", "mock,mock-warm", *FAST)
+    assert made.returncode == 0, made.stderr
+    title = next(line for line in imagen("vote", stdin="q\n").stderr.splitlines() if line.startswith("1/1"))
+    assert 160 < len(title) <= 240
+    assert title.endswith("…")
+
+
 def test_what_cannot_be_voted_on_says_why(imagen: Imagen) -> None:
     """No series at all, one of one model, and one that is not there: exit 2 with a hint."""
     assert imagen("vote").returncode == 2
@@ -269,6 +280,12 @@ def test_what_cannot_be_voted_on_says_why(imagen: Imagen) -> None:
         assert run.returncode == 2
         assert json.loads(run.stdout)["error"]["hint"]
     assert imagen("ratings").stdout == ""
+    assert "no votes yet" in imagen("ratings").stderr
+    assert "no votes match" in imagen("ratings", "--prompt", "zebra").stderr
+    assert imagen("ratings", "--models", "mock,mock-warm").returncode == 0, "known, and never voted on"
+    unknown = imagen("ratings", "--models", "mock,mock-wram")
+    assert unknown.returncode == 2
+    assert "mock-wram" in unknown.stderr
     assert imagen("ratings", "--csv", "--json").returncode == 2
 
 

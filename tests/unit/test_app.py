@@ -220,6 +220,11 @@ async def test_a_series_is_model_by_model_and_complete(app: imagen.App) -> None:
     series = await app.series(series.id)
     assert series.state == "completed"
     assert series.counts == {"completed": 8}
+    first = series.cells[0].job
+    assert first is not None
+    again = await app.retry(first.id)
+    assert (again.retry_of, again.series, again.request) == (first.id, None, first.request)
+    assert await app.series(series.id) == series  # what was drawn stays what it is a record of
 
 
 async def test_one_wrong_cell_stops_a_series_before_it_begins(app: imagen.App) -> None:

@@ -39,6 +39,14 @@ async def test_every_view_is_the_page(client: httpx2.AsyncClient) -> None:
         assert answer.status_code == 200
         assert answer.headers["content-type"] == "text/html; charset=utf-8"
         assert pages.HERE not in answer.text
+        assert (await client.get(f"{path}/")).text == answer.text
+
+
+async def test_what_is_not_there(client: httpx2.AsyncClient) -> None:
+    """404: as the page for who has a browser, which says so; plainly for a program."""
+    browser = await client.get("/imagine/nowhere", headers={"accept": "text/html,*/*"})
+    assert (browser.status_code, browser.headers["content-type"]) == (404, "text/html; charset=utf-8")
+    assert (await client.get("/imagine/nowhere")).headers["content-type"] == "application/json"
 
 
 async def test_the_policy_lets_nothing_but_its_own_files_run(client: httpx2.AsyncClient) -> None:

@@ -5,7 +5,7 @@ from dataclasses import replace
 from typing import Any
 
 from imagen.core.errors import Conflict, UnknownModel
-from imagen.core.job import Cell, Job, Series, cells_of
+from imagen.core.job import Cell, Job, Series, State, cells_of
 from imagen.core.model import Model
 from imagen.core.request import Draft, Request
 from imagen.store.intake import NewJob
@@ -52,4 +52,6 @@ def again(old: Job, resolve: Resolve, record: Mapping[str, Any] | None) -> NewJo
         if record is None or not isinstance(request, Request):
             raise
         new = NewJob(request=request, model=Model.from_dict(record))
-    return replace(new, series=old.series, cell=old.cell, retry_of=old.id, priority=old.priority, owner=old.owner)
+    # What failed is mended in its place; what was drawn stays recorded there, and drawn again it is a job of its own.
+    place = (None, None) if old.state is State.COMPLETED else (old.series, old.cell)
+    return replace(new, series=place[0], cell=place[1], retry_of=old.id, priority=old.priority, owner=old.owner)

@@ -94,6 +94,12 @@ async def ratings(
     return await asyncio.to_thread(rate, told)
 
 
+async def unrated(db: Database, names: Sequence[str], *, owner: str | None = None) -> list[str]:
+    """Those of these models that were never voted on."""
+    known = await db.read(votes.models, owner=owner)
+    return [name for name in names if name not in known]
+
+
 def _plain(data: bytes, mime: str) -> bytes:
     if mime == PNG:
         from imagen.engine.sidecar import without_text

@@ -76,6 +76,15 @@ def tallies(
     ]
 
 
+def models(connection: Connection, *, owner: str | None = None) -> set[str]:
+    """Every model that was ever voted on, also one that is no longer there."""
+    sides = (votes.c.left_model, votes.c.right_model)
+    query = select(*sides).join(series, series.c.id == votes.c.series_id).distinct()
+    if owner is not None:
+        query = query.where(series.c.owner == owner)
+    return {name for row in connection.execute(query) for name in row}
+
+
 def _vote(row: Row[Any]) -> Vote:
     return Vote(
         id=row.id,

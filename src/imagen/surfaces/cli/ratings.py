@@ -43,6 +43,8 @@ def ratings(
                 click.echo(ratings_csv(found), nl=False)
             elif found.votes:
                 print_ratings(found)
+            elif any(told is not None for told in (series_id, names, q, voter)):
+                click.echo("no votes match; without these options: imagen ratings", err=True)
             else:
                 click.echo("no votes yet; compare some pictures: imagen vote SERIES", err=True)
             return 0

@@ -16,7 +16,8 @@ from imagen.core.vote import Ballot, Choice, Hidden, Vote
 from imagen.surfaces.cli.follow import run
 from imagen.surfaces.cli.graphics import Kind, Room, draw, erase, graphics_of
 from imagen.surfaces.cli.keyboard import Key, keys
-from imagen.surfaces.cli.output import one_line, print_json
+from imagen.surfaces.cli.output import columns as width_of
+from imagen.surfaces.cli.output import cut, one_line, print_json
 from imagen.surfaces.cli.ratings import print_ratings
 from imagen.surfaces.cli.terminal import size_of
 from imagen.surfaces.wire_votes import ratings_json, vote_json
@@ -34,7 +35,9 @@ OPEN = "o"
 ASK = "1 left better · 2 right better · t tie · s skip · o open · q quit"
 GAP = 0.04  # between the two, of their height: enough to see two pictures and not one
 TALLEST = 720  # pixels of what a terminal is sent; more is not seen there
-WORDS_ROWS = 4  # of the terminal, for what is said around the pictures
+PROMPT_ROWS = 3
+NUMBER = 12  # columns, as in `1/12  `
+WORDS_ROWS = 4  # of the terminal, for what is said around the pictures, with a prompt of one row
 
 
 @click.command()
@@ -95,7 +98,7 @@ async def _vote(app: "App", series: str, again: bool, table: "Table", key: Key) 
     now = ballot.round
     while (pair := ballot.pair) is not None and ballot.round == now:
         sides = [(await app.blind_picture(series, side.id)).data for side in (pair.left, pair.right)]
-        table.lay(f"{ballot.done + 1}/{ballot.total}  {one_line(pair.prompt)}", pair.left, pair.right, sides)
+        table.lay(f"{ballot.done + 1}/{ballot.total}  {table.cut(one_line(pair.prompt))}", pair.left, pair.right, sides)
         choice = await _asked(table, key)
         if choice is None:
             table.say("stopped; the rest waits for you")
@@ -148,7 +151,7 @@ class Table:
             path.write_bytes(data)
         self.say(title)
         kind = graphics_of(self.stream, self.environ)
-        if kind == "none" or not self._draw(kind, pictures):
+        if kind == "none" or not self._draw(kind, pictures, title):
             for name, path in zip(("left", "right"), self._paths(), strict=True):
                 self.say(f"  {name}: {path}")
         if self.opens:
@@ -160,6 +163,10 @@ class Table:
             if self.launch(str(path)):
                 self.say(f"nothing here opens pictures; look at {path}")
 
+    def cut(self, text: str) -> str:
+        """As much of a prompt as leaves room for the pictures, and for the number before it."""
+        return cut(text, PROMPT_ROWS * size_of(self.stream)[0] - NUMBER)
+
     def say(self, text: str) -> None:
         """One line for the voter."""
         click.echo("".join(letter if letter.isprintable() else " " for letter in text), file=self.stream)
@@ -167,10 +174,11 @@ class Table:
     def _paths(self) -> tuple[Path, Path]:
         return self.folder / "left.png", self.folder / "right.png"
 
-    def _draw(self, kind: Kind, pictures: list[bytes]) -> bool:
+    def _draw(self, kind: Kind, pictures: list[bytes], title: str) -> bool:
         data, width, height = side_by_side(pictures)
         columns, lines, cell = size_of(self.stream)
-        wide, high = Room(columns=columns - 1, rows=max(lines - WORDS_ROWS, 1), cell=cell).fit(width, height)
+        words = WORDS_ROWS + (width_of(title) - 1) // columns
+        wide, high = Room(columns=columns - 1, rows=max(lines - words, 1), cell=cell).fit(width, height)
         true_colour = self.environ.get("COLORTERM", "") in ("truecolor", "24bit")
         try:
             picture = draw(data, kind, wide, high, cell, true_colour=true_colour)

@@ -58,16 +58,21 @@ def version() -> str:
 
 async def view(request: Request) -> Response:
     """The page itself; which view it shows is its own affair."""
+    return _page(request)
+
+
+def _page(request: Request, status: int = 200) -> Response:
     tag = f'"{version()}"'
     headers = {"etag": tag, "cache-control": "no-cache", "content-security-policy": POLICY}
-    if tag in request.headers.get("if-none-match", ""):
+    if status == 200 and tag in request.headers.get("if-none-match", ""):
         return Response(status_code=304, headers=headers)
     page = statics()["index.html"].replace(HERE.encode(), f"/imagine/static/{version()}".encode())
-    return Response(page, media_type=TYPES["html"], headers=headers)
+    return Response(page, status, media_type=TYPES["html"], headers=headers)
 
 
 for path in VIEWS:
-    router.add_api_route(path, view, methods=["GET", "HEAD"])
+    for spelled in (path, f"{path}/"):
+        router.add_api_route(spelled, view, methods=["GET", "HEAD"])
 
 
 @router.api_route("/imagine/static/{hash}/{name}", methods=["GET", "HEAD"])
@@ -77,3 +82,11 @@ async def static(hash: str, name: str) -> Response:
     if data is None or name == "index.html":
         raise HTTPException(404)
     return Response(data, media_type=TYPES[name.rpartition(".")[2]], headers={"cache-control": FOR_EVER})
+
+
+@router.api_route("/imagine/{rest:path}", methods=["GET", "HEAD"])
+async def lost(rest: str, request: Request) -> Response:
+    """A page that is not there, said by the page to whoever has a browser."""
+    if "text/html" not in request.headers.get("accept", ""):
+        raise HTTPException(404)
+    return _page(request, 404)

@@ -1,6 +1,7 @@
 // The public API, and nothing else: what a page needs that it does not have is added there.
 
 const KEY = "imagen.key";
+const SENDABLE = /^[\x21-\x7e]+$/; // what a header carries; a browser throws at the rest before anything is sent
 let key = remembered();
 let asking = null;
 const MOST_HELD = 400;
@@ -19,12 +20,13 @@ export const headers = () => (key ? { authorization: `Bearer ${key}` } : {});
 
 // Ask with JSON, answer with JSON; every failure is a Refusal that says what to do next.
 export async function ask(method, path, body, more = {}) {
+  const mine = key;
   const answer = await fetched(path, {
     method,
     headers: { ...headers(), ...(body === undefined ? {} : { "content-type": "application/json" }), ...more },
     body: body === undefined ? undefined : JSON.stringify(body),
   });
-  if (answer.status === 401 && (await wantKey())) return ask(method, path, body, more);
+  if (answer.status === 401 && (mine !== key || (await wantKey()))) return ask(method, path, body, more);
   if (!answer.ok) throw await refusal(answer);
   return answer.status === 204 ? null : answer.json();
 }
@@ -45,16 +47,23 @@ async function fetched(path, told) {
 async function refusal(answer) {
   const told = await answer.json().catch(() => ({}));
   const { message = `The server answered ${answer.status}`, hint = "try again", ...rest } = told.error || {};
+  if (answer.status === 401) return new Refusal("This server wants a key", "Give it one with the key at the top", { ...rest, status: 401 });
   return new Refusal(message, hint, { ...rest, status: answer.status });
+}
+
+async function file(path) {
+  const mine = key;
+  const answer = await fetched(path, { headers: headers() });
+  if (answer.status === 401 && (mine !== key || (await wantKey()))) return file(path);
+  if (!answer.ok) throw await refusal(answer);
+  return answer.blob();
 }
 
 // The address of a picture for an <img>. With a key it is fetched, because an <img> cannot bring one along.
 export async function picture(path) {
   if (!key) return path;
   if (!held.has(path)) {
-    const answer = await fetched(path, { headers: headers() });
-    if (!answer.ok) throw await refusal(answer);
-    held.set(path, URL.createObjectURL(await answer.blob()));
+    held.set(path, URL.createObjectURL(await file(path)));
     // What is shown stays shown; only a tab that has looked at thousands would grow without this.
     const [oldest] = held.keys();
     if (held.size > MOST_HELD) {
@@ -67,12 +76,10 @@ export async function picture(path) {
 
 // A file to keep, under a name that says what it is; of which kind, the server says.
 export async function download(path, name) {
-  const answer = await fetched(path, { headers: headers() });
-  if (!answer.ok) throw await refusal(answer);
-  const file = await answer.blob();
+  const data = await file(path);
   const link = document.createElement("a");
-  link.href = URL.createObjectURL(file);
-  link.download = `${name}.${KINDS[file.type.split(";")[0]] || "bin"}`;
+  link.href = URL.createObjectURL(data);
+  link.download = `${name}.${KINDS[data.type.split(";")[0]] || "bin"}`;
   link.click();
   setTimeout(() => URL.revokeObjectURL(link.href), SAVED_MS);
 }
@@ -95,14 +102,47 @@ export function wantKey() {
 let person = async () => null;
 export function askWith(ask) { person = ask; }
 
+export const keyed = () => Boolean(key);
+
 async function askForKey() {
+  const mine = key;
   const told = await person(Boolean(key));
+  if (mine !== key) return true; // given in another tab meanwhile
   if (!told) return false;
-  key = told;
-  try { localStorage.setItem(KEY, told); } catch { /* a browser that keeps nothing asks again next time */ }
+  useKey(told);
   return true;
 }
 
+// Whether the server knows this key; one that it does not know is never kept.
+export async function knows(told) {
+  if (!SENDABLE.test(told)) return false;
+  const answer = await fetched("/v1/jobs?limit=1", { headers: { authorization: `Bearer ${told}` } });
+  if (!answer.ok && answer.status !== 401) throw await refusal(answer);
+  return answer.ok;
+}
+
+// "" forgets it. What was fetched with the old one is not shown to whoever has the new one.
+export function useKey(told) {
+  key = told;
+  held.clear();
+  try {
+    if (told) localStorage.setItem(KEY, told);
+    else localStorage.removeItem(KEY);
+  } catch { /* a browser that keeps nothing asks again next time */ }
+  dispatchEvent(new Event("keyed"));
+}
+addEventListener("storage", (event) => {
+  if (event.key !== KEY && event.key !== null) return;
+  if (key) location.reload(); // as somebody else
+  key = remembered();
+  dispatchEvent(new Event("keyed"));
+});
+
 function remembered() {
-  try { return localStorage.getItem(KEY) || ""; } catch { return ""; }
+  try {
+    const told = localStorage.getItem(KEY) || "";
+    if (!told || SENDABLE.test(told)) return told;
+    localStorage.removeItem(KEY);
+  } catch { /* then it is asked for */ }
+  return "";
 }

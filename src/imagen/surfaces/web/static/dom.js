@@ -29,6 +29,8 @@ const PATHS = {
   again: "M5 12a7 7 0 1 0 2.2-5.1M7 3v4h4",
   vote: "M4 5h7v14H4zM13 5h7v14h-7zM7 12l1 1 1.5-2",
   use: "M4 20l1-5L16 4l4 4L9 19z",
+  key: "M8 17a4 4 0 1 1 3.6-5.8H21v3.6h-3v-2M17.5 11.2v3.6M8 13h.01",
+  large: "M14 4h6v6M20 4l-7 7M10 20H4v-6M4 20l7-7",
 };
 
 export function icon(name) {
@@ -51,6 +53,16 @@ export function outline(width, height) {
   return element;
 }
 
+// While a dialog is open, nothing outside of it can be pressed or is read aloud: what is said goes where it can be heard.
+const told = document.getElementById("told");
+const toasts = document.getElementById("toasts");
+function settle() {
+  const place = [...document.querySelectorAll("dialog:modal")].at(-1) || document.body;
+  if (told.parentElement !== place) place.append(told, toasts);
+}
+new MutationObserver(settle).observe(document.body, { childList: true });
+document.addEventListener("close", settle, true); // before the dialog is taken away, and they with it
+
 // One polite sentence for whoever listens instead of looks; the newest counts, and seldom.
 const QUIET_MS = 5000;
 let saidAt = -QUIET_MS;
@@ -59,7 +71,7 @@ export function say(words, { now = false } = {}) {
   clearTimeout(later);
   const speak = () => {
     saidAt = performance.now();
-    document.getElementById("told").textContent = words;
+    told.textContent = words;
   };
   const wait = now ? 0 : saidAt + QUIET_MS - performance.now();
   if (wait <= 0) speak();
@@ -73,6 +85,21 @@ export function toast(message, hint = "", { action = null, kind = "bad" } = {}) 
   const gone = () => box.remove();
   if (action) box.append(h("button", { type: "button", class: "quiet", onclick: () => { gone(); action.run(); } }, action.label));
   box.append(h("button", { type: "button", class: "round", "aria-label": "Close this message", onclick: gone }, icon("close")));
-  document.getElementById("toasts").append(box);
+  settle();
+  toasts.append(box);
   setTimeout(gone, SHOWN_MS);
+}
+
+export const hush = () => toasts.replaceChildren();
+
+// Words of any length: a few lines of them, and all after a press.
+export function clamped(element) {
+  element.classList.add("clamp");
+  const more = h("button", { type: "button", class: "quiet", hidden: true, "aria-expanded": "false", onclick: () => {
+    const all = element.classList.toggle("all");
+    more.setAttribute("aria-expanded", String(all));
+    more.textContent = all ? "Less of it" : "All of it";
+  } }, "All of it");
+  new ResizeObserver(() => { more.hidden = element.scrollHeight <= element.clientHeight + 2 && !element.classList.contains("all"); }).observe(element);
+  return [element, more];
 }

@@ -10,6 +10,7 @@ import * as viewer from "./viewer.js";
 import * as words from "./words.js";
 
 const STRIP = 40; // jobs; the gallery has them all
+const COMING = 8; // of those that wait or are drawn: a hundred of somebody else's would hide what is there
 const STAGE = "imagen.stage";
 const THUMB = 320;
 
@@ -31,7 +32,7 @@ export function draw(root) {
         paint();
       }, (no) => {
         if (shown === place) place.refuse(no);
-        toast(no.message, no.hint);
+        else toast(no.message, no.hint);
       });
     },
   });
@@ -73,9 +74,12 @@ export function draw(root) {
 
   function paint() {
     choose();
-    const wanted = newest().filter((job) => !ended(job) || job.images.some((image) => image.state === "stored")).slice(0, STRIP);
+    const all = newest();
+    // The running ones, then those that come next: the oldest of the waiting.
+    const coming = all.filter((job) => !ended(job)).sort((a, b) => (a.state !== b.state ? (a.state === "running" ? -1 : 1) : a.id < b.id ? -1 : 1)).slice(0, COMING);
+    const wanted = all.filter((job) => (ended(job) ? job.images.some((image) => image.state === "stored") : coming.includes(job) || job.id === shown?.job.id)).slice(0, STRIP);
     const ids = new Set(wanted.map((job) => job.id));
-    for (const [id, one] of thumbs) if (!ids.has(id)) { one.close(); thumbs.delete(id); }
+    for (const [id, one] of thumbs) if (!ids.has(id)) { one.close(); one.element.remove(); thumbs.delete(id); }
     for (const job of wanted) if (!thumbs.has(job.id)) thumbs.set(job.id, thumb(job, () => put(state.jobs.get(job.id))));
     const order = wanted.map((job) => thumbs.get(job.id).element);
     order.forEach((element, at) => { if (strip.children[at] !== element) strip.insertBefore(element, strip.children[at] || null); });
@@ -98,6 +102,7 @@ export function draw(root) {
   };
   document.addEventListener("keydown", keys);
   stage.addEventListener("drawn", (event) => put(event.detail));
+  stage.addEventListener("again", (event) => sheet.send(event.detail));
   root.replaceChildren(h("div", { class: "draw" }, h("h1", { class: "unseen" }, "Draw a picture"), stage, strip, sheet.element));
   const off = on("jobs", paint);
   paint();
@@ -153,6 +158,9 @@ function thumb(first, chosen) {
   update(first);
   return { element, close: on(first.id, update) };
 }
+
+// What this view is to show when it is opened.
+export const stage = (job) => remember(job.id);
 
 function remember(id) {
   try { sessionStorage.setItem(STAGE, id); } catch { /* then a refresh shows the newest one */ }

@@ -25,6 +25,15 @@ export class Frame {
     this.element.style.setProperty("--cap", `${Math.max(width * 2, SMALLEST_PX * Math.min(1, width / height))}px`);
   }
 
+  // There will be no picture here, or no more: a frame that says so and does not look as if one were coming.
+  lose(words) {
+    this.wanted = null;
+    this.final = true;
+    this.element.classList.add("lost");
+    this.element.dataset.words = words;
+    for (const part of this.element.querySelectorAll(".layer, .look")) part.remove();
+  }
+
   show(url, focus = 1, final = false) {
     if (this.final || url === this.shown || url === this.wanted?.url) return;
     this.wanted = { url, focus, final };
@@ -41,7 +50,7 @@ export class Frame {
       try {
         await image.decode(); // only what is whole is shown, so nothing flickers
       } catch {
-        if (final) this.element.classList.add("lost");
+        if (final) this.lose("This picture cannot be shown");
         continue;
       }
       if (this.final) break;
@@ -102,12 +111,20 @@ export function easel(first, { opened, using }) {
       places[at]?.show(preview.url, preview.total ? preview.step / preview.total : 0.5);
     }
     for (const image of job.images || []) finish(places[image.index], image);
+    if (ended(job)) {
+      const there = new Set((job.images || []).map((image) => image.index));
+      places.forEach((place, at) => { if (!there.has(at)) place.lose("Not drawn"); });
+    }
     const share = ended(job) ? 1 : total ? step / total : 0;
     bar.firstChild.style.setProperty("--share", String(share));
     set(bar, "aria-valuenow", String(Math.round(share * 100)));
     set(bar, "aria-valuetext", `${words.standing(job)} ${words.steps(job)}`.trim());
     set(bar, "hidden", ended(job));
-    line.textContent = words.standing(job);
+    // While it is drawn its words stand below; afterwards others may.
+    const done = job.state === "completed";
+    line.textContent = done ? job.request.prompt : words.standing(job);
+    line.title = job.request.prompt.slice(0, 600);
+    line.dir = done ? "auto" : "";
     sub.textContent = about(job);
     element.classList.toggle("waiting", !ended(job));
     if (drawn !== job.state + job.id) {
@@ -119,6 +136,7 @@ export function easel(first, { opened, using }) {
   }
 
   async function finish(place, image) {
+    if (place && image.state !== "stored") place.lose("This picture was deleted");
     if (!place || place.asked || image.state !== "stored") return;
     place.asked = true;
     try {
@@ -133,7 +151,11 @@ export function easel(first, { opened, using }) {
   }
 
   function actions() {
-    if (!state.jobs.has(job.id)) return [];
+    if (!state.jobs.has(job.id)) {
+      // It never came to the server, or was refused there.
+      if (!job.error?.retryable) return [];
+      return [h("button", { type: "button", class: "quiet", onclick: () => element.dispatchEvent(new CustomEvent("again", { bubbles: true, detail: job.request })) }, icon("again"), "Try again")];
+    }
     if (!ended(job)) {
       const button = h("button", { type: "button", class: "quiet", onclick: () => stop(button, job.id) }, "Cancel");
       return [button];
@@ -192,7 +214,7 @@ function about(job) {
   if (job.state === "cancelled") return "Nothing more is drawn of it";
   if (job.state === "completed") {
     const took = job.timings?.total ? words.seconds(job.timings.total) : "";
-    return [name, took, job.warnings?.map((one) => one.message).join("; ")].filter(Boolean).join(" · ");
+    return [`Done: ${name}`, took, job.warnings?.map((one) => one.message).join("; ")].filter(Boolean).join(" · ");
   }
   return words.steps(job) || name;
 }

@@ -2,8 +2,9 @@
 
 import { once, post } from "./api.js";
 import { h, icon, outline, set, toast } from "./dom.js";
+import { number, optionField } from "./fields.js";
 import { picker } from "./picker.js";
-import { allowed, rounded, sizes, together } from "./shapes.js";
+import { allowed, sizes, together } from "./shapes.js";
 import { model, models, newest, on, state } from "./store.js";
 import * as words from "./words.js";
 
@@ -31,18 +32,21 @@ export function form({ submitted, compared }) {
     prompt.style.height = "auto";
     prompt.style.height = `${Math.min(prompt.scrollHeight, 180)}px`;
   };
-  prompt.addEventListener("input", () => { told.prompt = prompt.value; set(draw, "disabled", !prompt.value.trim()); grow(); remember(); });
+  prompt.addEventListener("input", () => { told.prompt = prompt.value; ready(); grow(); remember(); });
   prompt.addEventListener("keydown", (event) => {
     // Enter draws, as in a conversation; while somebody composes a character it belongs to the keyboard.
     if (event.key === "Enter" && !event.shiftKey && !event.isComposing) { event.preventDefault(); element.requestSubmit(); }
   });
-  set(draw, "disabled", !told.prompt.trim());
+  const few = () => told.several !== null && told.several.length < 2;
+  const ready = () => set(draw, "disabled", !told.prompt.trim() || few());
 
   // One panel at a time, above the words; its chip says that it is open.
   let open = null;
+  let blank = false;
   const panels = { model: modelPanel, shape: shapePanel, more: morePanel };
   function toggle(name) {
     open = open === name ? null : name;
+    blank = !state.models.length;
     panel.replaceChildren(...(open ? [panels[open]()].flat() : []));
     set(panel, "hidden", !open);
     paint();
@@ -69,11 +73,13 @@ export function form({ submitted, compared }) {
     const size = shape(one);
     const focused = document.activeElement?.dataset?.chip;
     draw.textContent = told.several ? "Compare" : "Draw";
+    ready();
     if (told.several) {
       const asked = shape(drawers());
       chips.replaceChildren(
-        chip("model", words.count(told.several.length, "model"), { label: "Models" }),
-        chip("shape", asked ? `${asked[0]} × ${asked[1]}` : "Each its own size", { label: "Shape", before: asked && outline(...asked) }),
+        chip("model", few() ? "Tick at least two" : words.count(told.several.length, "model"), { label: "Models" }),
+        h("button", { type: "button", class: "chip solo", "data-chip": "one", "aria-label": "Only one", onclick: () => { shut(false); severally(null); prompt.focus(); } }, icon("close"), h("span", { class: "text" }, "Only one")),
+        chip("shape", asked ? `${asked[0]} × ${asked[1]}` : "Each its own", { label: "Shape", before: asked && outline(...asked) }),
         counter(null, MOST_SEEDS),
         seed(),
         chip("more", "More", { label: "More settings", before: icon("more"), marked: Boolean(told.negative) }),
@@ -132,12 +138,19 @@ export function form({ submitted, compared }) {
       chosen: chosen(),
       several: told.several,
       pick: (one) => { told.model = one.name; told.steps = told.guidance = null; fitShape(one); remember(); shut(); paint(); },
-      pickSeveral: (names) => { told.several = names; remember(); paint(); },
+      pickSeveral: severally,
     });
   }
 
   function fitShape(one) {
-    if (told.shape === "own" && !allowed(one, told.width, told.height)) told.shape = null;
+    if (told.shape === "own" && !(one && allowed(one, told.width, told.height))) told.shape = null;
+  }
+
+  function severally(names) {
+    told.several = names;
+    fitShape(drawers());
+    remember();
+    paint();
   }
 
   // Whose sizes are offered: the model's, or what all of those that are compared draw.
@@ -147,10 +160,10 @@ export function form({ submitted, compared }) {
     return ticked.length ? together(ticked) : null;
   }
 
-  // The size that is asked for; null is each model's own, where several are compared.
+  // The size that is asked for, as it was typed; null is each model's own, where several are compared.
   function shape(one) {
     if (!one) return null;
-    if (told.shape === "own" && told.width && told.height && allowed(one, told.width, told.height)) return [told.width, told.height];
+    if (told.shape === "own" && (allowed(one, told.width, told.height) || !one.limits.sizes.length)) return [told.width, told.height];
     const found = told.shape && sizes(one).find(([, , name]) => name === told.shape);
     return found ? found.slice(0, 2) : told.several ? null : [one.defaults.width, one.defaults.height];
   }
@@ -158,31 +171,32 @@ export function form({ submitted, compared }) {
   function shapePanel() {
     const one = drawers();
     if (!one) return h("p", { class: "said" }, told.several ? "There is no size that all of these draw: each draws its own" : "There is no model to draw with");
-    const now = shape(one)?.join(" × ") || "";
+    const asked = shape(one);
+    const now = asked?.join(" × ") || "";
     const tile = (name, size, drawing) => h("button", {
-      type: "button", class: "tile", "aria-pressed": String(now === size), "data-first": now === size ? true : null,
+      type: "button", class: "tile", "data-size": size, "aria-pressed": String(now === size), "data-first": now === size ? true : null,
       onclick: () => { told.shape = size && name; remember(); shut(); paint(); },
     }, drawing, h("b", {}, name), h("span", {}, size || "its own size"));
     const tiles = sizes(one).map(([width, height, name]) => tile(name, `${width} × ${height}`, outline(width, height)));
     if (told.several) tiles.unshift(tile("Each", "", null));
     const content = [h("h2", {}, "Shape"), h("div", { class: "tiles" }, tiles)];
     if (!one.limits.sizes.length && now) {
-      const [width, height] = shape(one);
-      const side = (name, value) => h("label", {}, name === "width" ? "Width" : "Height", h("input", { type: "number", min: String(one.limits.min), max: String(one.limits.max), step: String(one.limits.multiple_of), value: String(value), onchange: (event) => {
-        const [w, t] = shape(one);
-        const sides = { width: w, height: t, [name]: rounded(one, Number(event.target.value)) };
-        event.target.value = String(sides[name]);
-        Object.assign(told, sides, { shape: "own" });
+      const { min, max, multiple_of: step } = one.limits;
+      const side = (label, at) => number(label, { value: asked[at], low: Math.ceil(min / step) * step, high: Math.floor(max / step) * step, step, change: (value) => {
+        const sides = [...shape(one)];
+        sides[at] = value || 0;
+        Object.assign(told, { shape: "own", width: sides[0], height: sides[1] });
+        for (const each of panel.querySelectorAll(".tile")) each.setAttribute("aria-pressed", String(each.dataset.size === sides.join(" × ")));
         remember();
         paint();
-      } }));
-      content.push(h("div", { class: "fields pair" }, side("width", width), side("height", height)));
+      } });
+      content.push(h("div", { class: "fields pair" }, side("Width", 0), side("Height", 1)));
     }
     return content;
   }
 
   function changed(one) {
-    return Boolean(one && ((told.negative && !one.ignores.includes("negative")) || told.steps || told.guidance !== null || Object.keys(told.options[one.name] || {}).length));
+    return Boolean(one && ((told.negative && !one.ignores.includes("negative")) || told.steps !== null || told.guidance !== null || Object.keys(told.options[one.name] || {}).length));
   }
 
   function morePanel() {
@@ -196,8 +210,8 @@ export function form({ submitted, compared }) {
     const own = () => (told.options[one.name] ||= {});
     const fields = [];
     if (!one.ignores.includes("negative")) fields.push(unwanted(one.defaults.negative || "nothing"));
-    if (one.limits.steps[0] !== one.limits.steps[1] && !one.ignores.includes("steps")) fields.push(number("Steps", told.steps, one.defaults.steps, one.limits.steps, 1, (value) => { told.steps = value; }));
-    if (one.defaults.guidance !== null && !one.ignores.includes("guidance")) fields.push(number("Guidance", told.guidance, one.defaults.guidance, [0, 100], "any", (value) => { told.guidance = value; }, "how closely it keeps to the words"));
+    if (one.limits.steps[0] !== one.limits.steps[1] && !one.ignores.includes("steps")) fields.push(number("Steps", { value: told.steps, usual: one.defaults.steps, low: one.limits.steps[0], high: one.limits.steps[1], step: 1, change: (value) => { told.steps = value; keepOne(); } }));
+    if (one.defaults.guidance !== null && !one.ignores.includes("guidance")) fields.push(number("Guidance", { value: told.guidance, usual: one.defaults.guidance, low: 0, high: 100, help: "how closely it keeps to the words", change: (value) => { told.guidance = value; keepOne(); } }));
     for (const [name, option] of Object.entries(one.options)) fields.push(optionField(name, option, own(), keepOne));
     const nothing = fields.length ? null : h("p", { class: "said" }, "This model has no settings of its own");
     const reset = h("button", { type: "button", class: "quiet", onclick: () => { Object.assign(told, { negative: "", steps: null, guidance: null }); delete told.options[one.name]; remember(); shut(); paint(); } }, "Back to the model's own");
@@ -205,9 +219,6 @@ export function form({ submitted, compared }) {
     function keepOne() { remember(); chips.querySelector('[data-panel="more"]').classList.toggle("marked", told.several ? Boolean(told.negative) : changed(one)); }
     function unwanted(usual) {
       return h("label", { class: "wide" }, "What should not be seen", h("textarea", { rows: "2", dir: "auto", value: told.negative, placeholder: usual, oninput: (event) => { told.negative = event.target.value; keepOne(); } }));
-    }
-    function number(label, value, usual, range, step, change, help) {
-      return field(label, h("input", { type: "number", min: String(range[0]), max: String(range[1]), step: String(step), placeholder: String(usual), value: value ?? "", oninput: (event) => { change(event.target.value === "" ? null : Number(event.target.value)); keepOne(); } }), help);
     }
   }
 
@@ -219,7 +230,7 @@ export function form({ submitted, compared }) {
     [asked.width, asked.height] = shape(one);
     if (told.locked && told.seed !== "") asked.seed = Number(told.seed);
     if (told.negative && !one.ignores.includes("negative")) asked.negative = told.negative;
-    if (told.steps) asked.steps = told.steps;
+    if (told.steps !== null) asked.steps = told.steps;
     if (told.guidance !== null) asked.guidance = told.guidance;
     const options = Object.fromEntries(Object.entries(told.options[one.name] || {}).filter(([name]) => name in one.options));
     if (Object.keys(options).length) asked.options = options;
@@ -229,7 +240,21 @@ export function form({ submitted, compared }) {
   async function submit(event) {
     event.preventDefault();
     if (!told.prompt.trim()) return;
-    if (!element.reportValidity()) return;
+    if (few()) {
+      if (open !== "model") toggle("model");
+      return;
+    }
+    if (!element.reportValidity()) {
+      refused(panel)?.focus();
+      return;
+    }
+    // What was typed in a panel that is shut is not in the page, and asked all the same.
+    const wrong = ["shape", "more"].find((name) => refused(h("div", {}, panels[name]())));
+    if (wrong) {
+      if (open !== wrong) toggle(wrong);
+      refused(panel)?.focus();
+      return;
+    }
     if (open) shut(false);
     // Somebody may be quicker than the list of models, without which the frame has no shape.
     if (!state.models.length) await models().catch(() => {});
@@ -238,8 +263,11 @@ export function form({ submitted, compared }) {
       return;
     }
     const asked = request();
-    submitted(asked, post("/v1/jobs", asked, { "idempotency-key": once() }));
+    send(asked);
   }
+
+  const refused = (place) => [...place.querySelectorAll("input")].find((each) => !each.checkValidity());
+  const send = (asked) => submitted(asked, post("/v1/jobs", asked, { "idempotency-key": once() }));
 
   // Each model draws with its own settings: that is what is compared.
   async function compare() {
@@ -254,16 +282,24 @@ export function form({ submitted, compared }) {
     } catch (no) {
       toast(no.message, no.hint);
     } finally {
-      draw.disabled = false;
+      ready();
     }
   }
 
-  const off = [on("models", () => { if (!open) paint(); })];
+  const off = [on("models", () => {
+    if (!open) paint();
+    else if (blank && open !== "model" && state.models.length) { // it was opened before there were any
+      const name = open;
+      shut(false);
+      toggle(name);
+    }
+  })];
   paint();
   queueMicrotask(grow);
   return {
     element,
     focus: () => prompt.focus(),
+    send,
     several() {
       told.several ||= chosen() ? [chosen().name] : [];
       remember();
@@ -275,11 +311,11 @@ export function form({ submitted, compared }) {
       const { prompt: text, negative, model: name, width, height, steps, guidance, seed: number, n, options } = job.request;
       const one = model(name);
       const usual = one?.defaults || {};
-      Object.assign(told, { several: null, prompt: text, negative: negative || "", model: name, shape: "own", width, height, seed: String(number ?? ""), locked: true, n,
+      Object.assign(told, { several: null, prompt: text, negative: negative || "", model: name, shape: width ? "own" : null, width, height, seed: String(number ?? ""), locked: true, n,
         steps: steps === usual.steps ? null : steps, guidance: guidance === usual.guidance ? null : guidance });
       told.options[name] = Object.fromEntries(Object.entries(options || {}).filter(([key, value]) => one?.options[key] && one.options[key].default !== value));
       prompt.value = text;
-      set(draw, "disabled", false);
+      if (chosen()) fitShape(chosen());
       remember();
       grow();
       paint();
@@ -287,36 +323,6 @@ export function form({ submitted, compared }) {
     },
     close() { off.forEach((end) => end()); document.removeEventListener("pointerdown", outside); },
   };
-}
-
-function optionField(name, option, own, keepOne) {
-  const change = (value) => { if (value === option.default || value === "" || value === null) delete own[name]; else own[name] = value; keepOne(); };
-  const now = own[name] ?? option.default;
-  const label = name.replaceAll("_", " ");
-  if (option.choices.length) {
-    const select = h("select", { onchange: () => change(option.choices[select.selectedIndex]) }, option.choices.map((one) => h("option", {}, String(one))));
-    select.selectedIndex = option.choices.indexOf(now);
-    return field(label, select, option.help);
-  }
-  if (option.type === "bool") {
-    return field(label, h("input", { type: "checkbox", checked: Boolean(now), onchange: (event) => change(event.target.checked) }), option.help);
-  }
-  if (option.type === "int" || option.type === "float") {
-    const [low, high] = option.range || [];
-    return field(label, h("input", { type: "number", min: low === undefined ? null : String(low), max: high === undefined ? null : String(high), step: option.type === "int" ? "1" : "any", placeholder: String(option.default), value: own[name] ?? "", oninput: (event) => change(event.target.value === "" ? null : Number(event.target.value)) }), option.help);
-  }
-  return field(label, h("input", { type: "text", dir: "auto", value: own[name] ?? "", placeholder: String(option.default ?? ""), oninput: (event) => change(event.target.value) }), option.help);
-}
-
-// A control with its name and, beside the name and not in it, what it does.
-let fields = 0;
-function field(name, control, help) {
-  const id = `field-${(fields += 1)}`;
-  control.id = id;
-  if (help) control.setAttribute("aria-describedby", `${id}-help`);
-  const label = h("label", { for: id }, name);
-  const check = control.type === "checkbox";
-  return h("div", { class: check ? "one check" : "one" }, check ? [control, label] : [label, control], help ? h("small", { id: `${id}-help` }, help) : null);
 }
 
 function kept() {

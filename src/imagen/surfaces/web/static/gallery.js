@@ -1,8 +1,8 @@
 // Every picture, newest first. Only the rows that can be seen exist; ten thousand cost what thirty cost.
 
 import { get, picture } from "./api.js";
-import { h, toast } from "./dom.js";
-import { hand } from "./draw.js";
+import { h, set, toast } from "./dom.js";
+import { hand, stage } from "./draw.js";
 import { go } from "./router.js";
 import { ended, on, state } from "./store.js";
 import * as viewer from "./viewer.js";
@@ -25,8 +25,9 @@ export function gallery(root) {
   let next = null;
   let loading = null;
   let turn = 0;
-  let active = 0;
-  const cells = new Map(); // index -> element, only of what is near
+  let active = null; // the picture that has the keyboard
+  let failed = false;
+  const cells = new Map(); // picture -> element, only of what is near
 
   async function load(afresh = false) {
     if (afresh) { turn += 1; loading = null; next = null; }
@@ -40,12 +41,16 @@ export function gallery(root) {
       try {
         const answer = await get(`/v1/jobs?${asked}`);
         if (mine !== turn) return;
-        if (afresh) { items = []; clear(); scrollTo(0, 0); active = 0; }
+        if (afresh) { items = []; clear(); scrollTo(0, 0); active = null; }
+        failed = false;
         items.push(...answer.jobs.flatMap(pictures));
         next = answer.next;
         layout();
       } catch (no) {
-        toast(no.message, no.hint);
+        if (mine !== turn) return;
+        failed = true;
+        if (items.length) toast(no.message, no.hint);
+        else layout();
       } finally {
         if (mine === turn) loading = null;
       }
@@ -63,16 +68,21 @@ export function gallery(root) {
     const last = rows.at(-1);
     field.style.height = `${last ? last.top + last.height : 0}px`;
     nothing.hidden = items.length > 0;
-    if (!items.length) nothing.replaceChildren(h("p", {}, search.value || models.value ? "No picture is like that" : "Nothing was drawn yet"));
-    total.textContent = items.length ? `${words.count(items.length, "picture")}${next ? " so far" : ""}` : "";
-    for (const [at, cell] of cells) place(cell, at);
+    const why = failed ? "The pictures cannot be loaded now; they come when the server answers" : search.value || models.value ? "No picture is like that" : "Nothing was drawn yet";
+    if (!items.length) nothing.replaceChildren(h("p", {}, why));
+    total.textContent = failed ? "" : `${words.count(items.length, "picture")}${next ? " so far" : ""}`;
+    items.forEach((item, at) => { item.at = at; });
+    for (const [item, cell] of cells) place(cell, item);
     render();
   }
 
-  function place(cell, at) {
-    const row = rows[items[at]?.row];
-    if (!row) { cell.remove(); cells.delete(at); return; }
-    const { x, w } = items[at];
+  function place(cell, item) {
+    const row = items[item.at] === item && rows[item.row];
+    if (!row) { cell.remove(); cells.delete(item); return; }
+    const { x, w, at } = item;
+    cell.dataset.at = String(at);
+    set(cell, "aria-posinset", String(at + 1));
+    set(cell, "aria-setsize", next ? "-1" : String(items.length));
     Object.assign(cell.style, { transform: `translate(${x}px, ${row.top}px)`, width: `${w}px`, height: `${row.height}px` });
   }
 
@@ -82,26 +92,26 @@ export function gallery(root) {
     let from = first(rows, top);
     const wanted = new Set();
     for (; from < rows.length && rows[from].top < bottom; from += 1) {
-      for (let at = rows[from].from; at < rows[from].to; at += 1) wanted.add(at);
+      for (let at = rows[from].from; at < rows[from].to; at += 1) wanted.add(items[at]);
     }
-    for (const [at, cell] of cells) if (!wanted.has(at) && at !== active) { cell.remove(); cells.delete(at); }
-    for (const at of wanted) if (!cells.has(at)) add(at);
+    active ??= items[0] ?? null;
+    for (const [item, cell] of cells) if (!wanted.has(item) && item !== active) { cell.remove(); cells.delete(item); }
+    for (const item of wanted) if (!cells.has(item)) add(item);
     if (rows.length && bottom > rows.at(-1).top - innerHeight * 2) load();
   }
 
-  function add(at) {
-    const { job, image } = items[at];
+  function add(item) {
+    const { job, image, at } = item;
     const img = h("img", { alt: "", decoding: "async", draggable: "false" });
-    const button = h("button", { type: "button", class: "print", tabindex: at === active ? "0" : "-1", "aria-label": job.request.prompt.slice(0, 160), onclick: () => open(at), onfocus: () => { active = at; } }, img);
-    const cell = h("div", { class: "cell", role: "listitem", "aria-setsize": next ? "-1" : String(items.length), "aria-posinset": String(at + 1) }, button);
+    const button = h("button", { type: "button", class: "print", tabindex: item === active ? "0" : "-1", "aria-label": job.request.prompt.slice(0, 160), onclick: () => open(item.at), onfocus: () => { active = item; } }, img);
+    const cell = h("div", { class: "cell", role: "listitem" }, button);
     picture(`${image.url}?w=320`).then((src) => { img.src = src; }, () => {});
     img.addEventListener("load", () => img.classList.add("in"));
-    place(cell, at);
-    cells.set(at, cell);
+    place(cell, item);
+    cells.set(item, cell);
     // In the order of the pictures, so that Tab and screen readers go as the eye does.
     let after = null;
     for (const child of field.children) if (Number(child.dataset.at) > at) { after = child; break; }
-    cell.dataset.at = String(at);
     field.insertBefore(cell, after);
   }
 
@@ -120,23 +130,24 @@ export function gallery(root) {
     render();
     const old = cells.get(active)?.firstChild;
     if (old) old.tabIndex = -1;
-    active = to;
-    const button = cells.get(to).firstChild;
+    active = items[to];
+    const button = cells.get(active).firstChild;
     button.tabIndex = 0;
     button.focus({ preventScroll: true });
   }
 
   function keys(event) {
-    const row = items[active]?.row;
+    const at = active?.at ?? 0;
+    const row = items[at]?.row;
     const beside = (by) => {
       const other = rows[row + by];
-      if (!other) return active;
-      const middle = items[active].x + items[active].w / 2;
+      if (!other) return at;
+      const middle = items[at].x + items[at].w / 2;
       let best = other.from;
-      for (let at = other.from; at < other.to; at += 1) if (Math.abs(items[at].x + items[at].w / 2 - middle) < Math.abs(items[best].x + items[best].w / 2 - middle)) best = at;
+      for (let one = other.from; one < other.to; one += 1) if (Math.abs(items[one].x + items[one].w / 2 - middle) < Math.abs(items[best].x + items[best].w / 2 - middle)) best = one;
       return best;
     };
-    const to = { ArrowRight: () => active + 1, ArrowLeft: () => active - 1, ArrowDown: () => beside(1), ArrowUp: () => beside(-1), Home: () => 0, End: () => items.length - 1 }[event.key];
+    const to = { ArrowRight: () => at + 1, ArrowLeft: () => at - 1, ArrowDown: () => beside(1), ArrowUp: () => beside(-1), Home: () => 0, End: () => items.length - 1 }[event.key];
     if (!to || !items.length) return;
     event.preventDefault();
     focus(to());
@@ -146,11 +157,11 @@ export function gallery(root) {
   function open(at) {
     viewer.open(items, at, {
       using: (job) => { hand(job); go("/imagine"); },
-      drawn: () => go("/imagine"),
-      gone: () => { clear(); layout(); },
+      drawn: (again) => { stage(again); go("/imagine"); },
+      gone: () => layout(),
       more: () => load(),
-      moved: (to) => { active = to; },
-      closed: () => { if (page.isConnected && items.length) focus(active); },
+      moved: (to) => { active = items[to]; },
+      closed: () => { if (page.isConnected && items.length) focus(active?.at ?? 0); },
     });
   }
 
@@ -164,9 +175,14 @@ export function gallery(root) {
     if (!job || !ended(job) || items.some((one) => one.job.id === job.id)) return;
     if (models.value && job.request.model !== models.value) return;
     if (search.value.trim() && !job.request.prompt.toLowerCase().includes(search.value.trim().toLowerCase())) return;
-    items.unshift(...pictures(job));
-    clear();
+    const made = pictures(job);
+    if (!made.length) return;
+    // Who looks further down, or at one picture with the keyboard, keeps looking at it.
+    const held = scrollY > field.offsetTop ? [...cells.keys()].find((item) => rows[item.row].top + rows[item.row].height > scrollY - field.offsetTop) : null;
+    const before = held && rows[held.row].top;
+    items.unshift(...made);
     layout();
+    if (held) scrollBy(0, rows[held.row].top - before);
   }
 
   let typed = 0;
@@ -180,7 +196,7 @@ export function gallery(root) {
   root.replaceChildren(page);
   resized.observe(field);
   paintModels();
-  const off = [on("models", paintModels), on("jobs", drawn)];
+  const off = [on("models", paintModels), on("jobs", drawn), on("link", (link) => { if (link === "online" && failed) load(!items.length); })];
   load(true);
   return () => {
     turn += 1;

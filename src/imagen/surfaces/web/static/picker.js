@@ -13,12 +13,11 @@ export function picker({ chosen, several, pick, pickSeveral }) {
   let active = chosen?.name;
 
   const ticked = () => several !== null;
-  const mode = h("button", { type: "button", class: "quiet", "aria-pressed": String(ticked()), onclick: () => {
+  const mode = h("button", { type: "button", class: "quiet", onclick: () => {
     several = ticked() ? null : chosen ? [chosen.name] : [];
     pickSeveral(several);
-    set(mode, "aria-pressed", String(ticked()));
     show();
-  } }, "Compare several");
+  } });
   function choose(one) {
     if (!ticked()) { pick(one); return; }
     several = several.includes(one.name) ? several.filter((name) => name !== one.name) : [...several, one.name];
@@ -39,9 +38,11 @@ export function picker({ chosen, several, pick, pickSeveral }) {
 
   function show() {
     const models = found();
-    set(search, "hidden", state.models.length <= MANY);
+    // While nobody knows how many there are, what is typed has to go somewhere.
+    set(search, "hidden", state.models.length > 0 && state.models.length <= MANY && !search.value);
     set(list, "aria-multiselectable", ticked() ? "true" : null);
     if (!models.some((one) => one.name === active)) active = models[0]?.name;
+    mode.textContent = ticked() ? "Only one" : "Compare several";
     list.replaceChildren(...models.map((one) => row(one)));
     if (!models.length) list.append(h("p", { class: "said", role: "option", "aria-disabled": "true" }, "No model is called like that"));
   }

@@ -27,7 +27,7 @@ export function ratings(root) {
     const place = (value) => (high > low ? ((value - low) / (high - low)) * 100 : 50);
     content.replaceChildren(...told.groups.map((group, at) => h("section", {},
       told.groups.length > 1 ? h("h2", {}, `Group ${at + 1}: no vote compares these with the others`) : null,
-      h("table", {}, h("thead", {}, h("tr", {}, ["Place", "Model", "Rating", "From – to", "Votes", "Prompts"].map((name) => h("th", { scope: "col", class: name === "Model" || name === "From – to" ? null : "number" }, name)))),
+      h("table", {}, h("thead", {}, h("tr", {}, [["Place", "number"], ["Model"], ["Rating", "number"], ["From – to"], ["Votes", "number more"], ["Prompts", "number more"]].map(([name, kind]) => h("th", { scope: "col", class: kind }, name)))),
         h("tbody", {}, group.models.map((one) => row(one, place)))))),
       h("div", { class: "doing" }, h("button", { type: "button", class: "quiet", onclick: () => download("/v1/ratings?format=csv", "ratings").catch((no) => toast(no.message, no.hint)) }, icon("save"), "As a table (CSV)")));
   }
@@ -39,7 +39,8 @@ export function ratings(root) {
     bar.style.setProperty("--at", `${place(one.rating)}%`);
     const places = one.best === one.worst ? String(one.best) : `${one.best} – ${one.worst}`;
     return h("tr", {}, h("td", { class: "number" }, places), h("th", { scope: "row" }, model(one.model)?.title || one.model), h("td", { class: "number" }, String(Math.round(one.rating))),
-      h("td", {}, bar, h("span", { class: "said" }, `${Math.round(one.low)} – ${Math.round(one.high)}`)), h("td", { class: "number" }, String(one.votes)), h("td", { class: "number" }, String(one.prompts)));
+      h("td", {}, bar, h("span", { class: "said" }, `${Math.round(one.low)} – ${Math.round(one.high)}`, h("span", { class: "brief" }, `; ${words.count(one.votes, "vote")}, ${words.count(one.prompts, "prompt")}`))),
+      h("td", { class: "number more" }, String(one.votes)), h("td", { class: "number more" }, String(one.prompts)));
   }
 
   (async () => {

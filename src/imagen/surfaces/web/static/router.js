@@ -1,21 +1,30 @@
 // Views by path, without loading the page again.
 
 let show = () => {};
+let shown = "";
+const where = () => location.pathname + location.search;
 
 export function here() {
   const path = location.pathname.replace(/\/+$/, "");
-  const [, , view = "draw", id = null, part = null] = path.split("/");
-  return { view: part || view, id };
+  const [, , view = "draw", id = null, part = null, ...rest] = path.split("/");
+  const known = id === null ? view !== "vote" : view === "series" && (part === null || part === "vote") && !rest.length;
+  return { view: known ? part || view : "lost", id };
 }
 
 export function go(path) {
-  if (path !== location.pathname + location.search) history.pushState(null, "", path);
+  if (path !== where()) history[history.state?.over ? "replaceState" : "pushState"](null, "", path);
+  shown = where();
   show(here());
 }
 
-export function route(shown) {
-  show = shown;
-  addEventListener("popstate", () => show(here()));
+export function route(shows) {
+  show = shows;
+  // Back out of what lies over a view leaves the view as it is.
+  addEventListener("popstate", () => {
+    if (where() === shown) return;
+    shown = where();
+    show(here());
+  });
   addEventListener("click", (event) => {
     const link = event.target.closest?.("a[href]");
     if (!link || event.defaultPrevented || event.button || event.metaKey || event.ctrlKey || event.shiftKey) return;
@@ -25,5 +34,6 @@ export function route(shown) {
     event.preventDefault();
     go(url.pathname + url.search);
   });
+  shown = where();
   show(here());
 }

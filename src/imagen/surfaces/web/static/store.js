@@ -32,9 +32,11 @@ export function keep(job) {
   const kept = { ...job, previews: old?.previews || {}, warnings: old?.warnings || [] };
   state.jobs.set(job.id, kept);
   tell(job.id, kept);
-  if (!old || old.state !== kept.state || old.images.length !== kept.images.length) tell("jobs", kept);
+  if (!old || old.state !== kept.state || standing(old) !== standing(kept)) tell("jobs", kept);
   return kept;
 }
+
+const standing = (job) => job.images.map((one) => one.state).join();
 
 export function forget(id) {
   state.jobs.delete(id);
@@ -74,7 +76,9 @@ export function begin() {
     if (back) refresh().catch(() => {});
   });
   // Models come and go while the page is open: a folder that is added appears when somebody looks.
+  // So do pictures: nothing tells of one that somebody deletes, so it is noticed when this tab is looked at again.
   addEventListener("focus", () => models().catch(() => {}));
+  document.addEventListener("visibilitychange", () => { if (!document.hidden && state.ready) refresh().catch(() => {}); });
   return refresh();
 }
 

@@ -1,14 +1,14 @@
 // One event stream for all tabs of a browser: it allows six connections to a server, and each stream takes one.
 // A lock elects the tab that reads; the others are told over a channel. Whoever takes over goes on where it ended.
 
-import { headers, wantKey } from "./api.js";
+import { headers } from "./api.js";
 
 const MISSED_MS = 15000; // after longer than this all is looked at anew; thousands of old events would only be in the way
 const BACK_MS = [300, 1000, 2000, 4000];
 const LIVE = new Set(["phase", "progress", "warning", "image"]); // what a job still forms after
 const SILENT_MS = 40000; // a heartbeat comes every 15 s: this long without one is a connection that died quietly
 
-// heard(event) for each event, state("online" | "offline") when that changes.
+// heard(event) for each event, state("online" | "offline" | "locked") when that changes.
 export function follow(heard, state) {
   const channel = "BroadcastChannel" in globalThis ? new BroadcastChannel("imagen.events") : null;
   const forming = new Map(); // job and picture -> its latest preview, for a tab that is opened later
@@ -42,7 +42,7 @@ export function follow(heard, state) {
       const opened = await connection(cursor, share).catch(() => false);
       if (opened || !lost) lost = Date.now();
       if (opened) tries = 0;
-      share({ state: "offline" });
+      if (opened !== null) share({ state: "offline" });
       await pause(BACK_MS[Math.min(tries, BACK_MS.length - 1)]);
     }
   };
@@ -57,7 +57,7 @@ function remember(event, forming) {
   else if (!LIVE.has(event.type)) for (const key of forming.keys()) if (key.startsWith(event.job)) forming.delete(key);
 }
 
-// Reads until the connection ends; whether it was open at all. Not an EventSource: that can bring no key along.
+// Reads until the connection ends; whether it was open at all, null where a key is wanted. Not an EventSource: that can bring no key along.
 async function connection(cursor, share) {
   const left = new AbortController();
   let watchdog = 0;
@@ -73,7 +73,10 @@ async function connection(cursor, share) {
       signal: left.signal,
       cache: "no-store",
     });
-    if (answer.status === 401) await wantKey();
+    if (answer.status === 401) {
+      share({ state: "locked" }); // every tab asks: this one may be the hidden one
+      return null;
+    }
     if (!answer.ok) return false;
     opened = true;
     share({ state: "online" });
@@ -106,5 +109,5 @@ function deliver(frame, share) {
 
 const pause = (ms) => new Promise((done) => {
   setTimeout(done, ms);
-  addEventListener("online", done, { once: true });
+  for (const news of ["online", "keyed"]) addEventListener(news, done, { once: true });
 });

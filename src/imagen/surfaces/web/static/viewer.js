@@ -7,13 +7,17 @@ import * as words from "./words.js";
 
 const ZOOMS = [1, 1.5, 2, 3, 4, 6, 8];
 const SURE_MS = 4000;
+const STILL_PX = 4; // a hand that clicks moves as much
+const ROLL_PX = 60; // of a wheel or a trackpad, for one zoom further
+const LINE_PX = 30;
+const PINCH = 4;
 const SWIPE_PX = 48; // less is a finger that was not quite still
 
 // `list` holds {job, image}; `more()` may make it longer. `using(job)` takes its request, `drawn(job)` shows a new job,
 // `gone(image)` hears of a deleted one; `closed()`
 // takes the focus back where the picture that was pressed may not exist any more.
 export function open(list, at, { using, drawn = () => {}, gone = () => {}, more = () => {}, moved = () => {}, closed = null }) {
-  const image = h("img", { class: "full", alt: "" });
+  const image = h("img", { class: "full", alt: "", draggable: "false" });
   const pane = h("div", { class: "pane", tabindex: "0", role: "group", "aria-label": "The picture; plus and minus zoom" }, image);
   const facts = h("aside", { class: "facts", "aria-label": "About this picture" });
   const left = h("button", { type: "button", class: "round side left", "aria-label": "Newer picture", onclick: () => step(-1) }, icon("left"));
@@ -23,6 +27,7 @@ export function open(list, at, { using, drawn = () => {}, gone = () => {}, more 
       h("button", { type: "button", class: "round shut", "aria-label": "Close", onclick: () => dialog.close() }, icon("close"))),
     facts);
   let zoom = 0;
+  let rolled = 0;
   let turn = 0;
   let shown = null;
 
@@ -42,13 +47,19 @@ export function open(list, at, { using, drawn = () => {}, gone = () => {}, more 
     try {
       const small = await picture(`${one.url}?w=320`);
       if (mine !== turn) return;
+      image.classList.remove("lost");
       image.src = small;
       const next = new Image();
       next.src = await picture(one.url);
       await next.decode();
       if (mine === turn) image.src = next.src;
     } catch (no) {
-      if (mine === turn && no.hint) toast(no.message, no.hint);
+      if (mine !== turn) return;
+      image.classList.add("lost");
+      // It may have been deleted in another tab or by another program since it was listed.
+      const now = await look(job.id).catch(() => null);
+      if (now?.images.some((two) => two.id === one.id && two.state !== "stored")) toast("This picture was deleted", "It stays in the history, with what was asked");
+      else toast(no.message || "The picture cannot be shown", no.hint);
     }
   }
 
@@ -73,7 +84,26 @@ export function open(list, at, { using, drawn = () => {}, gone = () => {}, more 
     const box = image.getBoundingClientRect();
     return [(event.clientX - box.left) / box.width, (event.clientY - box.top) / box.height];
   };
-  image.addEventListener("click", (event) => zoomTo(zoom ? 0 : 2, ...point(event)));
+  // A zoomed picture is moved with the pointer that zooms it: a press that went nowhere is a click.
+  let grip = null;
+  let dragged = false;
+  pane.addEventListener("pointerdown", (event) => {
+    dragged = false;
+    if (!zoom || event.pointerType === "touch" || event.button) return; // a finger scrolls by itself
+    grip = { x: event.clientX + pane.scrollLeft, y: event.clientY + pane.scrollTop, from: [event.clientX, event.clientY] };
+    pane.setPointerCapture(event.pointerId);
+  });
+  pane.addEventListener("pointermove", (event) => {
+    if (!grip) return;
+    if (Math.hypot(event.clientX - grip.from[0], event.clientY - grip.from[1]) > STILL_PX) dragged = true;
+    pane.scrollLeft = grip.x - event.clientX;
+    pane.scrollTop = grip.y - event.clientY;
+  });
+  for (const end of ["pointerup", "pointercancel"]) pane.addEventListener(end, () => { grip = null; });
+  pane.addEventListener("click", (event) => {
+    const on = document.elementsFromPoint(event.clientX, event.clientY).includes(image); // captured, it is the pane's
+    if (on && !dragged) zoomTo(zoom ? 0 : 2, ...point(event));
+  });
   // A finger goes on to the next picture; in a zoomed one it moves about.
   let touch = null;
   pane.addEventListener("touchstart", ({ touches }) => { touch = touches.length === 1 && !zoom ? touches[0] : null; }, { passive: true });
@@ -84,9 +114,12 @@ export function open(list, at, { using, drawn = () => {}, gone = () => {}, more 
     touch = null;
   });
   pane.addEventListener("wheel", (event) => {
-    if (!event.ctrlKey && !zoom && Math.abs(event.deltaY) < 4) return;
     event.preventDefault();
-    zoomTo(zoom + (event.deltaY < 0 ? 1 : -1), ...point(event));
+    // A trackpad tells of one movement in many small parts, two fingers that spread in even smaller ones.
+    rolled += event.deltaY * (event.deltaMode ? LINE_PX : 1) * (event.ctrlKey ? PINCH : 1);
+    if (Math.abs(rolled) < ROLL_PX) return;
+    zoomTo(zoom - Math.sign(rolled), ...point(event));
+    rolled = 0;
   }, { passive: false });
   dialog.addEventListener("keydown", (event) => {
     const act = {
@@ -110,14 +143,15 @@ export function open(list, at, { using, drawn = () => {}, gone = () => {}, more 
       ["Guidance", name?.ignores.includes("guidance") ? null : request.guidance],
       ["Not", request.negative],
       ...Object.entries(request.options || {}).filter(([key, value]) => name?.options[key]?.default !== value).map(([key, value]) => [key.replaceAll("_", " "), String(value)]),
-      ["Took", job.timings?.total ? `${words.seconds(job.timings.total)} (${words.timings(job.timings)})` : null],
+      ["Took", job.timings?.total ? `${words.seconds(job.timings.total)} (${words.timings(job.timings, { waiting: false })})` : null],
+      ["Waited", job.timings?.queue >= 1 ? words.seconds(job.timings.queue) : null],
       ["Drawn", words.when(job.finished_at || job.created_at)],
     ].filter(([, value]) => value !== null && value !== undefined && value !== "");
     const button = (name, label, run) => h("button", { type: "button", class: "quiet", onclick: run }, icon(name), label);
     return [
       h("p", { class: "prompt", dir: "auto" }, request.prompt),
       h("div", { class: "doing" },
-        button("use", "Use again", () => { dialog.close(); using(job); }),
+        button("use", "Use again", () => leave(() => using(job))),
         button("copy", "Copy words", () => copy(request.prompt)),
         button("again", "Reproduce", () => reproduce(job, one)),
         button("save", "Download", () => download(one.url, `${slug(request.prompt)}-${one.seed}`).catch((no) => toast(no.message, no.hint))),
@@ -129,8 +163,7 @@ export function open(list, at, { using, drawn = () => {}, gone = () => {}, more 
   async function reproduce(job, one) {
     try {
       const again = keep(await post(`/v1/jobs/${job.id}/retry`));
-      dialog.close();
-      drawn(again);
+      leave(() => drawn(again));
       const off = on(again.id, (now) => {
         if (!ended(now)) return;
         off();
@@ -174,13 +207,27 @@ export function open(list, at, { using, drawn = () => {}, gone = () => {}, more 
     return button;
   }
 
+  // The picture is a place of its own: Back leads out of it, to the view that it was opened from.
   const before = document.activeElement;
+  const back = () => dialog.close();
+  history.pushState({ over: true }, "");
+  addEventListener("popstate", back, { once: true });
   dialog.addEventListener("close", () => {
+    removeEventListener("popstate", back);
+    if (!leaving && history.state?.over) history.back();
     turn += 1;
     dialog.remove();
     if (closed) closed();
     else if (before?.isConnected) before.focus({ preventScroll: true });
   });
+  // On to another place, which takes this one's place in the history. A browser goes past what was put there by nobody.
+  let leaving = false;
+  function leave(then) {
+    leaving = true;
+    dialog.close();
+    then();
+    if (history.state?.over) history.back();
+  }
   document.body.append(dialog);
   dialog.showModal();
   pane.focus();

@@ -20,7 +20,7 @@ export function seconds(value) {
 }
 
 export function standing(job) {
-  if (job.state === "queued") return job.waits_for ? `Waiting for ${job.waits_for}` : "Waiting its turn";
+  if (job.state === "queued") return "Waiting its turn";
   if (job.state === "running") return phase(job.progress && job.progress.phase);
   return { completed: "Done", failed: "Failed", cancelled: "Cancelled" }[job.state];
 }
@@ -28,7 +28,7 @@ export function standing(job) {
 // "step 4 of 20 · 3 s left", or "" while nothing is known.
 export function steps(job) {
   const told = job.progress;
-  if (job.state === "queued") return job.position > 0 ? `${count(job.position, "job")} ahead` : "";
+  if (job.state === "queued") return job.position > 0 ? `${count(job.position, "other")} ahead` : job.position === 0 ? "It is next" : "";
   if (job.state !== "running" || !told || !told.total) return "";
   const left = told.eta_s > 0.05 ? ` · ${seconds(told.eta_s)} left` : "";
   return `step ${told.step} of ${told.total}${left}`;
@@ -49,6 +49,6 @@ const PARTS = [["queue", "waiting"], ["load", "waking"], ["encode", "reading"], 
 // Seconds of work for a picture: without waiting for its turn, which `total` leaves out, and without waking the model.
 export const worked = (told) => (told.total || 0) - (told.load || 0);
 
-export function timings(told) {
-  return PARTS.filter(([name]) => told[name] >= 0.05).map(([name, word]) => `${seconds(told[name])} ${word}`).join(", ");
+export function timings(told, { waiting = true } = {}) {
+  return PARTS.filter(([name]) => told[name] >= 0.05 && (waiting || name !== "queue")).map(([name, word]) => `${seconds(told[name])} ${word}`).join(", ");
 }
