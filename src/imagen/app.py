@@ -6,7 +6,7 @@
 import asyncio
 import secrets
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Mapping, Sequence
-from contextlib import AbstractAsyncContextManager, aclosing, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, aclosing, asynccontextmanager, suppress
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from hashlib import sha256
@@ -16,9 +16,10 @@ from typing import Any, Literal
 
 from sqlalchemy import Connection
 
-from imagen.backends.base import Adopted, Backend
+from imagen.backends.base import Adopted, Backend, Prepares
 from imagen.backends.registry import registration
 from imagen.config import Settings, load_settings, masked
+from imagen.core.errors import ImagenError
 from imagen.core.events import Event, Preview
 from imagen.core.ids import new_id
 from imagen.core.job import Cell, Job, Series, StoredImage, cells_of
@@ -211,6 +212,9 @@ class App:
 
     def drawing(self, *, models: Sequence[str] | None = None) -> AbstractAsyncContextManager[Worker]:
         """While inside, this process draws these models (None: every enabled one) for everybody."""
+        for model in self.catalog.models.values():
+            if model.enabled and (models is None or model.name in models):
+                self._prepare(model)
         return self._crew.drawing(models)
 
     async def cancel(self, job_id: str, *, by: str = "you", owner: str | None = None) -> Job:
@@ -495,6 +499,14 @@ class App:
             priority=draft.priority,
             webhook=draft.webhook,
         )
+
+    def _prepare(self, model: Model) -> None:
+        """Let its backend begin before there is a job, where the settings want that."""
+        if self.settings.backend(model.backend).get("ready"):
+            with suppress(ImagenError):  # the first job will say it to somebody who reads it
+                backend = self.backend_for(model)
+                if isinstance(backend, Prepares):
+                    backend.prepare()
 
     async def _end_of(self, job_id: str) -> None:
         async with aclosing(self.follow(job_id)) as events:

@@ -70,6 +70,14 @@ class Releases(Protocol):
 
 
 @runtime_checkable
+class Prepares(Protocol):
+    """A backend that can do something before its first job, so that this one waits less."""
+
+    def prepare(self) -> None:
+        """Begin with it, if that is not done; said where this process draws for others and the settings say `ready`."""
+
+
+@runtime_checkable
 class KeepsFiles(Protocol):
     """A backend whose engine reads weights from folders on this machine."""
 

@@ -30,7 +30,7 @@ class ImagenError(Exception):
 
     exit_code: ClassVar[int] = 1
     http_status: ClassVar[int] = 500
-    retryable: ClassVar[bool] = False
+    retryable: bool = False  # of this kind; one error may know better
     type: ClassVar[str] = "imagen_error"
 
     def __init__(
@@ -39,6 +39,7 @@ class ImagenError(Exception):
         *,
         hint: str,
         param: str | None = None,
+        retryable: bool | None = None,
         retry_after_s: float | None = None,
         detail: str | None = None,
     ) -> None:
@@ -46,6 +47,8 @@ class ImagenError(Exception):
         self.message = message
         self.hint = hint
         self.param = param
+        if retryable is not None:
+            self.retryable = retryable
         self.retry_after_s = retry_after_s
         self.detail = detail
 
@@ -78,6 +81,7 @@ class ImagenError(Exception):
             shape.get("message", "unknown error"),
             hint=shape.get("hint") or "see `imagen jobs show` for the whole record",
             param=shape.get("param"),
+            retryable=shape.get("retryable"),
             retry_after_s=shape.get("retry_after_s"),
             detail=shape.get("detail"),
         )

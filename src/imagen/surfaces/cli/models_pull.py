@@ -46,7 +46,8 @@ def pull(
     models, folders = asyncio.run(_asked(name, to.expanduser().absolute() if to else None))
     plan = planned(models, folders, only=files, world=World())
     if not plan.items:
-        click.echo(f"note: {name or 'no model'} names no files to fetch", err=True)
+        more = f"; what it needs: `imagen models check {name}`" if name else ""
+        click.echo(f"note: {name or 'no model'} names no files to fetch{more}", err=True)
     if dry_run:
         _tell(plan, folders, json_output)
         return

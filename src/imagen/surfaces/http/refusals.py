@@ -42,7 +42,7 @@ INSIDE = {
 def refusal(error: ImagenError) -> JSONResponse:
     """The answer that an error comes to."""
     headers = {}
-    if type(error).retryable or error.retry_after_s is not None:
+    if error.retryable or error.retry_after_s is not None:
         headers["retry-after"] = str(math.ceil(error.retry_after_s or RETRY_AFTER_S))
     if isinstance(error, Unauthorized):
         headers["www-authenticate"] = 'Bearer realm="imagen"'

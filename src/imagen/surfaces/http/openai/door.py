@@ -130,7 +130,7 @@ async def _job(
 
 def _refused(error: ImagenError) -> Response:
     answer = refusal(error)
-    answer.headers["x-should-retry"] = "true" if type(error).retryable else "false"
+    answer.headers["x-should-retry"] = "true" if error.retryable else "false"
     return answer
 
 
