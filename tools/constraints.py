@@ -11,7 +11,8 @@ def main() -> None:
     found = {item.name: item.version for item in distributions()}
     for name in sorted(found, key=str.lower):
         if name.lower() not in OURS | TOOLS:
-            print(f"{name}=={found[name]}")
+            # What a build of PyTorch is for (`+cpu`, `+cu129`) is the machine's choice too.
+            print(f"{name}=={found[name].partition('+')[0]}")
 
 
 if __name__ == "__main__":

@@ -47,3 +47,12 @@ if [ -n "$uv" ]; then
 else
     .venv/bin/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable "$1"
 fi
+
+# On Linux mflux asks for a gigabyte of CUDA, and everywhere for an older huggingface-hub than ours. The tests need neither.
+if [ "$1" = '.[dev]' ]; then
+    if [ -n "$uv" ]; then
+        uv pip install --quiet --python .venv/bin/python --no-deps mflux==0.24.0
+    else
+        .venv/bin/python -m pip install --quiet --disable-pip-version-check --no-deps mflux==0.24.0
+    fi
+fi

@@ -25,6 +25,7 @@ class Imagen:
         self.home.mkdir()
         self.here.mkdir()
         self.started: list[subprocess.Popen[str]] = []
+        self.longest_s = LONGEST_S
 
     @property
     def environment(self) -> dict[str, str]:
@@ -47,7 +48,7 @@ class Imagen:
             env=self.environment | dict(environment or {}),
             input=stdin if isinstance(stdin, bytes) else stdin.encode(),
             capture_output=True,
-            timeout=LONGEST_S,
+            timeout=self.longest_s,
             check=False,
         )
         return subprocess.CompletedProcess(

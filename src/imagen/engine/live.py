@@ -78,6 +78,11 @@ class Live:
         return self._policy.max_size
 
     @property
+    def method(self) -> str:
+        """How they are to be made, for backends that have a choice; `auto` leaves it to them."""
+        return self._policy.method
+
+    @property
     def wanted(self) -> bool:
         """Does anybody want previews at all, now?"""
         return not self._policy.off and (self._claim.preview is not None or self._watched)
