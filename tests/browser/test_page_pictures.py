@@ -69,8 +69,11 @@ def test_back_closes_the_picture(person: Person) -> None:
     tab.locator(".print").click()
     tab.keyboard.press("Escape")
     expect(tab.locator("dialog.viewer")).to_have_count(0)
-    tab.go_back()
+    tab.get_by_role("link", name="Draw").click()
     expect(tab.get_by_label("What would you like to see?")).to_be_visible()
+    tab.go_back()
+    expect(tab.get_by_label("Find pictures by their words")).to_have_value("a kite")  # its address says so
+    expect(tab.locator(".print")).to_have_count(1)
 
 
 def test_reproduce_shows_the_new_picture_and_no_other(person: Person) -> None:
@@ -88,6 +91,9 @@ def test_reproduce_shows_the_new_picture_and_no_other(person: Person) -> None:
     tab.get_by_label("Look at it: Tiny, 3D").click()
     tab.get_by_role("button", name="Reproduce").click()
     expect(tab.get_by_text("The same picture, pixel by pixel")).to_be_visible()
+    expect(tab.locator("dialog.viewer")).to_have_count(1)  # said where it was asked
+    tab.get_by_role("button", name="Look at it", exact=True).click()
+    tab.locator(f".easel[data-state=completed]:not([data-job='{banana['id']}'])").wait_for()
     again = tab.locator(".easel[data-state=completed]").get_attribute("data-job")
     assert get(f"{person.url}/v1/jobs/{again}")["retry_of"] == before["cells"][0]["job"]["id"]
     assert get(url) == before

@@ -55,6 +55,7 @@ def test_a_server_with_keys_asks_for_one_once(browser: Browser, tmp_path: Path) 
         secret = house.run("keys", "add", "me").stdout.split()[-1]
         person = Person(browser, house.serve().url)
         tab = person.opens()
+        tab.get_by_role("textbox", name="Key").wait_for()
         tab.keyboard.press("Escape")
         tab.get_by_role("button", name="Key", exact=True).click()  # not now, but now
         for told in ("wrong", "schlüssel🔑", secret):

@@ -9,14 +9,12 @@ import pytest
 from fastapi import FastAPI
 
 import imagen
+from imagen.backends.registry import registrations
 from imagen.surfaces.web import pages
 
 MOST_BYTES = 150 * 1024
 MOST_LINES = 400
 BUNDLED = Path(imagen.__file__).parent / "models"
-BACKENDS = Path(imagen.__file__).parent / "backends"
-# Parts of names that are words of their own, and stand in the page as such.
-WORDS = {"remote", "workflow", "openai", "base"}
 
 
 @pytest.fixture
@@ -95,7 +93,7 @@ def test_it_is_small() -> None:
 def test_it_knows_no_model_and_no_backend() -> None:
     """The promise: models come and go, and no file of the page changes."""
     models = {folder.name for folder in BUNDLED.iterdir() if (folder / "model.yaml").exists()}
-    backends = {path.stem for path in BACKENDS.iterdir() if path.stem[0] not in "_."} - WORDS
+    backends = set(registrations())
     families = {re.split(r"[\d-]", name)[0] for name in models} - {"z"}
     for file, data in pages.statics().items():
         text = data.decode().lower()

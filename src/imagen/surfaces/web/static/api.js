@@ -38,7 +38,7 @@ async function fetched(path, told) {
   try {
     return await fetch(path, told);
   } catch {
-    throw new Refusal("The server does not answer", "What you typed is kept; try again when it is back", {
+    throw new Refusal("The server does not answer", "Try again when it is back", {
       code: "offline", retryable: true,
     });
   }
@@ -128,6 +128,7 @@ export function useKey(told) {
   try {
     if (told) localStorage.setItem(KEY, told);
     else localStorage.removeItem(KEY);
+    if (!told) sessionStorage.clear(); // nor are its owner's words left to the next person
   } catch { /* a browser that keeps nothing asks again next time */ }
   dispatchEvent(new Event("keyed"));
 }

@@ -2,6 +2,7 @@
 
 import { picture } from "./api.js";
 import { h, icon } from "./dom.js";
+import { over } from "./over.js";
 
 export async function between(a, b) {
   const ratio = a.width / a.height;
@@ -17,10 +18,6 @@ export async function between(a, b) {
     slider.setAttribute("aria-valuetext", `${Math.round(slider.value)} percent ${a.label}`);
   };
   lay();
-  const before = document.activeElement;
-  dialog.addEventListener("close", () => { dialog.remove(); before?.focus?.({ preventScroll: true }); });
-  document.body.append(dialog);
-  dialog.showModal();
-  slider.focus();
+  over(dialog, slider);
   for (const [at, side] of [a, b].entries()) images[at].src = await picture(side.url);
 }

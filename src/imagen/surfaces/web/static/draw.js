@@ -77,7 +77,7 @@ export function draw(root) {
     const all = newest();
     // The running ones, then those that come next: the oldest of the waiting.
     const coming = all.filter((job) => !ended(job)).sort((a, b) => (a.state !== b.state ? (a.state === "running" ? -1 : 1) : a.id < b.id ? -1 : 1)).slice(0, COMING);
-    const wanted = all.filter((job) => (ended(job) ? job.images.some((image) => image.state === "stored") : coming.includes(job) || job.id === shown?.job.id)).slice(0, STRIP);
+    const wanted = all.filter((job) => (ended(job) ? job.state === "failed" || job.images.some((image) => image.state === "stored") : coming.includes(job) || job.id === shown?.job.id)).slice(0, STRIP);
     const ids = new Set(wanted.map((job) => job.id));
     for (const [id, one] of thumbs) if (!ids.has(id)) { one.close(); one.element.remove(); thumbs.delete(id); }
     for (const job of wanted) if (!thumbs.has(job.id)) thumbs.set(job.id, thumb(job, () => put(state.jobs.get(job.id))));
@@ -104,6 +104,10 @@ export function draw(root) {
   stage.addEventListener("drawn", (event) => put(event.detail));
   stage.addEventListener("again", (event) => sheet.send(event.detail));
   root.replaceChildren(h("div", { class: "draw" }, h("h1", { class: "unseen" }, "Draw a picture"), stage, strip, sheet.element));
+  const back = on("link", (link) => {
+    const error = shown?.job.id === "" && shown.job.error;
+    if (link === "online" && error?.code === "offline") shown.refuse({ ...error, message: "It was not sent", hint: "The server is back: try again" });
+  });
   const off = on("jobs", paint);
   paint();
   if (matchMedia("(pointer: fine)").matches) sheet.focus();
@@ -112,6 +116,7 @@ export function draw(root) {
   else if (asked) sheet.use(asked);
   return () => {
     off();
+    back();
     document.removeEventListener("keydown", keys);
     shown?.close();
     sheet.close();

@@ -210,8 +210,8 @@ async function stop(button, id) {
 
 function about(job) {
   const name = model(job.request.model)?.title || job.request.model || "";
-  if (job.state === "failed") return `${job.error.message}. ${job.error.hint || ""}`;
-  if (job.state === "cancelled") return "Nothing more is drawn of it";
+  if (job.state === "failed") return `${words.sentence(job.error.message)}. ${words.sentence(job.error.hint)}`;
+  if (job.state === "cancelled") return job.request.prompt;
   if (job.state === "completed") {
     const took = job.timings?.total ? words.seconds(job.timings.total) : "";
     return [`Done: ${name}`, took, job.warnings?.map((one) => one.message).join("; ")].filter(Boolean).join(" · ");

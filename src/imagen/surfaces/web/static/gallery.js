@@ -3,7 +3,7 @@
 import { get, picture } from "./api.js";
 import { h, set, toast } from "./dom.js";
 import { hand, stage } from "./draw.js";
-import { go } from "./router.js";
+import { go, rename } from "./router.js";
 import { ended, on, state } from "./store.js";
 import * as viewer from "./viewer.js";
 import * as words from "./words.js";
@@ -27,10 +27,14 @@ export function gallery(root) {
   let turn = 0;
   let active = null; // the picture that has the keyboard
   let failed = false;
+  let known = false; // whether there is an answer at all
   const cells = new Map(); // picture -> element, only of what is near
 
   async function load(afresh = false) {
-    if (afresh) { turn += 1; loading = null; next = null; }
+    if (afresh) {
+      [turn, loading, next] = [turn + 1, null, null];
+      rename(`?${new URLSearchParams([["q", search.value.trim()], ["model", models.value]].filter(([, value]) => value))}`);
+    }
     else if (loading || !next) return loading;
     const mine = turn;
     loading = (async () => {
@@ -43,6 +47,7 @@ export function gallery(root) {
         if (mine !== turn) return;
         if (afresh) { items = []; clear(); scrollTo(0, 0); active = null; }
         failed = false;
+        known = true;
         items.push(...answer.jobs.flatMap(pictures));
         next = answer.next;
         layout();
@@ -67,10 +72,10 @@ export function gallery(root) {
     rows = rowsOf(items, width, width < 560 ? 132 : 216);
     const last = rows.at(-1);
     field.style.height = `${last ? last.top + last.height : 0}px`;
-    nothing.hidden = items.length > 0;
+    nothing.hidden = items.length > 0 || !(known || failed);
     const why = failed ? "The pictures cannot be loaded now; they come when the server answers" : search.value || models.value ? "No picture is like that" : "Nothing was drawn yet";
     if (!items.length) nothing.replaceChildren(h("p", {}, why));
-    total.textContent = failed ? "" : `${words.count(items.length, "picture")}${next ? " so far" : ""}`;
+    total.textContent = failed || !known ? "" : `${words.count(items.length, "picture")}${next ? " so far" : ""}`;
     items.forEach((item, at) => { item.at = at; });
     for (const [item, cell] of cells) place(cell, item);
     render();
@@ -166,7 +171,7 @@ export function gallery(root) {
   }
 
   function paintModels() {
-    const now = models.value;
+    const now = models.value || (known ? "" : asked.get("model") || "");
     models.replaceChildren(h("option", { value: "" }, "Every model"), ...state.models.map((one) => h("option", { value: one.name }, one.title)));
     models.value = now;
   }
@@ -185,6 +190,8 @@ export function gallery(root) {
     if (held) scrollBy(0, rows[held.row].top - before);
   }
 
+  const asked = new URLSearchParams(location.search);
+  search.value = asked.get("q") || "";
   let typed = 0;
   search.addEventListener("input", () => { clearTimeout(typed); typed = setTimeout(() => load(true), TYPED_MS); });
   models.addEventListener("change", () => load(true));

@@ -17,6 +17,12 @@ export function go(path) {
   show(here());
 }
 
+// The same view, asked in another way: its address says so, and a refresh or Back finds it.
+export function rename(search) {
+  history.replaceState(history.state, "", location.pathname + (search === "?" ? "" : search));
+  shown = where();
+}
+
 export function route(shows) {
   show = shows;
   // Back out of what lies over a view leaves the view as it is.

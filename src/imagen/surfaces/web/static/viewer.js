@@ -2,6 +2,7 @@
 
 import { ask, download, picture, post, slug } from "./api.js";
 import { h, icon, say, toast } from "./dom.js";
+import { over } from "./over.js";
 import { ended, forget, keep, look, model, on } from "./store.js";
 import * as words from "./words.js";
 
@@ -20,8 +21,8 @@ export function open(list, at, { using, drawn = () => {}, gone = () => {}, more 
   const image = h("img", { class: "full", alt: "", draggable: "false" });
   const pane = h("div", { class: "pane", tabindex: "0", role: "group", "aria-label": "The picture; plus and minus zoom" }, image);
   const facts = h("aside", { class: "facts", "aria-label": "About this picture" });
-  const left = h("button", { type: "button", class: "round side left", "aria-label": "Newer picture", onclick: () => step(-1) }, icon("left"));
-  const right = h("button", { type: "button", class: "round side right", "aria-label": "Older picture", onclick: () => step(1) }, icon("right"));
+  const left = h("button", { type: "button", class: "round side left", "aria-label": "Picture before", onclick: () => step(-1) }, icon("left"));
+  const right = h("button", { type: "button", class: "round side right", "aria-label": "Next picture", onclick: () => step(1) }, icon("right"));
   const dialog = h("dialog", { class: "viewer", "aria-label": "Picture" },
     h("div", { class: "room" }, pane, left, right,
       h("button", { type: "button", class: "round shut", "aria-label": "Close", onclick: () => dialog.close() }, icon("close"))),
@@ -163,14 +164,15 @@ export function open(list, at, { using, drawn = () => {}, gone = () => {}, more 
   async function reproduce(job, one) {
     try {
       const again = keep(await post(`/v1/jobs/${job.id}/retry`));
-      leave(() => drawn(again));
+      toast("It is drawn once more", "", { kind: "good" });
+      const seen = { label: "Look at it", run: () => (dialog.open ? leave(() => drawn(again)) : drawn(again)) };
       const off = on(again.id, (now) => {
         if (!ended(now)) return;
         off();
         const new_ = now.images.find((two) => two.index === one.index);
         if (!new_) return;
-        if (new_.pixels_sha256 === one.pixels_sha256) toast("The same picture, pixel by pixel", "", { kind: "good" });
-        else toast("It is not the same", "The model, its files or its engine have changed since", { kind: "good" });
+        if (new_.pixels_sha256 === one.pixels_sha256) toast("The same picture, pixel by pixel", "", { kind: "good", action: seen });
+        else toast("It is not the same", "The model, its files or its engine have changed since", { kind: "good", action: seen });
       });
     } catch (no) {
       toast(no.message, no.hint);
@@ -207,30 +209,8 @@ export function open(list, at, { using, drawn = () => {}, gone = () => {}, more 
     return button;
   }
 
-  // The picture is a place of its own: Back leads out of it, to the view that it was opened from.
-  const before = document.activeElement;
-  const back = () => dialog.close();
-  history.pushState({ over: true }, "");
-  addEventListener("popstate", back, { once: true });
-  dialog.addEventListener("close", () => {
-    removeEventListener("popstate", back);
-    if (!leaving && history.state?.over) history.back();
-    turn += 1;
-    dialog.remove();
-    if (closed) closed();
-    else if (before?.isConnected) before.focus({ preventScroll: true });
-  });
-  // On to another place, which takes this one's place in the history. A browser goes past what was put there by nobody.
-  let leaving = false;
-  function leave(then) {
-    leaving = true;
-    dialog.close();
-    then();
-    if (history.state?.over) history.back();
-  }
-  document.body.append(dialog);
-  dialog.showModal();
-  pane.focus();
+  dialog.addEventListener("close", () => { turn += 1; });
+  const leave = over(dialog, pane, closed);
   show();
 }
 

@@ -2,18 +2,21 @@
 
 import { get, picture, post } from "./api.js";
 import { clamped, h, icon, toast } from "./dom.js";
+import { over } from "./over.js";
 import { model, models, state } from "./store.js";
 
 const KEYS = { 1: "left", ArrowLeft: "left", 2: "right", ArrowRight: "right", t: "tie", s: "skip" };
 
 const WIDE = 1.2;
 
+const KEYS_SAID = "Keys: 1 left, 2 right, T equal, S skip";
+
 export function vote(root, id) {
   const progress = h("p", { class: "said", role: "status" });
   const heading = h("h1", { dir: "auto" }, "Which is better?");
   const pair = h("div", { class: "pair-of" });
   const acts = h("div", { class: "doing" });
-  const known = h("p", { class: "said keys" }, "Keys: 1 left, 2 right, T equal, S skip");
+  const known = h("p", { class: "said keys" }, KEYS_SAID);
   root.replaceChildren(h("div", { class: "compare vote" }, h("div", { class: "about" }, h("div", {}, clamped(heading)), progress), pair, acts, known));
   let ballot = null;
   let begun = null; // the round in which somebody sat down: its end is an end
@@ -48,6 +51,7 @@ export function vote(root, id) {
     heading.textContent = prompt;
     progress.textContent = `Pair ${ballot.done + 1} of ${ballot.total}`;
     known.hidden = false;
+    known.textContent = KEYS_SAID;
     pair.classList.toggle("wide", [left, right].every((side) => side.width > side.height * WIDE));
     const sides = [["left", left, "1"], ["right", right, "2"]].map(([name, side, key]) => h("div", { class: "side-of", "data-side": name },
       h("button", { type: "button", class: "pick", "aria-keyshortcuts": key, "aria-label": `The ${called()[name]} one is better`, onclick: () => cast(name) },
@@ -92,6 +96,7 @@ export function vote(root, id) {
   }
 
   function reveal(told) {
+    known.textContent = "Enter: the next pair";
     for (const name of ["left", "right"]) {
       const side = pair.querySelector(`[data-side="${name}"]`);
       side.querySelector(".who").textContent = title(told[name].model);
@@ -154,10 +159,6 @@ async function closer(sides, at, called) {
     which.textContent = called[at ? "right" : "left"];
   };
   dialog.addEventListener("keydown", (event) => { if (event.key === "ArrowLeft" || event.key === "ArrowRight") { event.preventDefault(); turn(); } });
-  const before = document.activeElement;
-  dialog.addEventListener("close", () => { dialog.remove(); before?.focus?.({ preventScroll: true }); });
-  document.body.append(dialog);
-  dialog.showModal();
-  pane.focus();
+  over(dialog, pane);
   turn(at);
 }

@@ -28,11 +28,14 @@ export function standing(job) {
 // "step 4 of 20 · 3 s left", or "" while nothing is known.
 export function steps(job) {
   const told = job.progress;
-  if (job.state === "queued") return job.position > 0 ? `${count(job.position, "other")} ahead` : job.position === 0 ? "It is next" : "";
+  if (job.state === "queued") return job.position > 0 ? `${count(job.position, "other")} ahead` : "";
   if (job.state !== "running" || !told || !told.total) return "";
   const left = told.eta_s > 0.05 ? ` · ${seconds(told.eta_s)} left` : "";
   return `step ${told.step} of ${told.total}${left}`;
 }
+
+// A sentence out of what a server said.
+export const sentence = (said) => (said ? said[0].toUpperCase() + said.slice(1) : "");
 
 export function count(number, one, many = `${one}s`) {
   return `${number.toLocaleString("en")} ${number === 1 ? one : many}`;
