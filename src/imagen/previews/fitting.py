@@ -19,22 +19,30 @@ from imagen.previews.latents import COLOURS, Array, Factors
 
 SWATCHES = 16  # 4096 places for 33 unknowns at most; 8 to 64 pictures gave the same error within 3 %
 SIDE = 128  # pixels: enough that most places are far from an edge, and a second's work even for a slow decoder
+# Of a real decoder (docs/decisions/previews-in-process.md): soft fields of colour with a few discs in them gave a map
+# with a quarter more error, and so did more colour, fewer discs, or discs with a grain.
+DISCS = 400
+SMALLEST = 3.0  # pixels, and a little more
+GREY = 0.7
 EVERY = 4  # each fourth picture is kept out of the fit and used to say how good it is
 RIDGE = 1e-4  # keeps channels that hardly change from getting huge numbers
 
 
 def swatches(count: int = SWATCHES, side: int = SIDE, seed: int = 0) -> Array:
-    """Pictures with every colour in soft fields and hard shapes, always the same: (count, 3, side, side), -1 to 1."""
+    """Pictures of discs that lie over each other, always the same: (count, 3, side, side), from -1 to 1.
+
+    Many small ones, few large ones, mostly grey: near and far, edges and plain places come as often as in photographs.
+    """
     dice = np.random.default_rng(seed)
-    down, across = np.mgrid[0:side, 0:side].astype(np.float32) / side
-    made = np.empty((count, COLOURS, side, side), np.float32)
-    for number in range(count):
-        picture = _field(dice, side, 2 + number % 5)
-        for _ in range(number % 4 * 2):
-            centre, radius = dice.random(2), dice.uniform(0.08, 0.3)
-            inside = (down - centre[0]) ** 2 + (across - centre[1]) ** 2 < radius**2
-            picture[:, inside] = dice.uniform(-1, 1, (COLOURS, 1))
-        made[number] = picture
+    down, across = np.mgrid[0:side, 0:side].astype(np.float32)
+    made = np.zeros((count, COLOURS, side, side), np.float32)
+    for picture in made:
+        for _ in range(DISCS):
+            radius = min(SMALLEST / dice.uniform(0.02, 0.3), side / 2)
+            y, x = dice.random(2) * side
+            # Wider than what is shown: a map must see bright colours too.
+            colour = GREY * dice.uniform(-1, 1) + (1 - GREY) * dice.uniform(-1.6, 1.6, COLOURS)
+            picture[:, (down - y) ** 2 + (across - x) ** 2 < radius**2] = colour[:, None]
     return made.clip(-1, 1)
 
 
@@ -114,12 +122,6 @@ def _solved(known: Sequence[tuple[npt.NDArray[np.float64], npt.NDArray[np.float6
     square = given.T @ given
     square += RIDGE * np.trace(square) / len(square) * np.eye(len(square))
     return np.linalg.solve(square, given.T @ wanted)
-
-
-def _field(dice: np.random.Generator, side: int, coarse: int) -> Array:
-    # Wider than what is shown, because what lies between random colours is grey, and a map must see bright ones too.
-    planes = dice.uniform(-1.6, 1.6, (COLOURS, coarse, coarse)).astype(np.float32)
-    return np.stack([_enlarged(plane, side, side) for plane in planes])
 
 
 def _enlarged(plane: Array, rows: int, columns: int) -> Array:
