@@ -24,6 +24,15 @@ def test_a_picture_is_drawn_again_pixel_for_pixel(imagen: Any, picture: Path) ->
     assert run.stdout.splitlines()[0] == "same pixels"
 
 
+def test_a_model_that_tells_its_files_is_the_same_model(imagen: Any) -> None:
+    """What it was drawn with is recorded with each picture, and is no change of the model."""
+    assert imagen("generate", "a red apple", "-m", "tiny-3d", "-o", "apple.png", "--size", "64x64").returncode == 0
+    run = imagen("reproduce", imagen.here / "apple.png")
+    said, path = run.stdout.splitlines()  # and between them whatever differs
+    assert (run.returncode, said) == (0, "same pixels")
+    assert path.endswith(".png")
+
+
 def test_the_sidecar_is_as_good_as_the_picture(imagen: Any) -> None:
     """X.json beside X.png leads to the same comparison, also for a picture in the middle of a job."""
     run = imagen("generate", "a fox", "-n", "2", "--seed", "7", *QUICK)

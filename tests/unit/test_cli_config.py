@@ -70,6 +70,10 @@ def test_check_names_every_mistake(home: Path) -> None:
     assert [problem["code"] for problem in json.loads(told.out)["problems"]] == ["bad_config", "bad_config"]
     file.write_text("storage: local\n")
     assert imagen("config", "check").code == 0
+    file.write_text("backends:\n  diffusers: {memory_limit_mib: lots}\n")
+    ran = imagen("config", "check")
+    assert ran.code == 3
+    assert "`memory_limit_mib` of the backend diffusers" in ran.err
 
 
 def test_a_broken_file_leaves_show_and_init_working(home: Path) -> None:

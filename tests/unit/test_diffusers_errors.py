@@ -94,6 +94,9 @@ def test_every_exception_that_diffusers_defines_is_looked_at() -> None:
         (RuntimeError("MPS backend out of memory (MPS allocated: 17 GB)"), "draw", OutOfMemory),
         (RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED"), "draw", OutOfMemory),
         (MemoryError(), "load", OutOfMemory),
+        (ImportError("libtorch_cpu.so: failed to map segment from shared object"), "load", OutOfMemory),
+        (NotImplementedError("Cannot copy out of meta tensor; no data!"), "load", BadConfig),
+        (ValueError("expected shape (8, 8). If you want to, pass `low_cpu_mem_usage=False`"), "load", BadConfig),
         (RuntimeError("CUDA error: an illegal memory access was encountered"), "draw", Crashed),
         (ValueError("`height` and `width` have to be divisible by 16"), "draw", Rejected),
         (ImportError("Please install accelerate via `pip install accelerate`"), "load", MissingExtra),
@@ -118,6 +121,8 @@ def test_a_missing_package_is_named() -> None:
     """As what is to be installed."""
     error = translated(ImportError("sage needs `pip install sageattention>=2.1.1` to work"), "load", name="mine")
     assert error.hint == "pip install sageattention"
+    error = translated(ImportError("no such file: _C.so", name="torch._C"), "load", name="mine")
+    assert "_C" not in error.hint  # nobody is told to install a package that only has the name of a file
 
 
 def test_an_error_of_ours_stays_as_it_is() -> None:

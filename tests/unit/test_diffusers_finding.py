@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 import imagen
@@ -152,3 +153,35 @@ def test_the_child_is_told_that_there_is_no_network() -> None:
     assert made._environment == {"HF_HUB_OFFLINE": "1", "HF_HUB_DISABLE_TELEMETRY": "1", "OMP_NUM_THREADS": "2"}
     with pytest.raises(BadConfig, match="environment"):
         create({"environment": "no"})
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [("_class_name", "os.system"), ("_class_name", ["pipeline", "Own"]), ("transformer", ["../../evil", "Own"])],
+)
+def test_code_that_comes_with_weights_is_not_run(tmp_path: Path, name: str, said: object) -> None:
+    """A pipeline of classes that are in neither library is refused before anything of it is loaded."""
+    (tmp_path / finding.INDEX).write_text(json.dumps({"_class_name": "FluxPipeline", name: said}))
+    with pytest.raises(Unsupported, match="is not run"):
+        finding.parts(model(tmp_path, weights=str(tmp_path)))
+
+
+def test_a_file_that_was_broken_off_is_damaged(tmp_path: Path) -> None:
+    """Half of a download has its head, and not what that promises."""
+    from safetensors.numpy import save
+
+    whole = save({"a": np.zeros((64, 64), np.float32)})
+    for data, damaged in ((whole, False), (whole[: len(whole) // 2], True), (whole + b"more", True)):
+        (tmp_path / "model.safetensors").write_bytes(data)
+        if damaged:
+            with pytest.raises(BadConfig, match="damaged"):
+                finding._numbers(tmp_path / "model.safetensors")
+        else:
+            assert finding._numbers(tmp_path / "model.safetensors") == 64 * 64
+
+
+@pytest.mark.parametrize("said", ["banana", "cuda:x", "CPU", "cuda:1:2"])
+def test_a_device_is_one_of_those_there_are(said: str) -> None:
+    """A typing mistake is none of PyTorch."""
+    with pytest.raises(BadConfig, match="no device"):
+        finding.accelerator({"runs_on": said})

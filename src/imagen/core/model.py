@@ -6,8 +6,9 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
-# Of a record: what says where and whether a model is drawn, and nothing about its pictures.
-NO_PART_OF_IT = frozenset({"origin", "device", "slots", "paid", "off"})
+# Of a record: what says where and whether a model is drawn, and nothing about its pictures; and the files, each of
+# which is told with its own sum, as it was when it was drawn with.
+NO_PART_OF_IT = frozenset({"origin", "device", "slots", "paid", "off", "files"})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -52,6 +52,18 @@ def _backends_wrong(settings: Settings, backends: Mapping[str, Registration]) ->
             yield error
 
 
+def backends_refused(settings: Settings) -> Iterator[ImagenError]:
+    """What backends say of their own settings when they are made; that loads them, so only who asks for it hears it."""
+    known = registrations()
+    for name in settings.backends:
+        if name not in known:
+            continue  # said already
+        try:
+            known[name].create(settings.backend(name))
+        except ImagenError as error:
+            yield error
+
+
 def refuse_paid(settings: Settings, model: Model) -> None:
     """Raise if drawing this model costs money, by what its backend says now and not by what a job carries."""
     said = registration(model.backend).paid

@@ -162,7 +162,8 @@ class Drawing:
         self._enter("decode")
         height, width, _ = pixels.shape
         facts: dict[str, Any] = {
-            "timings": {name: round(seconds, 4) for name, seconds in self._spent.items()},
+            # Not of loading: that began before this process did, and is measured from outside.
+            "timings": {name: round(seconds, 4) for name, seconds in self._spent.items() if name != "load"},
             "drawn": self._loaded.words,
             "files": [*self._loaded.files],
             **_peak(self._loaded.device),

@@ -3,6 +3,7 @@
 import re
 import traceback
 
+from imagen.backends.diffusers.finding import EXTRA
 from imagen.core.errors import (
     BadConfig,
     Crashed,
@@ -17,10 +18,12 @@ MAX_DETAIL = 4000  # characters of a traceback: its end says what broke and wher
 MAX_WORDS = 300
 
 _NO_ROOM = re.compile(
-    r"out of memory|(can't|cannot) allocate memory|not enough memory|bad_alloc|STATUS_ALLOC_FAILED",
+    r"out of memory|(can't|cannot) allocate memory|not enough memory|bad_alloc|STATUS_ALLOC_FAILED"
+    r"|failed to map segment",  # of a library, where `memory_limit_mib` is less than PyTorch itself takes
     re.IGNORECASE,
 )
 _DAMAGED = re.compile(r"safetensor|header|deserializ|size mismatch|gguf|magic", re.IGNORECASE)
+_LACKING = re.compile(r"meta tensor|ignore_mismatched_sizes|low_cpu_mem_usage")
 _MODULE = re.compile(r"`?pip install (?:-U |--upgrade )?['\"]?([\w.-]+)")
 
 
@@ -34,14 +37,14 @@ def translated(exc: BaseException, doing: str, *, name: str) -> ImagenError:
         traceback.clear_frames(exc.__traceback__)
         return OutOfMemory(
             f"there is not enough memory to {doing} {name}",
-            hint="ask for a smaller size, close what else uses the device, or give the model `offload: group`, "
-            "`float8: on` or a .gguf file under `parts`",
+            hint="ask for a smaller size, close what else uses the device, give the model `offload: group`, "
+            "`float8: on` or a .gguf file under `parts`, or raise `memory_limit_mib` where one is set",
             detail=said,
         )
     if isinstance(exc, ImportError) or type(exc).__name__ == "OptionalDependencyNotAvailable":
         found = _MODULE.search(str(exc))
-        package = found[1] if found else getattr(exc, "name", None) or "what it names"
-        return MissingExtra(f"{name} needs a package that is not installed: {said}", hint=f"pip install {package}")
+        hint = f"pip install {found[1]}" if found else f"install what it names, or all of it anew: {EXTRA}"
+        return MissingExtra(f"{name} needs a package that is not installed: {said}", hint=hint)
     if doing == "load":
         return _of_loading(exc, said, name)
     if isinstance(exc, ValueError | TypeError | KeyError) and not _ours(exc):
@@ -69,6 +72,13 @@ def _of_loading(exc: BaseException, said: str, name: str) -> ImagenError:
             f"not all files of {name} are there: {said}",
             hint="only .safetensors files are read; fetch those, or set `variant`",
             param="weights",
+        )
+    if _LACKING.search(said):
+        return BadConfig(
+            f"a file of {name} lacks some of its weights, or has them in another shape",
+            hint="fetch it again, or correct `weights` and `parts`: it is of another model",
+            param="weights",
+            detail=_trace(exc),
         )
     if type(exc).__name__ == "SafetensorError" or _DAMAGED.search(said) or isinstance(exc, EOFError):
         return BadConfig(

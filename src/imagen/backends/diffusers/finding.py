@@ -3,6 +3,7 @@
 import json
 import os
 import platform
+import re
 import struct
 import sys
 from collections.abc import Iterator, Mapping, Sequence
@@ -19,9 +20,11 @@ from imagen.core.model import Model
 
 BUNDLED = Path(imagen.__file__).parent / "models"
 INDEX = "model_index.json"
+DEVICES = re.compile(r"cpu|mps|(cuda|xpu)(:\d+)?")
 NEEDED = ("torch", "diffusers", "transformers", "accelerate")
 EXTRA = "pip install 'imagen-platform[diffusers]'"
 DOUBLES = ("text_encoders",)  # folders of well-known repositories that hold the same once more, for other programs
+LIBRARIES = ("diffusers", "transformers", None)  # None: a part that this pipeline goes without
 WEIGHTS = (".safetensors", ".gguf")  # files that hold numbers and nothing that could be run
 
 
@@ -50,9 +53,20 @@ def look(model: Model) -> Sequence[Check]:
         found = parts(model)
         size = sum(part.bytes for part in found)
         where = accelerator({"runs_on": model.keys["runs_on"]})
+        if where == "cpu" and model.keys["offload"] in ("model", "group"):
+            raise one_memory(model.keys["offload"], where)
     except ImagenError as error:
         return [Check.failed("files" if error.param else "packages", error)]
     return [Check.passed("files", note=f"{size / 1e9:.1f} GB in {len(found)} parts, for {where}")]
+
+
+def one_memory(offload: str, device: str) -> BadConfig:
+    """Why parts cannot wait elsewhere."""
+    return BadConfig(
+        f"`offload: {offload}` moves parts between two memories, and with {device} there is one",
+        hint="take `offload` out, or set `runs_on: cuda` where there is a card",
+        param="offload",
+    )
 
 
 def installed() -> None:
@@ -64,6 +78,10 @@ def installed() -> None:
 def accelerator(settings: Mapping[str, Any]) -> str:
     """What draws here: as it was said, or what this machine has by the look of it."""
     said = str(settings.get("runs_on") or "")
+    if said and not DEVICES.fullmatch(said):
+        raise BadConfig(
+            f"`runs_on: {said}` is no device", hint="it is cpu, cuda, cuda:1, mps, xpu or xpu:1", param="runs_on"
+        )
     if said in ("cuda", "xpu"):
         return f"{said}:0"
     if said:
@@ -115,6 +133,7 @@ def parts(model: Model) -> list[Part]:
             )
     found = []
     for name, kind in told.items():
+        _known(name, kind, folder)
         if not isinstance(kind, list) or kind[0] is None or name in left_out:
             continue
         if name in replaced:
@@ -124,6 +143,17 @@ def parts(model: Model) -> list[Part]:
         if files:
             found.append(Part(name=name, files=tuple(files), numbers=sum(map(_numbers, files))))
     return found
+
+
+def _known(name: str, kind: Any, folder: Path) -> None:
+    """Raise for what is no class of the two libraries: a pipeline may bring code of its own, and that is not run."""
+    own = name == "_class_name" and not (isinstance(kind, str) and kind.isidentifier())
+    if own or (isinstance(kind, list) and kind[0] not in LIBRARIES):
+        raise Unsupported(
+            f"{INDEX} in {folder} names {kind!r} as {name}: code that comes with weights is not run",
+            hint=f"take a pipeline whose parts are classes of {' or '.join(filter(None, LIBRARIES))}",
+            param="weights",
+        )
 
 
 def part(said: str, model: Model) -> Path:
@@ -211,9 +241,13 @@ def _numbers(file: Path) -> int:
             raise _damaged(file)
         try:
             told = json.loads(stream.read(length))
-        except ValueError as exc:
+            ends = [one["data_offsets"][1] for name, one in told.items() if name != "__metadata__"]
+            numbers = sum(int(prod(one["shape"])) for name, one in told.items() if name != "__metadata__")
+        except (ValueError, KeyError, TypeError, AttributeError) as exc:
             raise _damaged(file) from exc
-    return sum(prod(one["shape"]) for name, one in told.items() if name != "__metadata__")
+    if 8 + length + max(ends, default=0) != file.stat().st_size:
+        raise _damaged(file)  # for instance a download that was broken off
+    return numbers
 
 
 def _damaged(file: Path) -> BadConfig:

@@ -15,8 +15,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from imagen.backends.diffusers.finding import Part
-from imagen.core.errors import BadConfig
+from imagen.backends.diffusers.finding import Part, one_memory
 
 # Reckoned from the sizes of what is computed at 1024x1024, not measured: tiling is what spares the decoder's 3 GiB.
 ROOMY_MIB = 6 * 1024
@@ -57,11 +56,7 @@ def chosen(keys: Mapping[str, Any], parts: Sequence[Part], machine: Machine) -> 
     """The preset for these parts on this machine; raises where the keys ask for what cannot be."""
     offload = keys["offload"]
     if machine.kind in ("cpu", "mps") and offload in ("model", "group"):
-        raise BadConfig(
-            f"`offload: {offload}` moves parts between two memories, and with {machine.device} there is one",
-            hint="take `offload` out, or set `runs_on: cuda` where there is a card",
-            param="offload",
-        )
+        raise one_memory(offload, machine.device)
     dtype = _dtype(keys["dtype"], parts, machine)
     for preset in _rows(dtype, parts, machine):
         switches = ((keys["float8"], preset.float8), (keys["tiling"], preset.tiling))

@@ -58,16 +58,17 @@ def path() -> None:
 def check(json_output: bool) -> None:
     """Read config.yaml and all model files; exit code 3 when one of them is wrong."""
     from imagen.config import load_settings
-    from imagen.engine.wiring import catalog_of
+    from imagen.engine.wiring import backends_refused, catalog_of
 
     settings = load_settings()
     catalog = catalog_of(settings)
+    problems = [*catalog.problems, *backends_refused(settings)]
     if json_output:
-        problems = [problem.as_dict() for problem in catalog.problems]
-        print_json({"ok": not problems, "file": str(settings.config_file), "problems": problems})
-    for problem in catalog.problems:
+        told = [problem.as_dict() for problem in problems]
+        print_json({"ok": not told, "file": str(settings.config_file), "problems": told})
+    for problem in problems:
         click.echo(f"error: {problem.message}\n  hint: {problem.hint}", err=True)
-    if catalog.problems:
+    if problems:
         sys.exit(BROKEN)
     if not json_output:
         there = "is fine" if settings.config_file.exists() else "does not exist, so the defaults hold"
