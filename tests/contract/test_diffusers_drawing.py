@@ -281,6 +281,18 @@ def test_a_lora_changes_the_picture_and_is_gone_afterwards(folder: Path) -> None
     asyncio.run(run())
 
 
+def test_a_lora_that_fits_in_part_says_so(folder: Path) -> None:
+    """One of a deeper network finds some of its places; one of this network finds all, and nothing is said."""
+    from safetensors.torch import load_file, save_file
+
+    layers = load_file(kit.lora("flux", folder / "loras" / "whole.safetensors"))
+    deeper = {name.replace("blocks.0.", "blocks.7."): layer.clone() for name, layer in layers.items()}
+    save_file(layers | deeper, folder / "loras" / "deeper.safetensors")
+    name = kit.model(folder, "flux", options=OPTIONS)
+    assert notices(drawn(folder, name, options={"lora": "whole"})) == []
+    assert "only in part" in notices(drawn(folder, name, options={"lora": "deeper"}))[0]
+
+
 @pytest.mark.parametrize("name", ["../secret", "/etc/passwd", "nothing", "sub/../../secret"])
 def test_a_lora_from_elsewhere_is_refused(name: str, folder: Path) -> None:
     """A request names one inside the folder of LoRAs, and no other file of this machine."""

@@ -17,7 +17,7 @@ from imagen.backends.diffusers.errors import translated
 from imagen.core.errors import Check, OutOfMemory
 from imagen.core.model import Model
 from imagen.core.request import Request
-from imagen.core.signals import Phase, Signal
+from imagen.core.signals import Notice, Phase, Signal
 
 
 class Diffusers:
@@ -113,6 +113,8 @@ class Diffusers:
         name = str(request.options.get("lora") or "")
         path = finding.lora(name, model, self._settings) if name else None
         loading.put_lora(loaded, path, float(request.options.get("lora_scale", 1.0) or 0.0))
+        if loaded.lora_unused:
+            say(Notice(code="lora_in_part", message=loaded.lora_unused))
         return loaded, showing
 
 

@@ -235,19 +235,24 @@ def _numbers(file: Path) -> int:
     """How many numbers a file holds, by its head; of a GGUF file its size says more."""
     if file.suffix == ".gguf":
         return 0
+    return sum(prod(one["shape"]) for one in tensors(file).values())
+
+
+def tensors(file: Path) -> dict[str, dict[str, Any]]:
+    """What a .safetensors file holds, by its head alone: each tensor with its shape."""
     with file.open("rb") as stream:
         head = stream.read(8)
         if len(head) < 8 or (length := struct.unpack("<Q", head)[0]) > 2**28:
             raise _damaged(file)
         try:
-            told = json.loads(stream.read(length))
-            ends = [one["data_offsets"][1] for name, one in told.items() if name != "__metadata__"]
-            numbers = sum(int(prod(one["shape"])) for name, one in told.items() if name != "__metadata__")
+            told: dict[str, dict[str, Any]] = json.loads(stream.read(length))
+            told.pop("__metadata__", None)
+            end = max((one["data_offsets"][1] for one in told.values()), default=0)
         except (ValueError, KeyError, TypeError, AttributeError) as exc:
             raise _damaged(file) from exc
-    if 8 + length + max(ends, default=0) != file.stat().st_size:
+    if 8 + length + end != file.stat().st_size:
         raise _damaged(file)  # for instance a download that was broken off
-    return numbers
+    return told
 
 
 def _damaged(file: Path) -> BadConfig:

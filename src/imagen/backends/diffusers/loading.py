@@ -32,6 +32,7 @@ class Loaded:
     files: list[ModelFile]
     prompts: "OrderedDict[str, Any]" = field(default_factory=OrderedDict)
     lora: tuple[Path, int, float] | None = None  # file, when it was changed, how much of it
+    lora_unused: str = ""  # how much of it this pipeline has no place for, in words
 
     @property
     def denoiser(self) -> Any:
@@ -102,6 +103,7 @@ def put_lora(loaded: Loaded, path: Path | None, scale: float) -> None:
             f"{type(pipe).__name__} cannot take a LoRA", hint="leave the option `lora` out", param="options.lora"
         )
     loaded.prompts.clear()
+    loaded.lora_unused = ""
     if loaded.lora is not None:
         loaded.lora = None
         pipe.unload_lora_weights()
@@ -126,6 +128,27 @@ def put_lora(loaded: Loaded, path: Path | None, scale: float) -> None:
                 param="options.lora",
             ) from exc
         loaded.lora = wanted
+        loaded.lora_unused = _unused(pipe, path)
+
+
+def _unused(pipe: Any, path: Path) -> str:
+    """diffusers takes of a LoRA what it finds a place for, and only its log would say so.
+
+    Told of files in its own spelling, `transformer.PLACE.lora_A.weight`; others it renames as it reads them.
+    """
+    names = [name.removesuffix(".lora_A.weight") for name in finding.tensors(path) if name.endswith(".lora_A.weight")]
+    lost = 0
+    for prefix, part in pipe.components.items():
+        if hasattr(part, "named_modules"):
+            places = {name for name, _ in part.named_modules()}
+            lost += sum(
+                name.startswith(f"{prefix}.") and name.removeprefix(f"{prefix}.") not in places for name in names
+            )
+    if not lost:
+        return ""
+    return (
+        f"the LoRA {path.name} fits {type(pipe).__name__} only in part: {lost} of its {len(names)} places are not there"
+    )
 
 
 def machine_of(device: str) -> Machine:
