@@ -255,6 +255,21 @@ async def test_cancelling_ends_it_whatever_it_takes(fault):
         assert alive(before) == (fault == "wait")
 
 
+@pytest.mark.parametrize("how", ["it waits for ever", "it is stopped"])
+async def test_one_that_says_nothing_for_too_long_is_ended(how):
+    """Its job may be tried again, and the next call draws."""
+    async with opened(stall_s=1.5) as backend:
+        before, _ = await drawn(backend)
+        if how == "it is stopped":
+            os.kill(before, signal.SIGSTOP)
+        with pytest.raises(Crashed, match=r"said nothing for 1\.5 s") as caught:
+            await collect(backend, request("wait@2" if how == "it waits for ever" else ""), model())
+        assert caught.value.retryable
+        after, _ = await drawn(backend)
+        assert after != before
+        assert not alive(before)
+
+
 async def test_cancelling_while_it_starts_waits_for_nothing():
     """What is being started is there for the next call."""
     async with opened(start="slow") as backend:

@@ -6,4 +6,4 @@ unchanged. Read on in this order: `parent.py` (which process draws what), `proce
 """
 
 # What `backends: {NAME: …}` may say about the process, beside the settings of the backend that runs in it.
-SETTINGS = frozenset({"ready", "unload_after_s", "cancel_s", "memory_limit_mib", "environment"})
+SETTINGS = frozenset({"ready", "unload_after_s", "cancel_s", "stall_s", "memory_limit_mib", "environment"})

@@ -16,6 +16,7 @@ from imagen.core.signals import Phase, Signal
 
 START_S = 180.0  # torch and its friends from a cold, slow disk take a minute
 CANCEL_S = 6.0  # a step of a large model; a worker that is stopped has 8 s to give its jobs back
+STALL_S = 1800.0  # loading 60 GB from a slow disk takes a third of that, and a step on a processor may take minutes
 QUIT_S = 2.0  # to close a backend; a worker waits 3 s for memory to be given back
 UNLOAD_AFTER_S = 600.0
 SPARE_AFTER_S = 1.0  # after a call: one command that draws one picture is gone by then, and wants no spare
@@ -47,6 +48,7 @@ class Child:
         self.unload_after_s = _number(name, settings, "unload_after_s", UNLOAD_AFTER_S) or None
         self._who = f"the process of the backend {name}"
         self._cancel_s = _number(name, settings, "cancel_s", CANCEL_S)
+        self._stall_s = _number(name, settings, "stall_s", STALL_S)
         self._environment = _environment(name, settings.get("environment"))
         # True: a spare from the beginning; None: after the first job; False: never.
         self._ready = _switch(name, settings, "ready")
@@ -97,7 +99,7 @@ class Child:
             if not process.ready:
                 yield Phase(name="loading")
                 await process.started(self._start_s)
-            while (told := _raised(await call.next())) is not None:
+            while (told := _raised(await self._next(process, call))) is not None:
                 assert not isinstance(told, list)
                 yield told
         finally:
@@ -142,6 +144,17 @@ class Child:
                 raise TooLarge(
                     f"the request is too long for {self._who}: {exc}", hint="shorten the prompt or the options"
                 ) from exc
+
+    async def _next(self, process: Process, call: Call) -> Told:
+        """What it says next. One that says nothing for too long holds up the whole queue of its device: it is ended."""
+        if not self._stall_s:
+            return await call.next()
+        why = f"it said nothing for {self._stall_s:g} s"
+        stalled = asyncio.get_running_loop().call_later(self._stall_s, process.kill, why)
+        try:
+            return await call.next()
+        finally:
+            stalled.cancel()
 
     async def _stop_idle(self, device: str) -> None:
         idle = [key for key, process in self._drawing.items() if key[0] == device and not process.busy]
