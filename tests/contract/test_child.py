@@ -175,6 +175,21 @@ async def test_a_sink_that_takes_too_long_or_breaks_costs_the_preview_only(caplo
     assert "a fault of the sink's" in caplog.text
 
 
+async def test_a_promised_preview_is_waited_for():
+    """Where so and so many were asked for, a parent that is busy for a moment costs none of them."""
+
+    class Busy(Watching):
+        promised = True
+
+        def wants(self, step: int, total: int) -> bool:
+            time.sleep(0.2)
+            return super().wants(step, total)
+
+    async with opened() as backend:
+        said = await collect(backend, request(steps=4), model(), previews=Busy(stride=1))
+    assert [shown.step for shown in said if isinstance(shown, Preview)] == [1, 2, 3]
+
+
 async def test_it_is_pulled_and_never_ahead():
     """What comes after a signal is not done before the next one is asked for: a handle is stored before work starts."""
     async with opened() as backend:

@@ -100,7 +100,11 @@ def test_previews_come_nearer_and_change_nothing(imagen: Any) -> None:
     assert run.returncode == 0, run.stderr
     said = [json.loads(line) for line in run.stdout.splitlines()]
     shown = [event for event in said if event["type"] == "preview"]
-    assert [event["step"] for event in shown] == list(range(1, 10))
+    # The newest wins: on a busy machine a step is over before somebody saw the one before it.
+    steps = [event["step"] for event in shown]
+    assert steps == sorted(set(steps))
+    assert set(steps) <= set(range(1, 10))
+    assert len(steps) >= 4
     final = pixels(imagen.here / "watched.png")
     away = [np.abs(pixels(io.BytesIO(base64.b64decode(event["data"]))) - final).mean() for event in shown]
     assert away[-1] < away[0], away

@@ -83,6 +83,11 @@ class Live:
         return self._policy.method
 
     @property
+    def promised(self) -> bool:
+        """Were so and so many asked for? Then it is worth waiting for the word that this is one of them."""
+        return self._promised
+
+    @property
     def wanted(self) -> bool:
         """Does anybody want previews at all, now?"""
         return not self._policy.off and (self._claim.preview is not None or self._watched)

@@ -28,6 +28,7 @@ from imagen.core.request import Request
 from imagen.core.signals import Signal
 
 ASK_S = 0.05  # a preview that is answered for later than this is not worth waiting for
+PROMISED_S = 5.0  # one that was promised is, while the parent is alive at all
 CHUNK = 2**16
 PR_SET_PDEATHSIG = 1
 
@@ -47,13 +48,13 @@ class Wire:
             for piece in packed(head, body):
                 self._socket.sendall(piece)
 
-    def ask(self, call: int, step: int, total: int) -> bool:
-        """Is a preview of this step wanted? Without an answer at once it is not."""
+    def ask(self, call: int, step: int, total: int, within_s: float) -> bool:
+        """Is a preview of this step wanted? Without an answer in time it is not."""
         number = next(self._numbers)
         answer = self._asked[number] = Future()
         try:
             self.say({"say": "ask", "call": call, "ask": number, "step": step, "total": total})
-            return answer.result(ASK_S)
+            return answer.result(within_s)
         except TimeoutError:
             return False
         finally:
@@ -88,12 +89,13 @@ class Asking:
     def __init__(self, wire: Wire, call: int, told: Mapping[str, Any]) -> None:
         self.max_size: int = told["max_size"]
         self.method: str = told["method"]
+        self._within_s = PROMISED_S if told["promised"] else ASK_S
         self._wire = wire
         self._call = call
 
     def wants(self, step: int, total: int) -> bool:
         """Asked of the parent; from any thread."""
-        return self._wire.ask(self._call, step, total)
+        return self._wire.ask(self._call, step, total, self._within_s)
 
 
 class Inside:

@@ -129,7 +129,11 @@ class Child:
             "request": request.as_dict(),
             "model": model_told(model),
             "resume": resume,
-            "previews": {"max_size": previews.max_size, "method": getattr(previews, "method", "auto")},
+            "previews": {
+                "max_size": previews.max_size,
+                "method": getattr(previews, "method", "auto"),
+                "promised": bool(getattr(previews, "promised", False)),
+            },
         }
         key = _key(model)
         async with self._choosing:
