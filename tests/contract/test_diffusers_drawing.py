@@ -411,7 +411,8 @@ def test_what_was_drawn_with_is_recorded(folder: Path) -> None:
     """Each file with its size and hash, where the time went, and how it was held."""
     (output,) = outputs(drawn(folder, kit.model(folder, "flux")))
     assert output.facts["drawn"] == "FluxPipeline, float32, on cpu"
-    assert set(output.facts["timings"]) == {"load", "encode", "sample", "decode"}
+    # Loading is measured from outside: it begins before there is a process that could.
+    assert set(output.facts["timings"]) == {"encode", "sample", "decode"}
     assert all(seconds > 0 for seconds in output.facts["timings"].values())
     files = {file.path: file for file in output.facts["files"]}
     transformer = files["transformer/diffusion_pytorch_model.safetensors"]

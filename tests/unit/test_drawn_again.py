@@ -1,6 +1,8 @@
 """What a picture's own record asks for, and what is told when it comes out differently."""
 
 import io
+from dataclasses import replace
+from importlib.metadata import version
 from typing import Any
 
 import pytest
@@ -63,10 +65,13 @@ def test_the_same_record_has_no_differences() -> None:
 def test_what_changed_since_is_named() -> None:
     """Model record, file, version and a resolved field, each by its own name."""
     told = recipe(REQUEST, MODEL, 0)
-    other = Model(name="mine", backend="mock", device="cpu@here", files=(ModelFile(path="a.safetensors", sha256="2"),))
+    files = (ModelFile(path="a.safetensors", sha256="2"),)
+    other = Model(name="mine", backend="mock", device="cpu@here", files=files, keys={"palette": "cool"})
     now = Request(prompt="a fox", model="mine", width=16, height=8, steps=4, seed=7, options={"slow": 0})
     found = {one.what for one in differences(told, now, other, "99")}
     assert found == {"model record", "file a.safetensors", "imagen", "width"}
+    (file,) = differences(recipe(REQUEST, MODEL, 0), REQUEST, replace(MODEL, files=files), version("imagen-platform"))
+    assert file.what == "file a.safetensors"  # by its own name, and by no other
 
 
 def test_a_record_with_odd_values_is_read_as_far_as_it_goes() -> None:
