@@ -378,7 +378,7 @@ class App:
         """How good each model is by the votes, and how sure that is; of one series, some models, prompts or a voter."""
         if series_id is not None:
             series_id = (await self.series(series_id, owner=owner)).id
-        for name in await votes.unrated(self._db, models or (), owner=owner):
+        for name in await votes.unrated(self._db, models, owner=owner) if models else ():
             # Told apart from a model that nobody has voted on yet: that one is known.
             if name not in self.catalog.models and name not in self.catalog.broken:
                 self.catalog.get(name)

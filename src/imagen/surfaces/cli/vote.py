@@ -108,7 +108,7 @@ async def _vote(app: "App", series: str, again: bool, table: "Table", key: Key) 
         table.say(f"{_WORDS[choice]}: left was {one.left.model}, right was {one.right.model}")
         ballot = await app.ballot(series)
     if ballot.round > now:
-        table.say(f"all {ballot.total} pairs are done")
+        table.say("the one pair is done" if ballot.total == 1 else f"all {ballot.total} pairs are done")
     return cast, ballot
 
 

@@ -214,7 +214,7 @@ export function gallery(root) {
 }
 
 // Rows that fill the width with whole pictures, each row as high as makes that so.
-export function rowsOf(items, width, height) {
+function rowsOf(items, width, height) {
   const rows = [];
   let from = 0;
   let ratios = 0;

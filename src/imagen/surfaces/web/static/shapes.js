@@ -13,7 +13,7 @@ export function sizes(one) {
   });
 }
 
-export function rounded(one, value) {
+function rounded(one, value) {
   const { min, max, multiple_of: step } = one.limits;
   const grid = step > 1 ? step : 8;
   return Math.min(max, Math.max(min, Math.round((value || min) / grid) * grid));
