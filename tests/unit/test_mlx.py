@@ -23,6 +23,7 @@ from imagen.backends.mlx.drawing import arguments, clean
 from imagen.backends.mlx.errors import translated
 from imagen.backends.mlx.finding import look
 from imagen.backends.mlx.loading import FAMILIES
+from imagen.backends.weights import OFFLINE
 from imagen.config import load_settings
 from imagen.core.errors import BadConfig, Crashed, ImagenError, MissingExtra, MissingFile, OutOfMemory
 from imagen.core.model import Model
@@ -302,6 +303,16 @@ def test_every_error_of_mflux_is_one_of_ours() -> None:
     for exc in plain:
         for doing in ("load", "draw"):
             assert isinstance(translated(exc, doing, name="m"), ImagenError)
+
+
+def test_the_child_alone_is_told_that_there_is_no_network() -> None:
+    """What the library is told through the environment stays out of this process."""
+    before = dict(os.environ)
+    made: Any = mlx.registration.create({"environment": {"OMP_NUM_THREADS": "2"}})
+    assert made._environment == OFFLINE | {"TQDM_DISABLE": "1", "OMP_NUM_THREADS": "2"}
+    assert dict(os.environ) == before
+    with pytest.raises(BadConfig, match="environment"):
+        mlx.registration.create({"environment": "no"})
 
 
 def test_the_parent_imports_neither_mlx_nor_mflux() -> None:

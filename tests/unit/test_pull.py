@@ -39,6 +39,7 @@ UNET = "org/one/net.safetensors"
 @pytest.fixture
 def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Hub]:
     monkeypatch.delenv("HF_TOKEN", raising=False)
+    monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
     monkeypatch.setenv("HF_HUB_DISABLE_IMPLICIT_TOKEN", "")
     with local_hub() as told:
         monkeypatch.setenv("HF_ENDPOINT", told.url)

@@ -3,16 +3,29 @@
 import hashlib
 import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 from imagen.core.model import Model, ModelFile
 
 REPOSITORY = re.compile(r"[\w.-]+/[\w.-]+")  # ORG/NAME, as the hub calls them
 CHEAP_BYTES = 64 * 2**20  # hashed in a tenth of a second; of larger files only what the hub's cache says is told
 
+# What is not on this machine is missing, and never fetched behind somebody's back. Told to a child before it starts,
+# because the hub's library reads it once.
+OFFLINE = {"HF_HUB_OFFLINE": "1", "HF_HUB_DISABLE_TELEMETRY": "1"}
+
 _SHA256 = re.compile(r"[0-9a-f]{64}")
+
+
+def offline(settings: Mapping[str, Any], **more: str) -> Mapping[str, Any]:
+    """The settings of a child process that loads what is here and asks nobody for the rest."""
+    environment = settings.get("environment")
+    if environment is not None and not isinstance(environment, Mapping):
+        return settings  # refused where settings are read
+    return {**settings, "environment": {**OFFLINE, **more, **(environment or {})}}
 
 
 def places(said: str, model: Model) -> list[Path]:

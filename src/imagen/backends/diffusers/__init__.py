@@ -45,21 +45,15 @@ class DiffusersKeys:
     preview_decoder: str = ""  # a tiny autoencoder (TAESD and its like): its folder
 
 
-# What is not on this machine is missing, and never fetched behind somebody's back.
-OFFLINE = {"HF_HUB_OFFLINE": "1", "HF_HUB_DISABLE_TELEMETRY": "1"}
-
-
 def create(settings: Mapping[str, Any]) -> Backend:
     """The backend, with the settings of `backends: {diffusers: …}`."""
     from imagen.backends.child.parent import Child
     from imagen.backends.diffusers.finding import look
+    from imagen.backends.weights import offline
 
-    environment = settings.get("environment")
-    if environment is None or isinstance(environment, Mapping):
-        settings = {**settings, "environment": {**OFFLINE, **(environment or {})}}
     return Child(
         "imagen.backends.diffusers.backend:Diffusers",
-        settings,
+        offline(settings),
         name="diffusers",
         ready=("torch", "diffusers.pipelines.pipeline_utils", "transformers"),  # what every pipeline begins with
         look=look,

@@ -31,8 +31,10 @@ def create(settings: Mapping[str, Any]) -> Backend:
     """The backend, with the settings of `backends: {mlx: …}`."""
     from imagen.backends.child.parent import Child
     from imagen.backends.mlx.finding import look
+    from imagen.backends.weights import offline
 
-    return Child("imagen.backends.mlx.backend:Mlx", settings, name="mlx", ready=("mlx.core",), look=look)
+    quiet = offline(settings, TQDM_DISABLE="1")  # its bars would be all there is in the last words of a crash
+    return Child("imagen.backends.mlx.backend:Mlx", quiet, name="mlx", ready=("mlx.core",), look=look)
 
 
 # The accelerator has one name whoever uses it, so that models of several backends take turns on it.

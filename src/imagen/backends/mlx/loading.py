@@ -1,6 +1,5 @@
 """From files to a pipeline of mflux that is ready to draw; never from the network."""
 
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib import import_module
@@ -51,9 +50,6 @@ class Loaded:
 def load(model: Model) -> Loaded:
     """The pipeline of a model, its weights in memory."""
     installed()
-    # Before the hub's library is imported, which reads it once: what is not here is not fetched behind anybody's back.
-    os.environ["HF_HUB_OFFLINE"] = "1"
-    os.environ.setdefault("TQDM_DISABLE", "1")  # its bars would be all there is in the last words of a crash
     folder, family = weights(model), FAMILIES[model.keys["family"]]
     pipe = _class(model.keys["draws"] or family.draws)(
         quantize=model.keys["quantize"] or None,
