@@ -1,7 +1,7 @@
 """A claim while 300,000 jobs wait for other models, over the same claim on an empty queue.
 
-Two shapes of backlog: models that this worker does not draw, and a model it draws on a device that is busy.
-Also what one submit costs behind them.
+Two shapes of backlog: models that this worker does not draw, and a model it draws on a device that is busy; and the
+first of them on a card that models share. Also what one submit costs behind them.
 """
 
 import argparse
@@ -34,6 +34,9 @@ HERE = {"test": order.Place(device=store_kit.MODEL.device)}
 SHAPES = {
     "models of other workers": HERE,
     "a device that is busy": HERE | {"other": order.Place(device=BUSY.device)},
+    "a card that is shared": {
+        "test": order.Place(device="shared@here", slots=3, budget_mib=1000, vram_mib=300, pixels=64)
+    },
 }
 
 

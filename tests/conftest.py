@@ -13,9 +13,10 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
-from tests import NOWHERE
+from tests import NOWHERE, s3_kit
 from tests.postgres_kit import Postgres, installed
 from tests.postgres_kit import postgres as private
+from tests.s3_kit import S3
 
 # Two people on two cores make any deadline a coin toss; what a property says does not depend on speed.
 settings.register_profile("imagen", deadline=None)
@@ -50,6 +51,18 @@ RINGS = (
         remedy="sudo apt install postgresql",
     ),
     Ring(
+        marker="needs_s3",
+        here=s3_kit.installed,
+        needs="an S3 store, SeaweedFS",
+        remedy="make setup, on Linux; brew install seaweedfs",
+    ),
+    Ring(
+        marker="needs_small_disk",
+        here=s3_kit.may_mount,
+        needs="the right to mount a small disk",
+        remedy="run as root on Linux",
+    ),
+    Ring(
         marker="needs_browser",
         here=lambda: any(shutil.which(name) for name in ("chromium", "chromium-browser", "google-chrome")),
         needs="a Chromium browser",
@@ -77,6 +90,9 @@ def _clean_environment(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest
         monkeypatch.delenv(name)
     monkeypatch.setenv("IMAGEN_COMFYUI_URL", NOWHERE)
     monkeypatch.setenv("IMAGEN_PAID_CALLS", "forbidden")
+    for name in [name for name in os.environ if name.startswith("AWS_")]:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")  # no test asks a machine for its role
     for name in ("OPENAI_API_KEY", "REPLICATE_API_TOKEN"):
         monkeypatch.delenv(name, raising=False)
     home = tmp_path_factory.getbasetemp() / f"nobody-{next(_homes)}"
@@ -89,6 +105,13 @@ def _clean_environment(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest
 def postgres() -> Iterator[Postgres]:
     """One PostgreSQL of our own for all tests of this process."""
     with private(durable=False) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def s3() -> Iterator[S3]:
+    """One S3 store of our own for all tests of this process that do not stop it."""
+    with s3_kit.s3_store() as server:
         yield server
 
 

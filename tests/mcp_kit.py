@@ -19,7 +19,8 @@ from tests import NOWHERE
 from tests.service_kit import PROGRAM
 from tests.serving_kit import Served, serving
 
-WAYS = ("stdio", "http", "http-2025")  # the last one is how clients of the year before shake hands
+# As a process that draws, as one that has a server draw, and over HTTP, at last as clients of the year before do it.
+WAYS = ("stdio", "stdio-away", "http", "http-2025")
 KILOBYTES = 100_000  # what clients take as an answer without cutting it
 FAST: dict[str, Any] = {"options": {"slow": 0}, "width": 64, "height": 64}
 
@@ -73,9 +74,15 @@ async def agent(way: str, folder: Path, **options: Any) -> AsyncIterator[Agent]:
         async with on_stdio(folder, **options) as one:
             yield one
         return
-    environ = {"IMAGEN_DEFAULT_MODEL": "mock"}
-    async with serving(folder / "home", environ=environ) as served, over_http(served, way=way, **options) as one:
-        yield one
+    async with serving(folder / "home", environ={"IMAGEN_DEFAULT_MODEL": "mock"}) as served:
+        if way == "stdio-away":
+            own = {"IMAGEN_SERVER": served.url, "IMAGEN_HOME": str(folder / "own")}
+            async with on_stdio(folder, environ=own, **options) as one:
+                one.served = served
+                yield one
+            return
+        async with over_http(served, way=way, **options) as one:
+            yield one
 
 
 @asynccontextmanager

@@ -18,12 +18,12 @@ from imagen.store import journal, presence, queue
 from imagen.store.columns import iso
 from imagen.store.db import Database
 from imagen.store.intake import NewJob
-from imagen.store.order import Place
+from imagen.store.order import place_of
 from imagen.store.queue import Claim
 
 MODEL = Model(name="test", backend="script", device="cpu@here")
 OTHER = Model(name="other", backend="script", device="cpu@here")
-PLACE = Place(device="cpu@here")
+PLACE = place_of(MODEL)
 WORKER = "worker-1"
 
 
@@ -66,7 +66,8 @@ def arrive(connection: Connection, worker: str, *, models: tuple[str, ...] = (),
     """Put a worker of this process into the list."""
     from datetime import UTC, datetime
 
-    presence.arrive(connection, worker, version="0", models=models, solo=solo, now=datetime.now(UTC))
+    serves = dict.fromkeys(models, PLACE)
+    presence.arrive(connection, worker, version="0", serves=serves, solo=solo, now=datetime.now(UTC))
 
 
 def started(claim: Claim, watched: bool) -> Started:

@@ -116,23 +116,26 @@ def errors_page() -> str:
 def config_page() -> str:
     """The keys of config.yaml and how they are overridden."""
     from imagen import config
+    from imagen.config import keys
     from imagen.surfaces.cli.config_sample import BACKENDS
 
     parts = ["# Settings", doc(config)]
     parts.append(
         "`IMAGEN_HOME` puts everything under one folder: `config.yaml`, `models/`, `imagen.db`, `images/`, `logs/`.\n"
         "Without it the platform's own folders are used. `imagen config path` says where the file is, and\n"
-        "`imagen config show` prints each value that is in force and where it came from."
+        "`imagen config show` prints each value that is in force and where it came from.\n"
+        "`IMAGEN_SERVER` has another imagen do the work, with the key in `IMAGEN_KEY`:\n"
+        "[how](../howto/use-a-server.md)."
     )
     rows = [
         (
             f"`{name}`",
             kind,
-            "below" if name in config.GROUPS else "" if default in (None, {}) else f"`{default}`",
-            f"`{config.PREFIX}{name.upper()}`" if name in config.FROM_ENVIRONMENT else "",
+            "below" if name in keys.GROUPS else "" if default in (None, {}) else f"`{default}`",
+            f"`{config.PREFIX}{name.upper()}`" if name in keys.FROM_ENVIRONMENT else "",
             upper(meaning),
         )
-        for name, (kind, default, meaning) in config.KEYS.items()
+        for name, (kind, default, meaning) in keys.KEYS.items()
     ]
     parts.append(table(("key", "type", "default", "environment", "meaning"), rows))
     parts.append(
@@ -151,20 +154,29 @@ def config_page() -> str:
             for name, default, meaning in told
         ]
         parts.append(table(("key", "default", "environment", "meaning"), lines))
-    for group, keys in config.GROUPS.items():
+    lines = [
+        (f"`{name}`", _KINDS.get(kind, kind), _default(default), upper(meaning))
+        for name, (kind, default, meaning) in keys.DEVICE.items()
+    ]
+    parts.append("## `devices:` `NAME:`\n\nHow one device is shared: docs/howto/share-a-gpu.md.")
+    parts.append(table(("key", "type", "default", "meaning"), lines))
+    for group, told_keys in keys.GROUPS.items():
         rows = [
             (
                 f"`{name}`",
-                {"limit": "number or null", "flag": "true or false", "aliases": "mapping"}.get(kind, kind),
+                _KINDS.get(kind, kind),
                 _default(default),
                 f"`{config.PREFIX}{group}_{name}`".upper(),
                 upper(meaning),
             )
-            for name, (kind, default, meaning) in keys.items()
+            for name, (kind, default, meaning) in told_keys.items()
         ]
         parts.append(f"## `{group}:`")
         parts.append(table(("key", "type", "default", "environment", "meaning"), rows))
     return "\n\n".join(parts)
+
+
+_KINDS = {"limit": "number or null", "flag": "true or false", "aliases": "mapping", "hook": "words or address"}
 
 
 def _default(value: object) -> str:

@@ -29,6 +29,8 @@ if TYPE_CHECKING:
     )
     from imagen.core.job import Job, Series, State, StoredImage
     from imagen.core.request import Draft, PreviewPolicy, Request
+    from imagen.core.webhook import Delivery, Webhook
+    from imagen.door import Door
 
 _HOMES = {
     "imagen.app": ("App", "open"),
@@ -49,6 +51,8 @@ _HOMES = {
     ),
     "imagen.core.job": ("Job", "Series", "State", "StoredImage"),
     "imagen.core.request": ("Draft", "PreviewPolicy", "Request"),
+    "imagen.door": ("Door",),
+    "imagen.core.webhook": ("Delivery", "Webhook"),
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 
@@ -57,6 +61,8 @@ __all__ = [
     "BackendError",
     "Cancelled",
     "Completed",
+    "Delivery",
+    "Door",
     "Draft",
     "Event",
     "Failed",
@@ -77,6 +83,7 @@ __all__ = [
     "State",
     "StoredImage",
     "Warning",
+    "Webhook",
     "open",
 ]
 

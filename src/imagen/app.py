@@ -6,13 +6,13 @@
 import asyncio
 import secrets
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Mapping, Sequence
-from contextlib import AbstractAsyncContextManager, aclosing, asynccontextmanager, suppress
-from dataclasses import replace
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
+from dataclasses import asdict, replace
 from datetime import UTC, datetime, timedelta
 from hashlib import sha256
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, overload
 
 from sqlalchemy import Connection
 
@@ -24,16 +24,20 @@ from imagen.core.events import Event, Preview
 from imagen.core.ids import new_id
 from imagen.core.job import Cell, Job, Series, StoredImage, cells_of
 from imagen.core.model import Model
-from imagen.core.request import Draft, drafted, preview_policy
-from imagen.core.vote import Ballot, Vote
+from imagen.core.request import Draft, preview_policy
+from imagen.core.vote import Ballot, BlindFile, Vote
+from imagen.core.webhook import Webhook
+from imagen.door import Door, Drawings, follow
 from imagen.engine import album, orders, votes
 from imagen.engine.adopt import adopt
 from imagen.engine.album import StoredFile
 from imagen.engine.crew import Crew
+from imagen.engine.devices import Devices
 from imagen.engine.feed import Feeds, Watch
 from imagen.engine.gc import GcReport, gc
+from imagen.engine.outbox import Outbox
 from imagen.engine.ratings import Ratings
-from imagen.engine.states import ModelState, states
+from imagen.engine.states import ModelState, states, usable
 from imagen.engine.tide import Tides, WatchAll
 from imagen.engine.wiring import refuse_paid, watched_catalog
 from imagen.engine.worker import Worker, sweep
@@ -45,15 +49,39 @@ from imagen.store.intake import NewJob, Once
 from imagen.store.keys import Key
 from imagen.store.numbers import Happening, Numbers, happened, numbers
 
-HEARTBEAT_S = 60.0  # how long `follow` waits at most before it looks whether it is still wanted
 ALIKE = timedelta(days=1)  # whoever repeats a request does so within seconds; a drawing may have taken hours by then
 VERSION = version("imagen-platform")
 
 
+@overload
+def open(*, home: Path | str | None = None, settings: Settings | None = None) -> AbstractAsyncContextManager["App"]: ...
+@overload
+def open(
+    *, home: Path | str | None = None, settings: Settings | None = None, server: str, key: str | None = None
+) -> AbstractAsyncContextManager[Door]: ...
+def open(
+    *,
+    home: Path | str | None = None,
+    settings: Settings | None = None,
+    server: str | None = None,
+    key: str | None = None,
+) -> AbstractAsyncContextManager["App"] | AbstractAsyncContextManager[Door]:
+    """Open the store and the catalog: `async with imagen.open() as app`.
+
+    With `server`, the address of another imagen or its name in config.yaml, the work is done there. Its `key` comes
+    from the environment (IMAGEN_KEY) or from config.yaml where it is not given.
+    """
+    settings = settings or load_settings(home=Path(home) if home is not None else None)
+    if server is None:
+        return _opened(settings)
+    from imagen.away.client import open_away
+
+    return open_away(server, settings, key=key)
+
+
 @asynccontextmanager
-async def open(*, home: Path | str | None = None, settings: Settings | None = None) -> AsyncIterator["App"]:
-    """Open the store and the catalog: `async with imagen.open() as app`."""
-    app = App(settings or load_settings(home=Path(home) if home is not None else None))
+async def _opened(settings: Settings) -> AsyncIterator["App"]:
+    app = App(settings)
     await app.start()
     try:
         yield app
@@ -69,7 +97,7 @@ class App:
         self.log: Callable[[str], None] = lambda _line: None
         self._watch = watched_catalog(settings)
         self._db = Database(settings.database_url, full_sync=settings.synchronous == "full")
-        self._images = ImageStore(settings.storage, settings.images_folder)
+        self._images = ImageStore(settings.storage, settings.images_folder, **asdict(settings.s3))
         self._backends: dict[str, Backend] = {}
         self._crew = Crew(
             self._db,
@@ -81,10 +109,11 @@ class App:
             server_policy=preview_policy(settings.preview),
             log=lambda line: self.log(line),
         )
+        self.devices = Devices(self._db, catalog=lambda: self.catalog, alive=self._crew.alive)
         self._feeds = Feeds(self._db, lambda: self._crew.fault)
         self._tides = Tides(self._db)
-        self._drawing: set[str] = set()  # jobs of `generate` loops that nobody finished yet
-        self._closed = False
+        self.outbox = Outbox(self._db, settings)
+        self._drawings = Drawings(self, over=self._crew.mine.discard)
 
     async def start(self) -> None:
         """Open the database, making it if it is new. A broken config.yaml is refused here."""
@@ -95,10 +124,7 @@ class App:
     async def aclose(self) -> None:
         """Cancel what was left behind in a `generate` loop, and give back everything this process holds."""
         await asyncio.sleep(0)  # a loop that was just left ends itself first, if the interpreter lets it
-        for job_id in tuple(self._drawing):
-            await self.cancel(job_id)
-            await self._end_of(job_id)
-        self._closed = True
+        await self._drawings.close()
         await self._crew.stop()
         await self._feeds.close()
         await self._tides.close()
@@ -120,20 +146,24 @@ class App:
         idempotency_key: str | None = None,
         body_hash: str | None = None,
         queue_limit: int | None = None,
+        waited_for: bool = False,
     ) -> Job:
         """Check, complete and queue a request. It is safe on disk when this returns.
 
         The same `idempotency_key` brings the same job again at this `route`, and is a Conflict with another body.
-        With a `body_hash` alone it is a new job, which `submitted_alike` finds.
+        With a `body_hash` alone it is a new job, which `submitted_alike` finds. One that is `waited_for` is refused
+        while every device that draws it is paused; any other waits until then.
         """
+        self.outbox.check(draft.webhook, owner)
         new = replace(self._resolve(draft), owner=owner)
         if body_hash is not None and idempotency_key is None:
             idempotency_key = intake.key_of_its_own(body_hash)
-        once = _once(route, owner, idempotency_key, body_hash or sha256(repr(draft).encode()).hexdigest())
+        once = _once(route, owner, idempotency_key, body_hash or _hash_of(draft))
 
         def submitted(connection: Connection) -> Job:
             # Read back here: afterwards it would be in the way of the worker that takes it.
-            (job_id,) = intake.submit_once(connection, [new], once=once, queue_limit=queue_limit)
+            check = self.devices.check_open if waited_for else None
+            (job_id,) = intake.submit_once(connection, [new], once=once, queue_limit=queue_limit, check=check)
             self._crew.mine.add(job_id)
             return history.submitted(connection, job_id)
 
@@ -145,40 +175,20 @@ class App:
         ids = await self._db.read(intake.submitted_alike, owner=owner, route=route, body_hash=body_hash, since=since)
         return [await self.job(job_id) for job_id in ids]
 
-    async def generate(self, prompt: str, **fields: Any) -> AsyncGenerator[Event]:
+    def generate(self, prompt: str, **fields: Any) -> AsyncGenerator[Event]:
         """Draw, and tell of it as it happens. Leaving the loop cancels the job.
 
         Takes the fields of a Draft; `preview` may be true, false or a policy such as `{"count": 6}`.
         `emit_previews` and `preview_stride` are accepted as other spellings of it.
         """
-        draft = drafted(prompt, fields)
-        job = await self.submit(draft)
-        shown = draft.preview is not None and not draft.preview.off
-        ended = False
-        self._drawing.add(job.id)
-        try:
-            async with self.working([job.id]), aclosing(self.follow(job.id, previews=shown)) as events:
-                try:
-                    async for event in events:
-                        ended = event.terminal
-                        yield event
-                finally:
-                    if not ended and not self._closed:
-                        await self.cancel(job.id)
-                        await self._end_of(job.id)
-        finally:
-            self._drawing.discard(job.id)
-            self._crew.mine.discard(job.id)
+        return self._drawings.generate(prompt, fields)
 
-    async def follow(self, job_id: str, *, after: int = 0, previews: bool = False) -> AsyncGenerator[Event]:
+    def follow(self, job_id: str, *, after: int = 0, previews: bool = False) -> AsyncGenerator[Event]:
         """Durable events after `after`, then what happens now; ends after the terminal event.
 
         `previews` says that somebody looks: it makes a running backend draw them.
         """
-        async with self.watching(job_id, after=after, previews=previews) as watch:
-            while not watch.ended:
-                for event in await watch.next(HEARTBEAT_S):
-                    yield event
+        return follow(self, job_id, after=after, previews=previews)
 
     @asynccontextmanager
     async def watching(
@@ -205,6 +215,11 @@ class App:
         job = await self.job(job_id, owner=owner)
         shown = [] if job.state.terminal else await self._db.read(journal.shown, {job.id: 0})
         return shown[0] if shown else None
+
+    async def forming(self, job_id: str) -> bytes | None:
+        """The picture in the newest preview of a running job, if there is one."""
+        shown = await self.preview(job_id)
+        return shown.data if shown is not None else None
 
     def working(self, job_ids: Iterable[str] | None = None) -> AbstractAsyncContextManager[None]:
         """While inside, this process draws these jobs (None: those it submitted) that no live worker would."""
@@ -265,6 +280,7 @@ class App:
         owner: str = "local",
         series_id: str | None = None,
         cells: Sequence[Cell] | None = None,
+        webhook: Webhook | None = None,
         idempotency_key: str | None = None,
         body_hash: str = "",
         queue_limit: int | None = None,
@@ -274,6 +290,7 @@ class App:
         With `series_id` of one that exists, the cells are added to it.
         """
         new_series = series_id or new_id()
+        self.outbox.check(webhook, owner)
         wanted = cells if cells is not None else cells_of(prompts, models, seeds)
         new = orders.of_cells(wanted, settings, self._resolve, series=new_series, owner=owner)
         made, ids = await self._db.write(
@@ -285,6 +302,7 @@ class App:
             settings=settings,
             owner=owner,
             new=new,
+            webhook=webhook,
             once=_once("/v1/series", owner, idempotency_key, body_hash),
             queue_limit=queue_limit,
         )
@@ -332,6 +350,18 @@ class App:
             queue_limit=queue_limit,
         )
 
+    async def tell_again(self, job_id: str, *, owner: str | None = None) -> Job:
+        """Send the webhook of a job that ended once more, with the id it had."""
+        job = await self.job(job_id, owner=owner)
+        await self.outbox.again(job.delivery)
+        return await self.job(job.id)
+
+    async def tell_series_again(self, series_id: str, *, owner: str | None = None) -> Series:
+        """Send the webhook of the last ending of a series once more, with the id it had."""
+        series = await self.series(series_id, owner=owner)
+        await self.outbox.again(series.delivery)
+        return await self.series(series.id)
+
     async def series_sheet(self, series_id: str, *, owner: str | None = None) -> bytes:
         """The contact sheet of a series, as PNG."""
         return await album.series_sheet(self._db, self._images, await self.series(series_id, owner=owner), self._known)
@@ -346,7 +376,7 @@ class App:
 
     async def blind_picture(
         self, series_id: str, blind: str, *, width: int | None = None, owner: str | None = None
-    ) -> votes.BlindFile:
+    ) -> BlindFile:
         """A picture of a pair; neither its bytes nor what is said of them tell the model."""
         series = await self.series(series_id, owner=owner)
         return await votes.picture(self._db, self._images, series, blind, width=width)
@@ -400,6 +430,23 @@ class App:
         """Its bytes, a little at a time."""
         return album.chunks(self._images, file, start=start, end=end)
 
+    async def drawn_by(self, image_id: str, *, owner: str | None = None) -> Job:
+        """The job that a picture belongs to."""
+        return await self.job((await self.image(image_id, owner=owner)).job, owner=owner)
+
+    async def sidecar(self, image_id: str, *, owner: str | None = None) -> dict[str, Any]:
+        """What is recorded beside a picture: how to draw it again, and how it was drawn."""
+        return await album.sidecar(self._images, await self.image(image_id, owner=owner))
+
+    @property
+    def pictures_origin(self) -> str | None:
+        """The site that `signed_url` leads to, as a browser's policy names it; None where there is no such address."""
+        return self._images.signed_origin
+
+    async def signed_url(self, file: StoredFile) -> tuple[str, int] | None:
+        """Where anybody may read it for so many seconds; None where its bytes go through this process."""
+        return await self._images.signed_url(file.path)
+
     async def delete_image(self, image_id: str, *, owner: str | None = None) -> None:
         """Delete one picture for ever; deleting it again changes nothing."""
         await album.delete_image(self._db, self._images, image_id, owner=owner)
@@ -419,12 +466,13 @@ class App:
         """Where a stored picture lies, when it lies in a folder."""
         return self._images.file_of(await self._path(image))
 
+    async def models(self) -> Catalog:
+        """The models that can be asked for."""
+        return self.catalog
+
     async def usable_models(self) -> list[str]:
         """Every enabled model that costs nothing and whose cheap check passes; the mocks only if nothing else does."""
-        usable = [state.model for state in await states(self.catalog, self.backend_for, ()) if state.available]
-        free = [model for model in usable if not model.paid]  # money is spent only by who names the model
-        real = [model.name for model in free if model.backend != "mock"]
-        return real or [model.name for model in free]
+        return usable(await states(self.catalog, self.backend_for, ()))
 
     async def model_states(self) -> list[ModelState]:
         """Every model: can it be asked for now, why not, and does somebody have it loaded?"""
@@ -435,14 +483,22 @@ class App:
         await self._db.check()
         return str(masked("database", self.settings.database_url))
 
+    async def check_images(self) -> str:
+        """Raise what keeps pictures from being stored; otherwise say where they lie."""
+        return await album.check(self._images)
+
     async def ready(self) -> None:
         """Raise what keeps jobs from being accepted and pictures from being kept."""
         await self.check_store()
-        await self._images.writable()
+        await self._images.ready()
 
     async def numbers(self) -> Numbers:
         """How the queue is doing."""
         return await self._db.read(numbers, datetime.now(UTC))
+
+    async def waiting(self) -> Mapping[str, int]:
+        """How many jobs of each model wait or run."""
+        return (await self.numbers()).busy
 
     async def happened(self, after: int | None) -> tuple[int, Sequence[Happening]]:
         """What started, came back or ended after a position (None: from now on), and the position reached."""
@@ -508,11 +564,6 @@ class App:
                 if isinstance(backend, Prepares):
                     backend.prepare()
 
-    async def _end_of(self, job_id: str) -> None:
-        async with aclosing(self.follow(job_id)) as events:
-            async for _event in events:
-                pass
-
     async def _path(self, image: StoredImage | str) -> str:
         return (await self.image(image if isinstance(image, str) else image.id)).path
 
@@ -521,6 +572,11 @@ class App:
 
     async def _again(self, old: Job) -> NewJob:
         return orders.again(old, self._resolve, await self._db.read(history.record, old.id))
+
+
+def _hash_of(draft: Draft) -> str:
+    hook = draft.webhook.as_text() if draft.webhook else None  # its address is not in what Python tells of it
+    return sha256(repr((draft, hook)).encode()).hexdigest()
 
 
 def _once(route: str, owner: str, key: str | None, body_hash: str) -> Once | None:

@@ -18,10 +18,13 @@ KeyPath = tuple[Any, ...]
 
 _NAME = re.compile(r"[a-z0-9_]([a-z0-9._-]*[a-z0-9_])?|[0-9a-f:.]*:[0-9a-f:.]*")
 _ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://([a-z0-9._-]+|\[[0-9a-f:.]+\])(:[0-9]{1,5})?")
+_TARGET = re.compile(r"(\*\.)?[a-z0-9_]([a-z0-9._-]*[a-z0-9_])?|[0-9a-f:.]+(/[0-9]{1,3})?")
 _LISTED = {
     "names": (_NAME, "names without scheme and port"),
     "origins": (_ORIGIN, "addresses such as https://gallery.example"),
+    "targets": (_TARGET, "names such as hook.lan or *.lan, and networks such as 10.0.0.0/8"),
 }
+_SECRET_CHARS = 24  # a password is shorter, and can be guessed
 _OFF = {"off": None, "null": None, "none": None}  # how the environment switches a limit off
 _FLAGS = {"true": True, "1": True, "false": False, "0": False}
 
@@ -216,7 +219,7 @@ def spelled(kind: str, value: Any) -> Any:
     """What the environment or a flag gives as text, as the file would have it."""
     if not isinstance(value, str):
         return value
-    if kind in ("names", "origins"):
+    if kind in _LISTED:
         return [item.strip() for item in value.split(",") if item.strip()]
     if kind == "aliases":
         pairs = [item.partition("=") for item in value.split(",") if item.strip()]
@@ -254,10 +257,22 @@ def valued(kind: str, default: Any, value: Any) -> Any:
         items = [item.lower() if isinstance(item, str) else "" for item in value] if isinstance(value, list) else [""]
         if not all(map(pattern.fullmatch, items)):
             raise ValueError(f"is a list of {like}, not {value!r}")
+        if kind == "targets":
+            _check_networks(items)
         return tuple(items)
+    if kind == "secret" and (not isinstance(value, str) or len(value) < _SECRET_CHARS):
+        raise ValueError(f"is a text of at least {_SECRET_CHARS} characters")
     if not isinstance(value, str) or (kind == "url" and not _ORIGIN.match(value.lower())):
         raise ValueError(f"is {'an address such as https://draw.example' if kind == 'url' else 'text'}, not {value!r}")
     return value
+
+
+def _check_networks(items: Iterable[str]) -> None:
+    from ipaddress import ip_network
+
+    for item in items:
+        if "/" in item:
+            ip_network(item)  # its ValueError says what is wrong with it
 
 
 def _whole(value: Any, low: int, high: int, more: str = "") -> int:

@@ -298,7 +298,7 @@ async def test_a_worker_is_dead_when_it_stops_counting_or_its_process_is_gone(pl
         assert watcher.dead(rows) == []
         for _ in range(3):
             clock[0] += 4
-            await db.write(presence.beat, WORKER, ())
+            await db.write(presence.beat, WORKER, {})
             assert watcher.dead(await db.read(presence.everyone)) == []
         for _ in range(3):
             clock[0] += 4

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 from tests import NOWHERE
+from tests.service_kit import House, Program
 
 PROGRAM = Path(sys.executable).parent / "imagen"
 LONGEST_S = 60.0  # for a machine that is busy with other tests; nothing here takes a tenth of it
@@ -94,9 +95,33 @@ def lines(text: str) -> list[dict[str, Any]]:
     return [json.loads(line) for line in text.splitlines()]
 
 
+class Away(Imagen):
+    """The same in a home of its own, but with everything done by a server."""
+
+    def __init__(self, folder: Path, server: Program) -> None:
+        super().__init__(folder)
+        self.server = server
+
+    @property
+    def environment(self) -> dict[str, str]:
+        return super().environment | {"IMAGEN_SERVER": self.server.url}
+
+
+both_doors = pytest.mark.parametrize("imagen", ["here", "away"], indirect=True)
+
+
+@pytest.fixture(scope="session")
+def elsewhere() -> Iterator[Program]:
+    """A server for all tests of this process that go through one; they know their own jobs only."""
+    with House() as house:
+        yield house.serve()
+
+
 @pytest.fixture
-def imagen(tmp_path: Path) -> Iterator[Imagen]:
-    program = Imagen(tmp_path)
+def imagen(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Imagen]:
+    """At this machine; for a test of both doors, also through a server."""
+    away = getattr(request, "param", "here") == "away"
+    program = Away(tmp_path, request.getfixturevalue("elsewhere")) if away else Imagen(tmp_path)
     yield program
     for process in program.started:
         process.kill()

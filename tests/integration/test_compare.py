@@ -13,6 +13,7 @@ from typing import Any
 import jsonschema
 import pytest
 from PIL import Image
+from tests.integration.conftest import both_doors
 
 SCHEMA = Path(__file__).parents[2] / "src/imagen/engine/schemas/compare.schema.json"
 SMALL = ("--size", "64x64", "--steps", "4")
@@ -49,6 +50,7 @@ def is_picture(path: Path) -> bool:
         return min(picture.size) > 0
 
 
+@both_doors
 def test_one_failing_model_leaves_the_others_alone(imagen: Any) -> None:
     """Pictures of those that can, the error of the one that cannot: in the record, on the sheet and on the page."""
     run = imagen(
@@ -260,6 +262,7 @@ def test_failed_cells_are_drawn_again_when_asked(imagen: Any) -> None:
     assert stamps(out) == before
 
 
+@both_doors
 def test_columns_are_added_to_an_old_comparison(imagen: Any) -> None:
     """A new model gets the same prompts, seeds and settings; the old cells stay."""
     imagen("compare", "a fox", "--models", "mock", "--seeds", "4,9", *FAST, "-o", "out")
@@ -278,6 +281,7 @@ def test_columns_are_added_to_an_old_comparison(imagen: Any) -> None:
     assert record(out) == shape
 
 
+@both_doors
 def test_ctrl_c_cancels_and_keeps_what_there_is(imagen: Any, until: Any) -> None:
     """The unfinished cells end, the sheet is drawn, and the way on is told; that way works."""
     process = imagen.start("compare", "a fox", "--models", THREE, *SMALL, "--set", "slow=2", "-o", "out")

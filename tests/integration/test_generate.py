@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.integration.conftest import PROGRAM
+from tests.integration.conftest import PROGRAM, both_doors
 
 PNG = b"\x89PNG\r\n\x1a\n"
 QUICK = ("--set", "slow=0", "--size", "64x64")
@@ -42,6 +42,7 @@ def _nothing_was_left(imagen: Any) -> None:
     assert not list(imagen.here.iterdir())
 
 
+@both_doors
 def test_events_come_in_order_with_one_end(imagen: Any) -> None:
     """A program that reads the lines sees queued, started, work, pictures and one end, numbered without gaps."""
     said = imagen.events("generate", "a red fox", "-m", "mock", "--preview", *QUICK)
@@ -60,6 +61,7 @@ def test_events_come_in_order_with_one_end(imagen: Any) -> None:
     assert any(kind == "preview" for kind in kinds)
 
 
+@both_doors
 def test_a_preview_is_a_reference_or_inline(imagen: Any) -> None:
     """--preview names where the preview is; --preview=inline brings it along."""
     previews = [
@@ -126,6 +128,7 @@ def test_the_prompt_may_come_from_standard_input(imagen: Any) -> None:
         assert _started(said)["request"]["prompt"] == "a fox\nin snow"
 
 
+@both_doors
 def test_a_file_is_written_and_never_over_another(imagen: Any) -> None:
     """-o FILE takes the name if it is free, else a number."""
     for name in ("fox.png", "fox-2.png", "fox-3.png"):
@@ -136,6 +139,7 @@ def test_a_file_is_written_and_never_over_another(imagen: Any) -> None:
     assert sorted(path.name for path in imagen.here.iterdir()) == ["fox-2.png", "fox-3.png", "fox.png"]
 
 
+@both_doors
 def test_several_pictures_are_numbered(imagen: Any) -> None:
     """-o FILE with -n 3 gives FILE-1 to FILE-3; picture k uses seed + k."""
     run = imagen("generate", "a fox", "-n", "3", "--seed", "7", "-o", "fox.png", *QUICK)
@@ -239,6 +243,7 @@ def test_a_broken_config_is_named_with_its_line(imagen: Any) -> None:
     assert (imagen.home / "config.yaml").read_text() == broken
 
 
+@both_doors
 def test_a_failing_backend_is_exit_code_one(imagen: Any) -> None:
     """The last line says what failed and what to do; pictures finished before stay."""
     run = imagen("generate", "a fox [fail:rejected@30]", "-n", "2", "-o", "fox.png", "--json", *QUICK)
@@ -264,6 +269,7 @@ def test_a_failure_that_may_pass_is_tried_again(imagen: Any) -> None:
     assert durable == list(range(1, len(durable) + 1))
 
 
+@both_doors
 def test_ctrl_c_cancels_the_job_and_says_so(imagen: Any) -> None:
     """One Ctrl-C: the job is cancelled on record, exit code 130."""
     process = imagen.start("generate", "a fox", "--json", *LASTING)
@@ -311,6 +317,7 @@ def test_a_polite_stop_gives_the_job_back(imagen: Any) -> None:
     assert imagen.job(job)["state"] == "completed"
 
 
+@both_doors
 def test_a_reader_that_leaves_ends_the_job(imagen: Any, until: Callable[[Callable[[], Any]], Any]) -> None:
     """`imagen generate --json | head -1` draws nothing that nobody will see."""
     process = imagen.start("generate", "a fox", "--json", *LASTING)

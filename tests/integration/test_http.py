@@ -192,7 +192,10 @@ async def test_a_key_that_cannot_be_kept_is_refused(idle: Served, key: str) -> N
         ({"model": "mok"}, 404, "model"),
         ({"model": ""}, 400, "model"),
         ({"width": 4000}, 422, "size"),
-        ({"webhook": "http://127.0.0.1/"}, 422, "webhook"),
+        ({"webhook": "http://10.0.0.1/"}, 403, "webhook.url"),
+        ({"webhook": "hook.example"}, 400, "webhook"),
+        ({"webhook": {"url": "https://hook.example/", "evnts": ["failed"]}}, 400, "webhook.evnts"),
+        ({"webhook": {"url": "https://hook.example/", "secret": "short"}}, 400, "webhook.secret"),
     ],
     ids=lambda value: str(value)[:30],
 )

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.integration.conftest import both_doors
 
 SMALL = ("--size", "64x64")
 DEADLY = {"IMAGEN_MOCK_CRASH": "true"}  # the mock may kill the process that draws
@@ -157,6 +158,7 @@ def test_a_job_is_named_by_either_end_of_its_id(imagen: Any) -> None:
         assert "seed" in shown.stdout
 
 
+@both_doors
 @pytest.mark.parametrize("verb", ["show", "watch", "cancel", "retry"])
 def test_an_unknown_job_is_refused(imagen: Any, verb: str) -> None:
     """Exit code 2 and where to look."""
@@ -175,6 +177,7 @@ def test_cancelling_a_finished_job_changes_nothing(imagen: Any) -> None:
     assert imagen.job(job)["state"] == "completed"
 
 
+@both_doors
 def test_a_running_job_can_be_cancelled_from_elsewhere(imagen: Any) -> None:
     """The program that draws it stops, and says who stopped it."""
     process = imagen.start("generate", "a fox", "--json", "--set", "slow=30", *SMALL)
@@ -213,6 +216,7 @@ def test_a_retry_can_be_watched_at_once(imagen: Any) -> None:
     assert Path(run.stdout.strip()).is_file()
 
 
+@both_doors
 def test_watching_a_job_that_ended_tells_its_events_again(imagen: Any) -> None:
     """History is followed like the present, and the exit code is the job's."""
     job = imagen.events("generate", "a fox [fail:rejected]", "-m", "mock", *QUICK)[0]["job"]

@@ -145,3 +145,18 @@ def test_the_log_is_json_and_tells_requests_and_jobs_without_what_was_in_them(ho
     assert {"model": "mock", "owner": "local", "attempt": 1}.items() <= jobs[1].items()
     assert jobs[1]["ms"] > 0
     assert "private" not in server.said()
+
+
+def test_a_server_that_cannot_keep_a_picture_draws_no_more(house: House, until: Until) -> None:
+    """One job fails with the reason; the others wait until it is mended, and lose nothing."""
+    server = house.serve()
+    ended(server, submit(server), until)
+    (house.home / "images").rename(house.home / "elsewhere")
+    (house.home / "images").write_text("a file where a folder should be")
+    first = ended(server, submit(server), until)
+    assert (first["state"], first["error"]["type"]) == ("failed", "setup_error")
+    second = submit(server)
+    until(lambda: any("nothing is drawn here until" in line["event"] for line in told(server)))
+    assert ask(f"{server.url}/v1/jobs/{second}")[1]["attempt"] == 0
+    (house.home / "images").unlink()
+    assert ended(server, second, until)["state"] == "completed"

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.integration.conftest import both_doors
 
 QUICK = ("--set", "slow=0", "--size", "64x64")
 
@@ -17,6 +18,7 @@ def picture(imagen: Any) -> Path:
     return path
 
 
+@both_doors
 def test_a_picture_is_drawn_again_pixel_for_pixel(imagen: Any, picture: Path) -> None:
     """Same model, same request, same pixels: exit code 0."""
     run = imagen("reproduce", picture)
@@ -42,6 +44,7 @@ def test_the_sidecar_is_as_good_as_the_picture(imagen: Any) -> None:
         assert again.stdout.splitlines()[0] == "same pixels"
 
 
+@both_doors
 def test_what_differs_is_measured(imagen: Any, picture: Path) -> None:
     """A picture somebody painted on: exit code 1, and how many pixels."""
     from PIL import Image

@@ -19,7 +19,7 @@ from typing import Any
 import httpx2
 import pytest
 from PIL import Image
-from tests.integration.conftest import PROGRAM, Imagen
+from tests.integration.conftest import PROGRAM, Imagen, both_doors
 from tests.serving_kit import Contract, Served, serving, until
 
 from imagen import models
@@ -231,6 +231,7 @@ def compared(imagen: Imagen) -> str:
     return told
 
 
+@both_doors
 def test_lines_are_keys_where_nobody_sits_at_a_keyboard(imagen: Imagen, compared: str) -> None:
     """Each pair with its files, the names after the vote; then the ratings as a table, CSV and JSON."""
     run = imagen("vote", compared, stdin="1\nx\nT\ns\n")

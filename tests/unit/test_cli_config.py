@@ -10,7 +10,8 @@ from tests.cli_kit import imagen
 
 from imagen.backends.comfyui.address import DEFAULT
 from imagen.backends.comfyui.backend import ComfyUI
-from imagen.config import KEYS, load_settings
+from imagen.config import load_settings
+from imagen.config.keys import KEYS
 from imagen.engine.wiring import catalog_of
 from imagen.surfaces.cli.config_sample import BACKENDS
 

@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from imagen.config import GROUPS, KEYS, LIMITS, load_settings, masked
+from imagen.config import load_settings, masked
+from imagen.config.keys import GROUPS, KEYS, LIMITS
 
 
 def test_flags_win_over_environment_over_file_over_default(tmp_path: Path) -> None:
@@ -244,3 +245,38 @@ def test_sqlite_can_be_told_to_wait_for_the_disk(tmp_path: Path) -> None:
     (problem,) = load_settings(home=tmp_path, environ={}).problems
     assert "maybe" in problem.message
     assert "normal or full" in problem.hint
+
+
+@pytest.mark.parametrize("place", ["s3://pictures", "s3://pictures/imagen/", "gs://pictures/a/b", "az://pictures"])
+def test_pictures_may_lie_in_a_bucket(tmp_path: Path, place: str) -> None:
+    """How it is reached has a group of its own, from the file or from the environment."""
+    (tmp_path / "config.yaml").write_text(f"storage: {place}\ns3: {{endpoint: 'https://s3.example', presign_s: 60}}\n")
+    settings = load_settings(home=tmp_path, environ={"IMAGEN_S3_READS": "presigned", "IMAGEN_S3_PATH_STYLE": "false"})
+    assert settings.problems == ()
+    assert settings.storage == place
+    told = settings.s3
+    assert (told.endpoint, told.presign_s, told.reads, told.path_style) == (
+        "https://s3.example",
+        60,
+        "presigned",
+        False,
+    )
+
+
+@pytest.mark.parametrize(
+    "place", ["s3:/pictures", "s3://", "s3://key:secret@pictures", "ftp://pictures", "/srv/pictures"]
+)
+def test_a_bucket_has_an_address_without_keys(tmp_path: Path, place: str) -> None:
+    """Anything else is refused, and no secret is repeated."""
+    (problem,) = load_settings(home=tmp_path, environ={"IMAGEN_STORAGE": place}).problems
+    assert "s3://bucket/folder" in problem.hint
+    assert "secret" not in problem.message
+
+
+@pytest.mark.parametrize("key", ["endpoint", "public_endpoint"])
+def test_a_bucket_without_tls_must_be_allowed(tmp_path: Path, key: str) -> None:
+    """Pictures and signed addresses would be open to whoever is on the way."""
+    told = {f"IMAGEN_S3_{key.upper()}": "http://10.0.0.7:9000"}
+    (problem,) = load_settings(home=tmp_path, environ=told).problems
+    assert f"`s3.{key}` has no TLS" in problem.message
+    assert load_settings(home=tmp_path, environ=told | {"IMAGEN_S3_ALLOW_HTTP": "true"}).problems == ()

@@ -16,6 +16,7 @@ import pytest
 
 import imagen
 from imagen.surfaces.cli.main import cli
+from imagen.surfaces.cli.where import in_front
 
 ROOT = Path(__file__).parents[2]
 PAGES = sorted(
@@ -91,7 +92,9 @@ def _parse(arguments: list[str]) -> None:
     """Parse as the command line would, and stop before doing anything; raises click's UsageError."""
     command: click.Command = cli
     context = click.Context(command, info_name="imagen")
-    rest = list(arguments)
+    rest = in_front(arguments)
+    while rest[:1] == ["--server"]:
+        rest = rest[2:]
     while isinstance(command, click.Group):
         options: list[str] = []
         words = rest

@@ -2,7 +2,6 @@
 
 import io
 from dataclasses import replace
-from importlib.metadata import version
 from typing import Any
 
 import pytest
@@ -59,7 +58,7 @@ def test_fields_nobody_knows_are_ignored() -> None:
 def test_the_same_record_has_no_differences() -> None:
     """Drawn again with what it was drawn with."""
     told = recipe(REQUEST, MODEL, 0)
-    assert differences(told, REQUEST.part(0, 1), MODEL, told["engine"]["imagen"]) == []
+    assert differences(told, recipe(REQUEST, MODEL, 0)) == []
 
 
 def test_what_changed_since_is_named() -> None:
@@ -68,16 +67,17 @@ def test_what_changed_since_is_named() -> None:
     files = (ModelFile(path="a.safetensors", sha256="2"),)
     other = Model(name="mine", backend="mock", device="cpu@here", files=files, keys={"palette": "cool"})
     now = Request(prompt="a fox", model="mine", width=16, height=8, steps=4, seed=7, options={"slow": 0})
-    found = {one.what for one in differences(told, now, other, "99")}
+    later = recipe(now, other, 0) | {"engine": {"imagen": "99", "backend": "mock"}}
+    found = {one.what for one in differences(told, later)}
     assert found == {"model record", "file a.safetensors", "imagen", "width"}
-    (file,) = differences(recipe(REQUEST, MODEL, 0), REQUEST, replace(MODEL, files=files), version("imagen-platform"))
+    (file,) = differences(recipe(REQUEST, MODEL, 0), recipe(REQUEST, replace(MODEL, files=files), 0))
     assert file.what == "file a.safetensors"  # by its own name, and by no other
 
 
 def test_a_record_with_odd_values_is_read_as_far_as_it_goes() -> None:
     """What somebody wrote by hand is no reason to stop."""
     odd = {"request": {"prompt": "a fox"}, "model": [1], "engine": "x"}
-    assert differences(odd, REQUEST, MODEL, "1") == []
+    assert differences(odd, recipe(REQUEST, MODEL, 0)) == []
 
 
 def test_pixels_are_measured_where_they_differ() -> None:

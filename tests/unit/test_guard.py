@@ -14,10 +14,12 @@ from starlette.responses import HTMLResponse, JSONResponse, Response
 from starlette.types import Receive, Scope, Send
 
 import imagen
-from imagen.config import LIMITS, Settings, load_settings
+from imagen.config import Settings, load_settings
+from imagen.config.keys import LIMITS
 from imagen.core.errors import NotConfigured, TooLarge, Unauthorized
 from imagen.core.request import Draft
-from imagen.surfaces.http.auth import FRESH_S, LOCAL, SCOPE, Keyring, is_loopback, may_listen
+from imagen.engine.addresses import is_loopback
+from imagen.surfaces.http.auth import FRESH_S, LOCAL, SCOPE, Keyring, may_listen
 from imagen.surfaces.http.connection import OTHERS
 from imagen.surfaces.http.guard import Guard, make_room, uvicorn_options
 from imagen.surfaces.http.limits import check_draft, check_series

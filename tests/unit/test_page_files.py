@@ -20,7 +20,7 @@ BUNDLED = Path(imagen.__file__).parent / "models"
 @pytest.fixture
 async def client() -> AsyncIterator[httpx2.AsyncClient]:
     server = FastAPI()
-    server.include_router(pages.router)
+    server.include_router(pages.router())
     transport = httpx2.ASGITransport(app=server)
     async with httpx2.AsyncClient(transport=transport, base_url="http://here") as client:
         yield client

@@ -74,3 +74,10 @@ def test_models_imports_nothing_heavy_once_its_cache_is_there(tmp_path: Path) ->
     """The second `imagen models` reads a cache and prints plain text."""
     _imported("models", home=tmp_path)
     assert not _imported("models", home=tmp_path) & (HEAVY | {"pydantic"})
+
+
+def test_a_server_needs_neither_database_nor_pictures(tmp_path: Path) -> None:
+    """Work that is done elsewhere loads what asks for it, and nothing that would do it."""
+    code = "import json, sys, imagen.away.client; print(json.dumps(sorted(sys.modules)), file=sys.stderr)"
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert not set(json.loads(run.stderr.splitlines()[-1])) & (HEAVY - {"httpx2"} | {"pydantic", "yaml"})

@@ -15,6 +15,7 @@ from imagen.core.events import Event
 from imagen.core.job import Cell, Job, Series, State, StoredImage
 from imagen.core.model import Model
 from imagen.core.request import Draft, Request
+from imagen.core.webhook import Delivery, Webhook
 from imagen.surfaces.wire import (
     error_json,
     event_json,
@@ -58,6 +59,7 @@ EVENTS: tuple[Event, ...] = (
     events.Failed(**ENVELOPE, error=ERROR, images=(IMAGE,)),
     events.Cancelled(**ENVELOPE, by="you", step=2),
 )
+HOOK = Webhook(url="https://hook.example/secret")
 JOB = Job(
     id="J",
     state=State.RUNNING,
@@ -68,6 +70,8 @@ JOB = Job(
     images=(IMAGE,),
     error=ERROR,
     created_at=NOW,
+    webhook=HOOK,
+    delivery=Delivery(id="J", state="waiting", tries=1, next_at=NOW),
 )
 MODEL = Model(name="mock", backend="mock", device="cpu@here", keys={"token": "secret"}, origin="/home/ada/model.yaml")
 SERIES = Series(
@@ -77,6 +81,7 @@ SERIES = Series(
     seeds=(7,),
     cells=(Cell(index=0, prompt="a fox", model="mock", seed=7, job=JOB),),
     created_at=NOW,
+    webhook=HOOK,
 )
 
 
@@ -151,8 +156,8 @@ def test_times_are_utc_with_milliseconds() -> None:
 
 
 def test_a_job_nobody_resolved_yet_has_the_same_names() -> None:
-    """A row that came by SQL shows null where nothing was asked, and never its webhook."""
-    job = Job(id="J", state=State.QUEUED, request=Draft(prompt="a fox", webhook="https://secret"), created_at=NOW)
+    """A row that came by SQL shows null where nothing was asked, and never the address of its webhook."""
+    job = Job(id="J", state=State.QUEUED, request=Draft(prompt="a fox", webhook=HOOK), created_at=NOW, webhook=HOOK)
     shape = job_json(job)
     assert set(shape["request"]) == set(job_json(JOB)["request"])
     assert shape["request"]["seed"] is None

@@ -2,7 +2,7 @@
 
 ImagenError                    whose turn     exit   HTTP
 ├─ RequestError                yours          2      400
-│  ├─ UnknownModel · UnknownJob · UnknownSeries · UnknownImage      404
+│  ├─ UnknownModel · UnknownJob · UnknownSeries · UnknownImage · UnknownDevice   404
 │  ├─ Gone                     it was deleted            410
 │  ├─ Unsupported              the model cannot do that  422
 │  ├─ TooLarge                 a limit was passed
@@ -14,7 +14,8 @@ ImagenError                    whose turn     exit   HTTP
 │  ├─ BadConfig · NotConfigured · MissingFile · MissingExtra
 │  ├─ Unwritable · DiskFull
 │  ├─ WrongDatabase            older or newer than this program
-│  └─ DatabaseAway             it does not answer now
+│  ├─ DevicePaused · HookFailed  a device is not to be had now
+│  └─ DatabaseAway · StorageAway · ServerAway  it does not answer now
 └─ BackendError                the backend's  1      502
    ├─ Unreachable (503) · RateLimited (429) · TimedOut (504)
    └─ Rejected · OutOfMemory (503) · Crashed
@@ -119,6 +120,12 @@ class UnknownImage(RequestError):
     http_status = 404
 
 
+class UnknownDevice(RequestError):
+    """No device of that name."""
+
+    http_status = 404
+
+
 class Gone(RequestError):
     """It was there and was deleted."""
 
@@ -204,8 +211,32 @@ class WrongDatabase(SetupError):
     """The database is older or newer than this program."""
 
 
+class DevicePaused(SetupError):
+    """Nothing is begun now on any device that draws this model; later it may be."""
+
+    retryable = True
+
+
+class HookFailed(SetupError):
+    """What the owner wants done before a device is used did not succeed; nothing is wrong with what was asked."""
+
+    retryable = True
+
+
 class DatabaseAway(SetupError):
     """The database does not answer; nothing is wrong with what was asked."""
+
+    retryable = True
+
+
+class StorageAway(SetupError):
+    """The bucket of the pictures does not take or give them now; nothing is wrong with what was asked."""
+
+    retryable = True
+
+
+class ServerAway(SetupError):
+    """The imagen server that was asked does not answer; what it has accepted is kept there."""
 
     retryable = True
 

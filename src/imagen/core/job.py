@@ -1,6 +1,6 @@
 """Job and Series: what is remembered about one request, and about an ordered set of them."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import asdict, dataclass, field
 from datetime import datetime
 from enum import StrEnum
@@ -8,6 +8,7 @@ from typing import Any
 
 from imagen.core.errors import ImagenError
 from imagen.core.request import Draft, Request
+from imagen.core.webhook import Delivery, Webhook
 
 
 class State(StrEnum):
@@ -83,6 +84,8 @@ class Job:
     created_at: datetime
     started_at: datetime | None = None
     finished_at: datetime | None = None
+    webhook: Webhook | None = None
+    delivery: Delivery | None = None  # of the end; none before it, and where nobody wants to be told of this end
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -109,6 +112,8 @@ class Series:
     owner: str = "local"
     cancelled: bool = False
     created_at: datetime
+    webhook: Webhook | None = None
+    delivery: Delivery | None = None  # of its last ending
 
     @property
     def counts(self) -> dict[str, int]:
@@ -119,12 +124,16 @@ class Series:
     @property
     def state(self) -> str:
         """running until every cell ended; then completed, partial or cancelled."""
-        states = {cell.job.state for cell in self.cells if cell.job}
-        if any(not state.terminal for state in states):
-            return "running"
-        if states == {State.COMPLETED}:
-            return "completed"
-        return "cancelled" if self.cancelled and State.FAILED not in states else "partial"
+        return state_of({cell.job.state for cell in self.cells if cell.job}, cancelled=self.cancelled)
+
+
+def state_of(states: Set[State], *, cancelled: bool) -> str:
+    """How a series stands whose cells stand like this."""
+    if any(not state.terminal for state in states):
+        return "running"
+    if states == {State.COMPLETED}:
+        return "completed"
+    return "cancelled" if cancelled and State.FAILED not in states else "partial"
 
 
 def cells_of(prompts: Sequence[str], models: Sequence[str], seeds: Sequence[int], first: int = 0) -> list[Cell]:

@@ -5,6 +5,7 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal
 
 from imagen.core.errors import RequestError
+from imagen.core.webhook import Webhook, webhook_of
 
 MAX_SEED = 2**63 - 1  # what both databases can store in one integer column
 
@@ -107,17 +108,20 @@ class Draft:
     options: Mapping[str, Any] = field(default_factory=dict)
     preview: PreviewPolicy | None = None
     priority: int = 0
-    webhook: str | None = None
+    webhook: Webhook | None = None
 
 
 def drafted(prompt: str, fields: Mapping[str, Any]) -> Draft:
-    """A draft from keyword arguments, with the preview wish in any of its spellings."""
+    """A draft from keyword arguments, with the preview wish in any of its spellings, and a webhook as an address."""
     given = dict(fields)
+    hook = given.pop("webhook", None)
     wish = given.pop("preview", None)
     others = {name: given.pop(name) for name in _ALIASES if name in given}
     if others:
         wish = others | (dict(wish) if isinstance(wish, Mapping) else {})
-    return Draft(prompt=prompt, preview=preview_policy(wish), **given)
+    return Draft(
+        prompt=prompt, preview=preview_policy(wish), webhook=None if hook is None else webhook_of(hook), **given
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

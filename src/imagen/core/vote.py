@@ -1,6 +1,6 @@
 """Blind votes: two pictures of one prompt side by side, and what somebody said of them before the names were told."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
 
@@ -22,6 +22,16 @@ class Hidden:
     image: str  # the stored picture; for us only
     width: int
     height: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BlindFile:
+    """A picture as a voter may see it: nothing in or around it tells the model."""
+
+    id: str
+    data: bytes = field(repr=False)
+    mime: str
+    etag: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

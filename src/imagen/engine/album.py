@@ -1,15 +1,17 @@
 """Pictures after they are drawn: found for who may see them, sent a little at a time, deleted, shown as a sheet."""
 
 import asyncio
+import json
 from collections.abc import AsyncGenerator, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import Connection
 
-from imagen.core.errors import Conflict, Gone, SetupError, UnknownImage, UnknownJob
+from imagen.core.errors import Conflict, Gone, MissingFile, SetupError, UnknownImage, UnknownJob
 from imagen.core.job import Series, State
 from imagen.engine.compare_document import Describe, remembered
 from imagen.store import album
@@ -17,6 +19,7 @@ from imagen.store.db import Database
 from imagen.store.images import CELL, COPIES, ImageStore, files_of, side_path
 
 FULL = "full"
+APART_S = 60.0  # what no clock that is set now and then reaches
 
 if TYPE_CHECKING:
     from imagen.engine.sheet import Picture
@@ -71,9 +74,34 @@ async def find(
     )
 
 
+async def sidecar(images: ImageStore, file: StoredFile) -> dict[str, Any]:
+    """The JSON beside a picture."""
+    try:
+        told: dict[str, Any] = json.loads(await images.get(side_path(file.path, "sidecar")))
+    except ValueError as exc:
+        raise MissingFile(
+            f"what was recorded beside the picture {file.id} cannot be read", hint="it was changed outside imagen"
+        ) from exc
+    return told
+
+
 def chunks(images: ImageStore, file: StoredFile, *, start: int = 0, end: int | None = None) -> AsyncGenerator[bytes]:
     """The bytes of a picture from `start` to just before `end`, a little at a time: never the whole of it in memory."""
     return images.chunks(file.path, start, file.size if end is None else end)
+
+
+async def check(images: ImageStore) -> str:
+    """Raise what keeps pictures from being stored; otherwise say where they lie."""
+    before = datetime.now(UTC)
+    theirs = await images.writable(quick=True)
+    ours = min(max(theirs, before), datetime.now(UTC))
+    apart_s = abs((theirs - ours).total_seconds())
+    if apart_s > APART_S:
+        raise SetupError(
+            f"the clocks of this machine and of {images.place} are {apart_s:.0f} s apart",
+            hint="set both, as NTP does: from 15 minutes on a bucket refuses all that is asked of it",
+        )
+    return images.place
 
 
 async def delete_image(db: Database, images: ImageStore, image_id: str, *, owner: str | None = None) -> None:
@@ -109,7 +137,7 @@ async def _remove(images: ImageStore, files: Iterable[str]) -> None:
     except SetupError as error:
         raise type(error)(
             f"recorded as deleted, but the files are still there: {error.message}",
-            hint="make the folder of pictures writable; `imagen gc --yes` removes them then",
+            hint="let this process delete there; `imagen gc --yes` removes them then",
         ) from error
 
 

@@ -12,6 +12,7 @@ from imagen.core.ids import new_id
 from imagen.core.job import Cell, Series, cells_of
 from imagen.core.model import Model
 from imagen.core.request import Draft, Request
+from imagen.core.webhook import Webhook
 from imagen.engine.compare_document import (
     DOCUMENT,
     MAX_CELLS,
@@ -59,10 +60,10 @@ def plan(
     )
 
 
-async def begin(document: Document, wanted: Path, jobs: Jobs) -> Comparison:
+async def begin(document: Document, wanted: Path, jobs: Jobs, *, webhook: Webhook | None = None) -> Comparison:
     """Take the folder, write compare.json and queue every cell."""
     folder = await asyncio.to_thread(Folder.claim, wanted, lambda sheet: replace(document, sheet=sheet).as_bytes())
-    comparison = Comparison(replace(document, sheet=folder.sheet), folder, jobs, None)
+    comparison = Comparison(replace(document, sheet=folder.sheet), folder, jobs, None, webhook=webhook)
     try:
         await comparison.submit(document.cells)
     except ImagenError:

@@ -151,7 +151,7 @@ class Document:
 
 def entry_of(cell: Cell, request: Request | None, model: Model | None) -> Entry:
     """A cell before its job has run; a model that nobody knows any more is only its name."""
-    known = {} if model is None else _facts(model)
+    known = {} if model is None else drawn_from(model)
     asked = Dimensions(width=request.width, height=request.height) if request else None
     return Entry(
         index=cell.index,
@@ -217,6 +217,16 @@ def joined(document: Document, series: Series, describe: Describe) -> Document:
     return replace(document, models=models, cells=tuple(entries))
 
 
+def drawn_from(model: Model) -> dict[str, Any]:
+    """What a model is made of, for others to read: no folder of this machine is in it."""
+    return {
+        "backend": model.backend,
+        "workflow": _no_folder(model.workflow),
+        "files": tuple(_file(file) for file in model.files),
+        "licence": model.licence,
+    }
+
+
 def stem_of(document: Document, entry: Entry) -> str:
     """The name of a cell's picture without its ending: slug, model, and what else tells it from its siblings."""
     parts = [slug(entry.prompt), _plain(entry.model, *_MODEL, keep="._-") or "model"]
@@ -230,6 +240,13 @@ def stem_of(document: Document, entry: Entry) -> str:
 def slug(text: str) -> str:
     """A short file name that still tells the prompt, in any script; never empty, never hidden, never a path."""
     return _plain(text.lower(), *_SLUG) or "picture"
+
+
+def suffix_of(data: bytes) -> str:
+    """The ending of a picture's name: it keeps the format it was drawn in."""
+    if data.startswith(b"\xff\xd8"):
+        return ".jpg"
+    return ".webp" if data[:4] == b"RIFF" and data[8:12] == b"WEBP" else ".png"
 
 
 def read(data: bytes, where: str) -> Document:
@@ -292,15 +309,6 @@ def _damaged(where: str, why: str) -> RequestError:
         "and resume it by its id with another folder: imagen compare --resume SERIES -o DIR",
         param="resume",
     )
-
-
-def _facts(model: Model) -> dict[str, Any]:
-    return {
-        "backend": model.backend,
-        "workflow": _no_folder(model.workflow),
-        "files": tuple(_file(file) for file in model.files),
-        "licence": model.licence,
-    }
 
 
 def _file(file: ModelFile) -> dict[str, Any]:

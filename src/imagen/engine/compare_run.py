@@ -12,7 +12,8 @@ from typing import Any, Literal, Protocol, assert_never
 from imagen.core.errors import ImagenError, MissingFile, UnknownSeries
 from imagen.core.events import Event
 from imagen.core.job import Cell, Job, Series, State, StoredImage
-from imagen.engine.compare_document import DOCUMENT, PAGE, Document, Entry, stem_of, told
+from imagen.core.webhook import Webhook
+from imagen.engine.compare_document import DOCUMENT, PAGE, Document, Entry, stem_of, suffix_of, told
 from imagen.engine.compare_folder import Folder
 
 FOLDER = "folder"  # the setting of a series that says where its comparison lies on this machine
@@ -33,6 +34,7 @@ class Jobs(Protocol):
         settings: Mapping[str, Any],
         series_id: str | None = None,
         cells: Sequence[Cell] | None = None,
+        webhook: Webhook | None = None,
     ) -> Series:
         """Record a series, or add cells to it."""
 
@@ -91,10 +93,18 @@ class Comparison:
     """A comparison at work in its folder. Made by `begin` or `resume`; `run` brings it to its end."""
 
     def __init__(
-        self, document: Document, folder: Folder, jobs: Jobs, series: Series | None, *, retry_failed: bool = False
+        self,
+        document: Document,
+        folder: Folder,
+        jobs: Jobs,
+        series: Series | None,
+        *,
+        retry_failed: bool = False,
+        webhook: Webhook | None = None,
     ) -> None:
         self.document = document
         self.folder = folder
+        self.webhook = webhook
         self._jobs = jobs
         self._series = series
         self._retry_failed = retry_failed
@@ -133,6 +143,7 @@ class Comparison:
             settings={**document.settings.given(), FOLDER: str(self.folder.path)},
             series_id=document.series,
             cells=[Cell(index=one.index, prompt=one.prompt, model=one.model, seed=one.seed) for one in entries],
+            webhook=self.webhook,
         )
 
     async def _prepare(self, tell: Tell) -> dict[int, str]:
@@ -208,7 +219,7 @@ class Comparison:
             except MissingFile as missing:
                 lost = missing
             else:
-                file = await asyncio.to_thread(self.folder.add, stem_of(self.document, entry), _suffix(data), data)
+                file = await asyncio.to_thread(self.folder.add, stem_of(self.document, entry), suffix_of(data), data)
         ended = told(entry, job, file)
         self._tell_anew(replace(ended, error=lost.as_dict()) if lost else ended)
 
@@ -291,10 +302,3 @@ def _first(group: BaseExceptionGroup[ImagenError]) -> ImagenError:
         inner = inner.exceptions[0]
     assert isinstance(inner, ImagenError)
     return inner
-
-
-def _suffix(data: bytes) -> str:
-    """A picture keeps the format it was drawn in."""
-    if data.startswith(b"\xff\xd8"):
-        return ".jpg"
-    return ".webp" if data[:4] == b"RIFF" and data[8:12] == b"WEBP" else ".png"

@@ -135,6 +135,7 @@ class Crew:
             server_policy=self._server_policy,
             only=only,
             log=self._log,
+            sharing=lambda: self._catalog().sharing,
         )
 
     def _start(self, worker: Worker) -> asyncio.Task[None]:

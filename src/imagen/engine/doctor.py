@@ -17,6 +17,7 @@ from imagen.config import Settings
 from imagen.core.errors import BadConfig, Check, Crashed, DiskFull, ImagenError, SetupError, TimedOut, Unwritable
 from imagen.core.model import Model
 from imagen.models.catalog import Catalog
+from imagen.reading import maybe
 from imagen.store import presence
 
 CHECK_S = 2.0  # a check is a look, not a job; one that takes longer has failed
@@ -139,7 +140,24 @@ def _files(settings: Settings, catalog: Catalog) -> list[Check]:
     except ImagenError as error:
         if error not in catalog.problems:  # those are told above
             checks.append(Check.failed("default model", error))
-    return [*checks, *_aliases(settings, catalog)]
+    return [*checks, *_aliases(settings, catalog), *_devices(settings, catalog)]
+
+
+def _devices(settings: Settings, catalog: Catalog) -> list[Check]:
+    """What `devices:` says of a device where nothing is drawn, and commands that are not there."""
+    there = sorted({model.device for model in catalog.models.values()})
+    found: list[Check] = []
+    for name, shared in settings.devices.items():
+        where = settings.document.where("devices", name)
+        if name not in there:
+            wrong = f"{where}: {name!r} is the device of no model{maybe(name, there)}"
+            found.append(Check.failed("devices", BadConfig(wrong, hint=f"devices: {', '.join(there)}")))
+        for which, hook in (("before", shared.before), ("after", shared.after)):
+            if isinstance(hook, tuple) and shutil.which(hook[0]) is None:
+                wrong = f"{where}: the hook `{which}` runs {hook[0]}, which is not there"
+                hint = "install it, or write where it is: /usr/local/bin/…"
+                found.append(Check.failed("devices", BadConfig(wrong, hint=hint)))
+    return found
 
 
 def _aliases(settings: Settings, catalog: Catalog) -> list[Check]:
@@ -161,7 +179,11 @@ def _aliases(settings: Settings, catalog: Catalog) -> list[Check]:
 def _folders(settings: Settings) -> list[Check]:
     """Looked at, not written to: a check changes nothing."""
     checks = []
-    for name, folder in (("data folder", settings.data_folder), ("images folder", settings.images_folder)):
+    folders = {"data folder": settings.data_folder, "images folder": settings.images_folder}
+    if settings.storage != "local":
+        del folders["images folder"]
+    *_, fullest = folders.values()
+    for name, folder in folders.items():
         if os.access(_existing(folder), os.W_OK | os.X_OK) and _existing(folder).is_dir():
             checks.append(Check.passed(name, str(folder)))
             continue
@@ -170,11 +192,11 @@ def _folders(settings: Settings) -> list[Check]:
             hint=f"make {_existing(folder)} a folder you may write to, or set IMAGEN_HOME to another folder",
         )
         checks.append(Check.failed(name, refused))
-    free_mib = shutil.disk_usage(_existing(settings.images_folder)).free // 2**20
+    free_mib = shutil.disk_usage(_existing(fullest)).free // 2**20
     if free_mib < ROOM_MIB:
         full = DiskFull(
-            f"only {free_mib} MiB are free where the pictures lie",
-            hint=f"free some space around {settings.images_folder}, or set IMAGEN_HOME to another disk",
+            f"only {free_mib} MiB are free in {fullest}",
+            hint=f"free some space around {fullest}, or set IMAGEN_HOME to another disk",
         )
         return [*checks, Check.failed("disk", full)]
     return [*checks, Check.passed("disk", f"{free_mib / 1024:.1f} GiB free")]

@@ -54,4 +54,12 @@ def again(old: Job, resolve: Resolve, record: Mapping[str, Any] | None) -> NewJo
         new = NewJob(request=request, model=Model.from_dict(record))
     # What failed is mended in its place; what was drawn stays recorded there, and drawn again it is a job of its own.
     place = (None, None) if old.state is State.COMPLETED else (old.series, old.cell)
-    return replace(new, series=place[0], cell=place[1], retry_of=old.id, priority=old.priority, owner=old.owner)
+    return replace(
+        new,
+        series=place[0],
+        cell=place[1],
+        retry_of=old.id,
+        priority=old.priority,
+        owner=old.owner,
+        webhook=old.webhook,
+    )

@@ -1,14 +1,12 @@
 """Drawn again: the draft that a picture's own record asks for, and what differs between then and now."""
 
-import json
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 from imagen.core.errors import RequestError
 from imagen.core.job import StoredImage
-from imagen.core.model import Model, ModelFile
-from imagen.core.request import Draft, Request
+from imagen.core.request import Draft
 
 FIELDS = ("prompt", "model", "negative", "width", "height", "steps", "seed", "guidance", "n", "options")
 
@@ -42,32 +40,23 @@ def draft_of(recipe: Mapping[str, Any]) -> Draft:
     return Draft(**{**said, "n": 1})
 
 
-def drawn_with(model: Model, picture: bytes) -> Model:
-    """The model with the files that a picture says it was drawn with."""
-    from imagen.engine.sidecar import text_chunks
-
-    try:
-        told = json.loads(text_chunks(picture)["imagen"])["model"]["files"]
-    except (RequestError, ValueError, KeyError, TypeError):  # no PNG of ours: then as the model's data say
-        return model
-    return replace(model, files=tuple(ModelFile(path=file["path"], sha256=file["sha256"]) for file in told))
-
-
-def differences(recipe: Mapping[str, Any], request: Request, model: Model, version: str) -> list[Difference]:
-    """What is not as the recipe says, before a single pixel is looked at."""
-    then_model = _mapping(recipe.get("model"))
-    then_engine = _mapping(recipe.get("engine"))
-    then_files = {str(_mapping(file).get("path")): _mapping(file).get("sha256") for file in _list(then_model, "files")}
-    now_files = {file.path: file.sha256 for file in model.files}
+def differences(then: Mapping[str, Any], now: Mapping[str, Any]) -> list[Difference]:
+    """What is not as it was recorded, before a single pixel is looked at; both are recipes or sidecars."""
+    then_files, now_files = (
+        {
+            str(_mapping(file).get("path")): _mapping(file).get("sha256")
+            for file in _list(_mapping(told.get("model")), "files")
+        }
+        for told in (then, now)
+    )
+    named = (("model record", "model", "digest"), ("backend", "model", "backend"), ("imagen", "engine", "imagen"))
     pairs = [
-        ("model record", then_model.get("digest"), model.digest()),
-        ("backend", then_model.get("backend"), model.backend),
-        ("imagen", then_engine.get("imagen"), version),
+        *((what, _mapping(then.get(part)).get(name), _mapping(now.get(part)).get(name)) for what, part, name in named),
         *((f"file {path}", then_files[path], now_files.get(path, "not there")) for path in then_files),
     ]
-    asked, now = _mapping(recipe.get("request")), request.as_dict()
-    pairs += [(name, asked.get(name), now[name]) for name in FIELDS if name not in ("n", "prompt")]
-    return [Difference(what=what, then=then, now=is_) for what, then, is_ in pairs if then is not None and then != is_]
+    asked, drawn = _mapping(then.get("request")), _mapping(now.get("request"))
+    pairs += [(name, asked.get(name), drawn.get(name)) for name in FIELDS if name not in ("n", "prompt")]
+    return [Difference(what=what, then=was, now=is_) for what, was, is_ in pairs if was is not None and was != is_]
 
 
 def pixel_differences(then: bytes | None, now: bytes, image: StoredImage, expected: str | None) -> list[Difference]:

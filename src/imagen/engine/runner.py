@@ -8,9 +8,10 @@ import asyncio
 import time
 import traceback
 from collections.abc import AsyncGenerator, Callable, Mapping
-from contextlib import aclosing, suppress
+from contextlib import aclosing
 from dataclasses import replace
 from datetime import UTC, datetime
+from functools import partial
 from importlib import import_module
 from typing import Any
 
@@ -20,6 +21,7 @@ from imagen.core.errors import Crashed, DatabaseAway, ImagenError
 from imagen.core.ids import new_id
 from imagen.core.job import State, StoredImage
 from imagen.core.request import PreviewPolicy
+from imagen.engine.keeping import keep
 from imagen.engine.live import Live
 from imagen.engine.stopwatch import Stopwatch
 from imagen.previews import policy as policies
@@ -84,6 +86,7 @@ class _Attempt:
         self.db = db
         self.images = images
         self.policy = policy
+        self.monotonic = monotonic
         self.watch = Stopwatch(monotonic)
         self.live = Live(db, claim, policy, monotonic)
         self.drawn = drawn
@@ -252,14 +255,13 @@ class _Attempt:
         )
         self._note(facts)
         beside = sidecar.sidecar(request, model, image, self._run(at))
-        await self._store(
-            {
-                path: done.data,
-                side_path(path, "sidecar"): sidecar.as_bytes(beside),
-                side_path(path, THUMBNAIL): done.thumbnail,
-                side_path(path, CELL): done.cell,
-            }
-        )
+        files = {
+            path: done.data,
+            side_path(path, "sidecar"): sidecar.as_bytes(beside),
+            side_path(path, THUMBNAIL): done.thumbnail,
+            side_path(path, CELL): done.cell,
+        }
+        await keep(self.images, files, waiting=partial(self._warn, "storage_away"), monotonic=self.monotonic)
         await self.live.flush()
         said = events.Image(job=self.claim.job, attempt=self.claim.attempt, image=image)
         self.live.seq = await self.db.write(queue.add_image, self.claim, said, path=path, mime=done.mime)
@@ -271,17 +273,6 @@ class _Attempt:
             self.device_free = True
             await self.db.write(queue.free_device, self.claim)
             self.drawn(self.claim)
-
-    async def _store(self, files: Mapping[str, bytes]) -> None:
-        """All of them, or none: what belongs to no recorded picture would lie there for ever."""
-        try:
-            for path, data in files.items():
-                await self.images.put(path, data)
-        except ImagenError:
-            for path in files:
-                with suppress(ImagenError):
-                    await self.images.delete(path)
-            raise
 
     def _broke(self, exc: BaseException) -> Crashed:
         """A fault in a backend, with where it happened for whoever wrote the backend."""

@@ -1,7 +1,7 @@
 """Which models can be asked for now, and why the others cannot."""
 
 import asyncio
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
 
 from imagen.backends.base import Backend
@@ -39,6 +39,13 @@ async def states(
         )
         for model, error in zip(models, errors, strict=True)
     ]
+
+
+def usable(told: Iterable[ModelState]) -> list[str]:
+    """The names of those that could draw now and cost nothing; the mocks only if nothing else could."""
+    free = [one.model for one in told if one.available and not one.model.paid]  # money is spent by who names the model
+    real = [model.name for model in free if model.backend != "mock"]
+    return real or [model.name for model in free]
 
 
 async def problem(model: Model, backend_for: Callable[[Model], Backend]) -> ImagenError | None:

@@ -3,14 +3,13 @@
 import asyncio
 import io
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
 from sqlalchemy import Connection
 
 from imagen.core.errors import RequestError
 from imagen.core.job import Series
-from imagen.core.vote import Ballot, Choice, Vote
+from imagen.core.vote import Ballot, BlindFile, Choice, Vote
 from imagen.engine import album, pairs
 from imagen.engine.ratings import Ratings, rate
 from imagen.store import history, votes
@@ -18,16 +17,6 @@ from imagen.store.db import Database
 from imagen.store.images import ImageStore
 
 PNG = "image/png"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class BlindFile:
-    """A picture as a voter may see it: nothing in or around it tells the model."""
-
-    id: str
-    data: bytes = field(repr=False)
-    mime: str
-    etag: str
 
 
 async def ballot(db: Database, series: Series, *, voter: str) -> Ballot:

@@ -31,6 +31,7 @@ def catalog_of(settings: Settings) -> Catalog:
         host=platform.node() or "localhost",
         paid_calls=settings.paid_calls != "forbidden",
     )
+    catalog = replace(catalog, sharing=settings.devices)
     wrong = [*settings.problems, *_backends_wrong(settings, backends)]
     if wrong:
         file = str(settings.config_file)

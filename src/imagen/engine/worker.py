@@ -8,12 +8,14 @@ import time
 from collections import Counter
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
+from types import MappingProxyType
 
 from sqlalchemy import Connection
 
 from imagen.backends.base import Backend, Previews
-from imagen.core.errors import Check, Crashed, DatabaseAway, ImagenError
+from imagen.core.device import Pause, Sharing
+from imagen.core.errors import Check, Crashed, DatabaseAway, HookFailed, ImagenError
 from imagen.core.events import Started
 from imagen.core.ids import new_id
 from imagen.core.model import Model
@@ -23,7 +25,7 @@ from imagen.engine import runner
 from imagen.engine.memory import Memory
 from imagen.engine.turns import Turns
 from imagen.previews.policy import merge
-from imagen.store import order, presence, queue
+from imagen.store import devices, order, presence, queue
 from imagen.store.bell import queue_of, slot_of
 from imagen.store.db import Database
 from imagen.store.images import ImageStore
@@ -32,6 +34,7 @@ from imagen.store.order import Place
 from imagen.store.queue import Claim
 
 IDLE_S = 1.0  # a worker that hears nothing looks this often; run_after of a failed job has no bell
+PROVE_S = 5.0  # how often a worker that cannot store pictures tries it
 
 
 class Worker:
@@ -56,6 +59,7 @@ class Worker:
         obituaries: presence.Obituaries | None = None,
         log: Callable[[str], None] = lambda _line: None,
         monotonic: Callable[[], float] = time.monotonic,
+        sharing: Callable[[], Mapping[str, Sharing]] = dict,
     ) -> None:
         self.id = f"{platform.node()}-{os.getpid()}-{new_id()[-6:].lower()}"
         self._db = db
@@ -72,11 +76,13 @@ class Worker:
         self._monotonic = monotonic
         self._running: dict[str, tuple[Claim, asyncio.Task[None]]] = {}
         self._turns = Turns(monotonic)
-        self._memory = Memory(backend_for, monotonic)
+        self._sharing = sharing
+        self._memory = Memory(backend_for, monotonic, sharing=sharing, others=self._others, log=log)
         self._drawn: set[str] = set()  # running jobs that need their device no more
         self._returns: list[tuple[Claim, ImagenError | None]] = []  # jobs the database would not take back yet
         self._left_over: dict[str, Place] = {}  # models that are in no catalog any more, but that jobs wait for
         self._unheard: set[str] = set()  # running jobs of ours that we do not run, seen once
+        self._unstored = ""  # why pictures could not be stored when that was last tried
         self._claiming = True
 
     async def run(self) -> None:
@@ -110,10 +116,15 @@ class Worker:
     def places(self) -> dict[str, Place]:
         """What this worker draws, and where."""
         return {
-            name: Place(device=model.device, slots=model.slots)
+            name: order.place_of(model)
             for name, model in self._catalog().items()
             if model.enabled and (self._models is None or name in self._models)
         }
+
+    def _all_places(self, carried: Mapping[str, Place] = MappingProxyType({})) -> dict[str, Place]:
+        """With those that only jobs know of any more, and shared as the settings say."""
+        budgets = {name: one.vram_mib for name, one in self._sharing().items() if one.vram_mib is not None}
+        return order.sharing({**carried, **self._left_over, **self.places}, budgets)
 
     @asynccontextmanager
     async def _alive(self) -> AsyncIterator[None]:
@@ -130,6 +141,7 @@ class Worker:
             for task in tasks:
                 task.cancel()
             end, *_ = await asyncio.gather(*tasks, return_exceptions=True)
+            await self._memory.close()
             with contextlib.suppress(ImagenError):
                 await self._db.write(self._leave)
             if isinstance(end, Exception):
@@ -141,7 +153,7 @@ class Worker:
             connection,
             self.id,
             version=self._version,
-            models=self._serves(),
+            serves=self._serves(),
             solo=self._only is not None,
             now=datetime.now(UTC),
         )
@@ -151,8 +163,8 @@ class Worker:
             queue.unheard(connection, job_id, self.id)  # claimed in the very moment in which we were stopped
         presence.leave(connection, self.id)
 
-    def _serves(self) -> Sequence[str]:
-        return () if self._only is not None else (*self.places, *self._left_over)
+    def _serves(self) -> dict[str, Place]:
+        return {} if self._only is not None else self._all_places()
 
     def _topics(self) -> frozenset[str]:
         places = self.places
@@ -165,9 +177,7 @@ class Worker:
             return None
         if not presence.listed(connection, self.id):
             self._arrive(connection)  # we slept and were buried; what we claimed now would be taken away again
-        places = self._left_over | self.places
-        if only is not None:
-            places = order.places_of(connection, only) | places
+        places = self._all_places(order.places_of(connection, only) if only is not None else {})
         return queue.claim(
             connection,
             worker=self.id,
@@ -190,9 +200,7 @@ class Worker:
         only = self._only(connection) if self._only is not None else None
         if only is not None and not only:
             return False
-        places = self._left_over | self.places
-        if only is not None:
-            places = order.places_of(connection, only) | places
+        places = self._all_places(order.places_of(connection, only) if only is not None else {})
         return order.anything(connection, self._free(places), tuple(self._catalog()), only)
 
     async def _upkeep(self) -> None:
@@ -234,7 +242,9 @@ class Worker:
     async def _claim(self, surely: bool) -> Claim | None:
         """`surely`: something happened. Otherwise only look, before asking for the one write lock of SQLite."""
         try:
-            if self._only is None and not self._free(self._left_over | self.places):
+            if self._only is None and not self._free(self._all_places()):
+                return None
+            if self._only is None and not self._images.proven and not await self._proven():
                 return None
             if not surely and not await self._db.read(self._might):
                 return None
@@ -243,6 +253,21 @@ class Worker:
             self._log(f"cannot claim, trying on: {error.message}")
             await asyncio.sleep(IDLE_S)
             return None
+
+    async def _proven(self) -> bool:
+        """Can pictures be stored? Until then nothing is drawn, which would only be drawn again."""
+        try:
+            await self._images.writable()
+        except ImagenError as error:
+            if error.message != self._unstored:
+                self._log(f"nothing is drawn here until pictures can be stored: {error.message}; hint: {error.hint}")
+            self._unstored = error.message
+            await asyncio.sleep(PROVE_S)
+            return False
+        if self._unstored:
+            self._log("pictures can be stored again")
+        self._unstored = ""
+        return True
 
     def _started(self, claim: Claim, watched: bool) -> Started:
         return runner.started(claim, watched, self._policy(claim))
@@ -278,6 +303,8 @@ class Worker:
                 drawn=self._note_drawn,
                 monotonic=self._monotonic,
             )
+        except HookFailed as error:
+            await self._rest(claim, error)
         except DatabaseAway as away:
             self._log(f"job {claim.job}: {away.message}; it goes back when that is over")
             self._returns.append((claim, None))
@@ -296,6 +323,24 @@ class Worker:
             self._drawn.discard(claim.job)
             self._memory.end(claim)
             self._db.ring(slot_of(claim.model.device))
+
+    async def _rest(self, claim: Claim, error: HookFailed) -> None:
+        """The device was not to be had: its job goes back uncounted, and nobody tries for a while."""
+        self._log(f"job {claim.job}: {error.message}")
+        now = datetime.now(UTC)
+        until = now + timedelta(seconds=self._memory.rest_s(claim.model.device))
+        why = Pause(reason=error.message, by="imagen", since=now, until=until)
+        try:
+            # First, or the job would be back at once. And apart: the two lock in another order.
+            await self._db.write(devices.rest, claim.model.device, why)
+            with contextlib.suppress(queue.LeaseLost):
+                await self._db.write(queue.give_back, claim, reason=error.message, error=error, counted=False)
+        except ImagenError as away:
+            self._log(f"job {claim.job}: {away.message}; it goes back when that is over")
+            self._returns.append((claim, None))
+
+    async def _others(self, device: str) -> bool:
+        return await self._db.read(devices.taken, device)
 
 
 class _Unmade:

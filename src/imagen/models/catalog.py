@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from imagen.core.device import Sharing
 from imagen.core.errors import BadConfig, ImagenError, NotConfigured, RequestError, UnknownModel
 from imagen.core.model import Model
 from imagen.core.request import Draft
@@ -35,6 +36,7 @@ class Catalog:
     broken: Mapping[str, ImagenError] = field(default_factory=dict)  # by model name, or by file
     notices: tuple[str, ...] = ()  # what replaced what, and what is left out
     files: frozenset[Path] = frozenset()  # the templates that were read, or looked for
+    sharing: Mapping[str, Sharing] = field(default_factory=dict)  # by device: how the models there share it
 
     @property
     def problems(self) -> tuple[ImagenError, ...]:
@@ -181,7 +183,7 @@ def _keep_good(old: Catalog, new: Catalog) -> Catalog:
     kept = {name: model for name, model in old.models.items() if _broke(model, new)}
     catalog = replace(new, models=dict(sorted({**new.models, **kept}.items())))
     if old.default in kept or any(Path(name).is_absolute() for name in new.broken):
-        return replace(catalog, default=old.default, default_warning=old.default_warning)
+        return replace(catalog, default=old.default, default_warning=old.default_warning, sharing=old.sharing)
     return catalog
 
 

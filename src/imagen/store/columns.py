@@ -62,6 +62,13 @@ class now(FunctionElement[datetime]):  # noqa: N801 - written like the SQL funct
     type = Instant()
 
 
+class later(FunctionElement[datetime]):  # noqa: N801 - written like the SQL function it is
+    """This moment and so many seconds more, by the database's clock."""
+
+    inherit_cache = True
+    type = Instant()
+
+
 class new_id(FunctionElement[str]):  # noqa: N801 - written like the SQL function it is
     """A fresh id in the form of core/ids.py, for rows that arrive by plain SQL."""
 
@@ -91,6 +98,18 @@ def _now_sqlite(_element: now, _compiler: Any, **_options: Any) -> str:
 @compiles(now)
 def _now(_element: now, _compiler: Any, **_options: Any) -> str:
     return "now()"
+
+
+@compiles(later, "sqlite")
+def _later_sqlite(element: later, compiler: Any, **options: Any) -> str:
+    seconds = compiler.process(element.clauses, **options)
+    return f"strftime('%Y-%m-%dT%H:%M:%fZ', 'now', {seconds} || ' seconds')"
+
+
+@compiles(later)
+def _later(element: later, compiler: Any, **options: Any) -> str:
+    seconds = compiler.process(element.clauses, **options)
+    return f"now() + make_interval(secs => CAST({seconds} AS double precision))"
 
 
 @compiles(new_id, "sqlite")

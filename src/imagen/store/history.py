@@ -9,9 +9,11 @@ from sqlalchemy import Connection, Row, Select, and_, bindparam, func, insert, o
 
 from imagen.core.errors import ImagenError, RequestError, UnknownJob, UnknownSeries
 from imagen.core.job import Cell, Job, Series, State, StoredImage
-from imagen.store import intake, journal, queue
+from imagen.core.webhook import Delivery, Webhook
+from imagen.store import intake, journal, queue, webhooks
 from imagen.store.columns import Instant
-from imagen.store.tables import events, is_queued, is_running, jobs, live, series, slots, workers
+from imagen.store.tables import events, is_queued, is_running, jobs, live, series
+from imagen.store.waits import waits_for
 
 MAX_PAGE = 1000
 LOST = (State.FAILED, State.CANCELLED)  # cells of a series that may be tried again
@@ -32,7 +34,7 @@ def submitted(connection: Connection, job_id: str) -> Job:
     if row.state != State.QUEUED or row.attempt:  # an idempotency key brought one from before
         return _jobs(connection, [row], whole=True)[0]
     said = connection.execute(select(events.c.body).where(events.c.job_id == job_id, events.c.seq == 1)).scalar_one()
-    return replace(_job(connection, row, None, (), whole=False), position=said.get("position"))
+    return replace(_job(connection, row, None, (), None, whole=False), position=said.get("position"))
 
 
 def jobs_list(
@@ -97,6 +99,7 @@ def new_series(
     settings: Mapping[str, Any],
     owner: str,
     new: Sequence[intake.NewJob],
+    webhook: Webhook | None = None,
     once: intake.Once | None = None,
     queue_limit: int | None = None,
 ) -> tuple[str, list[str]]:
@@ -107,7 +110,6 @@ def new_series(
     before = intake.submitted_before(connection, once) if once else None
     if before is not None:
         return before[0], []
-    intake.make_room(connection, new, queue_limit)
     found = connection.execute(select(series).where(series.c.id == series_id).with_for_update()).one_or_none()
     row: dict[str, Any] = {
         "prompts": list(prompts),
@@ -116,16 +118,25 @@ def new_series(
         "settings": dict(settings),
     }
     if found is None:
-        connection.execute(insert(series).values(id=series_id, created_at=datetime.now(UTC), owner=owner, **row))
+        hook = webhook.as_text() if webhook else None
+        values = {"created_at": datetime.now(UTC), "owner": owner, "webhook": hook}
+        connection.execute(insert(series).values(id=series_id, **values, **row))
     else:
         merged = {
             name: [*found._mapping[name], *(value for value in row[name] if value not in found._mapping[name])]
             for name in ("prompts", "models", "seeds")
         }
         connection.execute(update(series).where(series.c.id == series_id).values(cancelled=False, **merged))
+        webhook = webhooks.wish_of(found.webhook)
+        # Whoever lost the answer says it again: a cell that is filled is not filled twice.
+        at = select(jobs.c.model, jobs.c.prompt, jobs.c.seed).where(jobs.c.series_id == series_id, ~jobs.c.superseded)
+        filled = {tuple(place) for place in connection.execute(at)}
+        new = [job for job in new if (job.request.model, job.request.prompt, job.request.seed) not in filled]
+    intake.make_room(connection, new, queue_limit)
     if once:
         intake.remember(connection, once, [series_id])
-    return series_id, intake.submit(connection, new)
+    # Each cell carries it: what the database does at the end of a job looks at the job alone.
+    return series_id, intake.submit(connection, [replace(job, webhook=webhook) for job in new] if webhook else new)
 
 
 def retry_cells(
@@ -203,11 +214,20 @@ def _jobs(connection: Connection, rows: Sequence[Row[Any]], *, whole: bool) -> l
         if running
         else {}
     )
-    return [_job(connection, row, now.get(row.id), pictures.get(row.id, ()), whole) for row in rows]
+    told = webhooks.of_jobs(connection, [row.id for row in rows if row.webhook])
+    return [
+        _job(connection, row, now.get(row.id), pictures.get(row.id, ()), told.get(row.id), whole=whole) for row in rows
+    ]
 
 
 def _job(
-    connection: Connection, row: Row[Any], lively: Row[Any] | None, pictures: Sequence[StoredImage], whole: bool
+    connection: Connection,
+    row: Row[Any],
+    lively: Row[Any] | None,
+    pictures: Sequence[StoredImage],
+    delivery: Delivery | None,
+    *,
+    whole: bool,
 ) -> Job:
     state = State(row.state)
     progress = dict(lively.progress) if lively and lively.progress else None
@@ -225,7 +245,7 @@ def _job(
         phase=phase,
         progress=progress,
         position=_position(connection, row) if whole and state is State.QUEUED else None,
-        waits_for=_holder(connection, row) if whole and state is State.QUEUED else None,
+        waits_for=waits_for(connection, row) if whole and state is State.QUEUED else None,
         images=tuple(pictures),
         error=ImagenError.from_dict(row.error) if row.error else None,
         timings=row.timings or {},
@@ -239,6 +259,8 @@ def _job(
         created_at=row.created_at,
         started_at=row.started_at,
         finished_at=row.finished_at,
+        webhook=webhooks.wish_of(row.webhook),
+        delivery=delivery,
     )
 
 
@@ -261,32 +283,6 @@ def _position(connection: Connection, row: Row[Any]) -> int:
     return int(connection.execute(select(func.count()).select_from(ahead)).scalar_one())
 
 
-def _holder(connection: Connection, row: Row[Any]) -> str | None:
-    """In words: what a job that waits is waiting for."""
-    if row.record is None:
-        return f"somebody who knows the model {row.model!r}" if row.model else "somebody who draws"
-    held = connection.execute(
-        select(jobs.c.id, jobs.c.model, jobs.c.worker)
-        .join(slots, slots.c.job_id == jobs.c.id)
-        .where(slots.c.device == row.device)
-    ).all()
-    free = connection.execute(
-        select(func.count()).where(slots.c.device == row.device, slots.c.job_id.is_(None))
-    ).scalar_one()
-    if not held and not _drawn(connection, row.model):
-        return f"a worker that draws {row.model}"
-    if free or not held:
-        return None
-    drawing = ", ".join(f"job {one.id[-8:]} ({one.model})" for one in held)
-    return f"{row.device}: held by {drawing}"
-
-
-def _drawn(connection: Connection, model: str) -> bool:
-    """Is there anybody who would draw it? A one-shot command may: whose jobs it works nobody can tell."""
-    crew = connection.execute(select(workers.c.solo, workers.c.models)).all()
-    return any(row.solo or model in row.models for row in crew)
-
-
 def _series(connection: Connection, row: Row[Any]) -> Series:
     rows = connection.execute(
         select(jobs).where(jobs.c.series_id == row.id, ~jobs.c.superseded).order_by(jobs.c.cell)
@@ -306,4 +302,6 @@ def _series(connection: Connection, row: Row[Any]) -> Series:
         owner=row.owner,
         cancelled=row.cancelled,
         created_at=row.created_at,
+        webhook=webhooks.wish_of(row.webhook),
+        delivery=webhooks.of_series(connection, row.id) if row.webhook else None,
     )

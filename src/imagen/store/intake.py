@@ -13,10 +13,12 @@ from imagen.core.ids import new_id
 from imagen.core.job import State
 from imagen.core.model import Model
 from imagen.core.request import Draft, PreviewPolicy, Request, preview_policy
+from imagen.core.webhook import Webhook
 from imagen.store import journal, templates
 from imagen.store.bell import queue_of, touch
 from imagen.store.columns import upsert
 from imagen.store.tables import idempotency, is_queued, jobs, series
+from imagen.store.webhooks import TOPIC
 
 UNKNOWN_MODEL_S = 60.0  # how long a row may name a model that no live catalog knows
 
@@ -35,7 +37,7 @@ class NewJob:
     series: str | None = None
     cell: int | None = None
     retry_of: str | None = None
-    webhook: str | None = None
+    webhook: Webhook | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -128,13 +130,24 @@ def remember(connection: Connection, once: Once, target: Sequence[str]) -> None:
 
 
 def submit_once(
-    connection: Connection, new: Sequence[NewJob], *, once: Once | None, queue_limit: int | None = None
+    connection: Connection,
+    new: Sequence[NewJob],
+    *,
+    once: Once | None,
+    queue_limit: int | None = None,
+    check: Callable[[Connection, Model], None] | None = None,
 ) -> list[str]:
-    """Submit under an idempotency key, and only while the owner has not too many jobs waiting."""
+    """Submit under an idempotency key, and only while the owner has not too many jobs waiting.
+
+    `check` may refuse what is really new; what the key brought before is brought again.
+    """
     before = submitted_before(connection, once) if once else None
     if before is not None:
         return before
     make_room(connection, new, queue_limit)
+    if check is not None:
+        for job in new:
+            check(connection, job.model)
     ids = submit(connection, new)
     if once:
         remember(connection, once, ids)
@@ -174,6 +187,8 @@ def adopt(
     for row in connection.execute(first).all():
         try:
             new = resolve(replace(draft_of(row), preview=preview_policy(row.preview)))
+            if row.webhook is not None:
+                Webhook.from_text(row.webhook)
         except RequestError as error:
             _refuse(connection, row.id, error, now)
             continue
@@ -229,7 +244,6 @@ def draft_of(row: Row[Any]) -> Draft:
         n=row.n,
         options=row.options or {},
         priority=row.priority,
-        webhook=row.webhook,
     )
 
 
@@ -250,11 +264,14 @@ def request_of(row: Row[Any]) -> Request:
 
 
 def _refuse(connection: Connection, job_id: str, error: ImagenError, now: datetime) -> None:
-    connection.execute(
+    hook = connection.execute(
         update(jobs)
         .where(jobs.c.id == job_id)
         .values(state=State.FAILED, finished_at=now, error=error.as_dict(), failures=jobs.c.failures + 1)
-    )
+        .returning(jobs.c.webhook)
+    ).scalar_one()
+    if hook is not None:
+        touch(connection, TOPIC)
     journal.append(connection, Failed(job=job_id, at=now, error=error))
 
 
@@ -267,7 +284,7 @@ def _columns(job: NewJob) -> dict[str, Any]:
         "series_id": job.series,
         "cell": job.cell,
         "retry_of": job.retry_of,
-        "webhook": job.webhook,
+        "webhook": job.webhook.as_text() if job.webhook else None,
         "record": job.model.as_dict(),
         "device": job.model.device,
     }

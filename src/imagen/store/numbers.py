@@ -7,6 +7,8 @@ from typing import Any
 
 from sqlalchemy import Connection, func, select
 
+from imagen.store import webhooks
+from imagen.store.devices import paused
 from imagen.store.tables import events, is_queued, is_running, jobs, slots
 
 PAGE = 2000  # what is read at a time
@@ -20,6 +22,15 @@ class Numbers:
     queued: Mapping[str, tuple[int, float]]  # model -> how many wait, and for how many seconds the oldest
     running: Mapping[str, int]
     slots: Mapping[str, tuple[int, int]]  # device -> how many it has, and how many are taken
+    vram_mib: Mapping[str, int]  # device that is shared -> what the jobs there hold of it
+    paused: frozenset[str]  # devices on which nothing is begun
+    webhooks: Mapping[str, tuple[int, float]]  # waiting or failed -> how many, and for how many seconds the oldest
+
+    @property
+    def busy(self) -> dict[str, int]:
+        """How many jobs of each model wait or run."""
+        models = {*self.queued, *self.running}
+        return {name: self.queued.get(name, (0, 0.0))[0] + self.running.get(name, 0) for name in models}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,12 +54,20 @@ def numbers(connection: Connection, now: datetime) -> Numbers:
     )
     running = connection.execute(select(jobs.c.model, func.count()).where(is_running).group_by(jobs.c.model))
     taken = connection.execute(
-        select(slots.c.device, func.count(), func.count(slots.c.job_id)).group_by(slots.c.device)
-    )
+        select(slots.c.device, func.count(), func.count(slots.c.job_id), func.sum(slots.c.vram_mib)).group_by(
+            slots.c.device
+        )
+    ).all()
     return Numbers(
         queued={model or "": (count, max(0.0, (now - oldest).total_seconds())) for model, count, oldest in queued},
         running={model or "": count for model, count in running},
-        slots={device: (count, busy) for device, count, busy in taken},
+        slots={device: (count, busy) for device, count, busy, _ in taken},
+        vram_mib={device: int(mib) for device, _, _, mib in taken if mib is not None},
+        paused=frozenset(paused(connection, now)),
+        webhooks={
+            state: (count, max(0.0, (now - oldest).total_seconds()))
+            for state, (count, oldest) in webhooks.counts(connection).items()
+        },
     )
 
 

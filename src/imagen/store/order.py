@@ -2,7 +2,7 @@
 
 import functools
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -25,6 +25,7 @@ from imagen.core.model import Model
 from imagen.store.columns import Instant
 from imagen.store.tables import is_queued, jobs
 
+MOST_SLOTS = 16  # of a shared device: a row each, and each is a job in memory of one worker
 MANY = 1000  # waiting jobs are counted so far; who would pass more passes nobody
 
 
@@ -34,6 +35,17 @@ class Place:
 
     device: str
     slots: int = 1
+    vram_mib: int | None = None  # what the model holds while it draws a picture of its usual size
+    pixels: int = 0  # of that size
+    budget_mib: int | None = None  # where models share the device: what they may hold of it together
+
+    def need_mib(self, head: Row[Any]) -> int | None:
+        """What drawing this job holds of a shared device; None where it is not shared."""
+        if self.budget_mib is None:
+            return None
+        # What a larger picture needs nobody knows, and a comparison is measured: nothing else draws beside it.
+        usual = head.width * head.height <= self.pixels and head.series_id is None
+        return min(self.vram_mib, self.budget_mib) if usual and self.vram_mib is not None else self.budget_mib
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -43,6 +55,26 @@ class Turn:
     came: datetime
     job: str
     model: str = field(compare=False)
+
+
+def place_of(model: Model) -> Place:
+    """Where a model is drawn, as long as it shares its device with nobody."""
+    usual = model.defaults
+    return Place(device=model.device, slots=model.slots, vram_mib=model.vram_mib, pixels=usual.width * usual.height)
+
+
+def sharing(places: Mapping[str, Place], budgets: Mapping[str, int]) -> dict[str, Place]:
+    """The same places, with the devices that have a budget shared: as many slots as the smallest model fits there."""
+    least: dict[str, int] = {}
+    for place in places.values():
+        if place.device in budgets and place.vram_mib:
+            least[place.device] = min(place.vram_mib, least.get(place.device, place.vram_mib))
+    shared = dict(places)
+    for name, place in places.items():
+        if (budget := budgets.get(place.device)) is not None:
+            fit = min(budget // least[place.device], MOST_SLOTS) if place.device in least else 1
+            shared[name] = replace(place, budget_mib=budget, slots=max(place.slots, fit))
+    return shared
 
 
 # Device, oldest job, younger job of the loaded model, how many wait that came before that one: may it go first?
@@ -83,7 +115,7 @@ def left_over(connection: Connection, knows: Sequence[str]) -> dict[str, Place]:
         ).scalar_one_or_none()
         if record is not None:
             model = Model.from_dict(record)
-            places[name] = Place(device=model.device, slots=model.slots)
+            places[name] = place_of(model)
     return places
 
 
@@ -93,7 +125,7 @@ def places_of(connection: Connection, ids: Sequence[str]) -> dict[str, Place]:
         select(jobs.c.model, jobs.c.record).where(jobs.c.id.in_(ids), jobs.c.record.is_not(None))
     ).all()
     carried = {row.model: Model.from_dict(row.record) for row in rows}
-    return {name: Place(device=model.device, slots=model.slots) for name, model in carried.items()}
+    return {name: place_of(model) for name, model in carried.items()}
 
 
 def loaded_first(
@@ -158,6 +190,7 @@ def _heads(models: tuple[str, ...], limited: bool, take: bool) -> Select[Any]:
     if take:
         head = head.with_for_update(skip_locked=True)
     best = select(head.scalar_subquery().label("id")).select_from(names).subquery("heads")
-    columns = (jobs.c.id, jobs.c.model, jobs.c.priority, jobs.c.created_at)
+    turn = (jobs.c.id, jobs.c.model, jobs.c.priority, jobs.c.created_at)
+    size = (jobs.c.width, jobs.c.height, jobs.c.series_id)
     by_turn = (jobs.c.priority.desc(), jobs.c.created_at, jobs.c.id)
-    return select(*columns).join(best, best.c.id == jobs.c.id).order_by(*by_turn)
+    return select(*turn, *size).join(best, best.c.id == jobs.c.id).order_by(*by_turn)

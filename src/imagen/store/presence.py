@@ -8,7 +8,7 @@ import os
 import platform
 import subprocess
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ from sqlalchemy import Connection, Row, and_, delete, insert, or_, select, updat
 from imagen.core.errors import Crashed
 from imagen.store import intake, queue
 from imagen.store.journal import KEEP_S
+from imagen.store.order import Place
 from imagen.store.tables import is_running, jobs, live, previews, slots, watchers, workers
 
 HEARTBEAT_S = 3.0
@@ -25,9 +26,9 @@ LEASE_S = 12.0  # four missed beats
 
 
 def arrive(
-    connection: Connection, worker: str, *, version: str, models: Iterable[str], solo: bool, now: datetime
+    connection: Connection, worker: str, *, version: str, serves: Mapping[str, Place], solo: bool, now: datetime
 ) -> None:
-    """Enter the list of workers."""
+    """Enter the list of workers; `serves` are the models that it draws for everybody, and where."""
     connection.execute(
         insert(workers).values(
             id=worker,
@@ -37,7 +38,8 @@ def arrive(
             version=version,
             beat=0,
             solo=solo,
-            models=sorted(models),
+            models=sorted(serves),
+            places=_by_device(serves),
             started_at=now,
         )
     )
@@ -49,13 +51,10 @@ def listed(connection: Connection, worker: str) -> bool:
     return connection.execute(row).one_or_none() is not None
 
 
-def beat(connection: Connection, worker: str, models: Iterable[str], loaded: Iterable[str] = ()) -> bool:
+def beat(connection: Connection, worker: str, serves: Mapping[str, Place], loaded: Iterable[str] = ()) -> bool:
     """Still here; false when we were taken for dead and have to arrive anew."""
-    touched = connection.execute(
-        update(workers)
-        .where(workers.c.id == worker)
-        .values(beat=workers.c.beat + 1, models=sorted(models), loaded=sorted(loaded))
-    )
+    told = {"models": sorted(serves), "places": _by_device(serves), "loaded": sorted(loaded)}
+    touched = connection.execute(update(workers).where(workers.c.id == worker).values(beat=workers.c.beat + 1, **told))
     return touched.rowcount == 1
 
 
@@ -103,6 +102,13 @@ def bury(connection: Connection, dead: Iterable[str], now: datetime, knows: Iter
     return [row.id for row in lost]
 
 
+def _by_device(places: Mapping[str, Place]) -> dict[str, list[str]]:
+    told: dict[str, list[str]] = {}
+    for model, place in sorted(places.items()):
+        told.setdefault(place.device, []).append(model)
+    return told
+
+
 def _tidy(connection: Connection, now: datetime) -> None:
     running = select(jobs.c.id).where(is_running)
     stale = now - timedelta(seconds=KEEP_S)
@@ -113,7 +119,7 @@ def _tidy(connection: Connection, now: datetime) -> None:
             update(slots)
             .where(slots.c.device == slot.device, slots.c.slot == slot.slot)
             .where(slots.c.job_id == slot.job_id, slots.c.attempt == slot.attempt)
-            .values(job_id=None, attempt=None)
+            .values(job_id=None, attempt=None, vram_mib=None)
         )
     connection.execute(delete(watchers).where(watchers.c.expires_at < now))
     connection.execute(delete(live).where(live.c.updated_at < stale, live.c.job_id.not_in(running)))

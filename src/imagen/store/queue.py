@@ -5,7 +5,7 @@ for longer than its lease and wakes up finds its number too old and records noth
 """
 
 import random
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -24,12 +24,12 @@ from imagen.core.events import Cancelled, Completed, Event, Failed, Image, Reque
 from imagen.core.job import State, StoredImage
 from imagen.core.model import Model
 from imagen.core.request import PreviewPolicy, Request, preview_policy
-from imagen.store import journal, order, templates
-from imagen.store.bell import queue_of, slot_of, touch
-from imagen.store.columns import upsert
+from imagen.store import journal, order, slots, templates
+from imagen.store.bell import queue_of, touch
 from imagen.store.intake import Resolve, adopt, request_of
 from imagen.store.order import MayPass, Place, Turn
-from imagen.store.tables import images, is_queued, is_running, jobs, slots
+from imagen.store.tables import images, is_queued, is_running, jobs
+from imagen.store.webhooks import TOPIC
 
 MAX_FAILURES = 3
 BACK_OFF_S = (1.0, 4.0)
@@ -56,6 +56,7 @@ class Claim:
     failures: int
     turn: Turn
     series: str | None = None
+    webhook: bool = False  # somebody is told of its end
 
 
 def claim(
@@ -78,11 +79,11 @@ def claim(
     """
     now = datetime.now(UTC)
     adopt(connection, resolve, knows, only, now)
-    free = _free_slots(connection, places.values())
+    free = slots.rooms(connection, places.values(), now)
     models = [model for model, place in places.items() if place.device in free]
     if not models:
         return None
-    heads = order.heads(connection, models, now, only)
+    heads = slots.fitting(order.heads(connection, models, now, only), places, free)
     if not heads:
         return None
     chosen = order.loaded_first(connection, heads, places, loaded, may_pass)
@@ -101,11 +102,8 @@ def claim(
         )
         .returning(*jobs.c)
     ).one()
-    connection.execute(
-        update(slots)
-        .where(slots.c.device == device, slots.c.slot == free[device])
-        .values(job_id=row.id, attempt=row.attempt)
-    )
+    need_mib = places[chosen.model].need_mib(chosen)
+    slots.take(connection, device, free[device].slot, job=row.id, attempt=row.attempt, vram_mib=need_mib)
     if row.attempt > 1:
         journal.drop_previews(connection, row.id)
     taken = _claim_of(connection, row, now)
@@ -127,7 +125,7 @@ def keep_handle(connection: Connection, claim: Claim, handle: Mapping[str, Any])
 def free_device(connection: Connection, claim: Claim) -> None:
     """This attempt needs its device no more: the next job may have it, while this one is being saved."""
     _fence(connection, claim)
-    _free(connection, claim.job)
+    slots.free(connection, claim.job)
 
 
 def add_image(connection: Connection, claim: Claim, event: Image, *, path: str, mime: str) -> int:
@@ -175,21 +173,31 @@ def finish(
         facts=dict(facts),
         failures=claim.failures + (state is State.FAILED),
     )
-    _free(connection, claim.job)
+    slots.free(connection, claim.job)
+    if claim.webhook:
+        touch(connection, TOPIC)
     return journal.append(connection, event)
 
 
-def give_back(connection: Connection, claim: Claim, *, reason: str, error: ImagenError | None = None) -> State:
+def give_back(
+    connection: Connection, claim: Claim, *, reason: str, error: ImagenError | None = None, counted: bool = True
+) -> State:
     """Put a running job back: politely (no error), or as a failure, which is counted and waits a little."""
     _fence(connection, claim)
-    return requeue(connection, claim.job, reason=reason, error=error)
+    return requeue(connection, claim.job, reason=reason, error=error, counted=counted)
 
 
-def requeue(connection: Connection, job_id: str, *, reason: str, error: ImagenError | None) -> State:
-    """running -> queued, or -> failed after MAX_FAILURES failures, or -> cancelled if that was asked meanwhile."""
+def requeue(
+    connection: Connection, job_id: str, *, reason: str, error: ImagenError | None, counted: bool = True
+) -> State:
+    """running -> queued, or -> failed after MAX_FAILURES failures, or -> cancelled if that was asked meanwhile.
+
+    An error that is not `counted` is told and costs the job nothing: it is the device that was not ready.
+    """
     now = datetime.now(UTC)
     row = connection.execute(select(jobs).where(jobs.c.id == job_id).with_for_update()).one()
-    failures = row.failures + (error is not None)
+    failed = error is not None and counted
+    failures = row.failures + failed
     changes: dict[str, Any] = {"failures": failures, "worker": None}
     event: Event
     if row.cancel_requested:
@@ -201,19 +209,19 @@ def requeue(connection: Connection, job_id: str, *, reason: str, error: ImagenEr
             by=row.cancelled_by or "sql",
             images=journal.stored_images(connection, job_id),
         )
-    elif error is not None and failures >= MAX_FAILURES:
+    elif error is not None and failed and failures >= MAX_FAILURES:
         changes |= {"state": State.FAILED, "finished_at": now, "error": error.as_dict(), "handle": None}
         event = Failed(
             job=job_id, at=now, attempt=row.attempt, error=error, images=journal.stored_images(connection, job_id)
         )
     else:
         # Jitter, so that jobs that failed together do not come back together.
-        wait_s = BACK_OFF_S[min(failures, len(BACK_OFF_S)) - 1] * random.uniform(1.0, 1.25) if error else 0.0
+        wait_s = BACK_OFF_S[min(failures, len(BACK_OFF_S)) - 1] * random.uniform(1.0, 1.25) if failed else 0.0
         changes |= {"state": State.QUEUED, "run_after": now + timedelta(seconds=wait_s) if wait_s else None}
         event = Requeued(job=job_id, at=now, attempt=row.attempt, reason=reason, error=error)
     connection.execute(update(jobs).where(jobs.c.id == job_id).values(**changes))
-    _free(connection, job_id)
-    touch(connection, queue_of(row.model))
+    slots.free(connection, job_id)
+    touch(connection, queue_of(row.model), *([TOPIC] if row.webhook else ()))
     journal.append(connection, event)
     return State(changes["state"])
 
@@ -228,11 +236,14 @@ def unheard(connection: Connection, job_id: str, worker: str) -> None:
 def cancel(connection: Connection, job_id: str, *, by: str) -> None:
     """Ask for the end of a job. Queued: the database ends it at once. Running: its worker sees it."""
     touch(connection, job_id)
-    connection.execute(
+    asked = connection.execute(
         update(jobs)
         .where(jobs.c.id == job_id, jobs.c.state.in_((State.QUEUED, State.RUNNING)), jobs.c.cancel_requested == false())
         .values(cancel_requested=True, cancelled_by=by)
+        .returning(jobs.c.webhook)
     )
+    if asked.scalar_one_or_none():
+        touch(connection, TOPIC)
 
 
 def _claim_of(connection: Connection, row: Row[Any], now: datetime) -> Claim:
@@ -251,6 +262,7 @@ def _claim_of(connection: Connection, row: Row[Any], now: datetime) -> Claim:
         failures=row.failures,
         turn=order.turn_of(row),
         series=row.series_id,
+        webhook=row.webhook is not None,
     )
 
 
@@ -263,41 +275,3 @@ def _fence(connection: Connection, claim: Claim, **values: Any) -> None:
     )
     if touched.rowcount != 1:
         raise LeaseLost(claim.job)
-
-
-def _free_slots(connection: Connection, places: Collection[Place]) -> dict[str, int]:
-    """One free slot of each device that has any, kept for us until this transaction ends."""
-    wanted = {place.device: place.slots for place in places}
-    free = _look_for_slots(connection, wanted)
-    missing = {device: count for device, count in wanted.items() if device not in free}
-    if missing and _make_slots(connection, missing):
-        free |= _look_for_slots(connection, missing)
-    return free
-
-
-def _look_for_slots(connection: Connection, wanted: Mapping[str, int]) -> dict[str, int]:
-    rows = connection.execute(
-        select(slots.c.device, slots.c.slot)
-        .where(slots.c.device.in_(wanted), slots.c.job_id.is_(None))
-        .order_by(slots.c.device, slots.c.slot.desc())
-        .with_for_update(skip_locked=True)
-    ).all()
-    # A device that was given fewer slots keeps its rows; they are not used any more.
-    return {row.device: row.slot for row in rows if row.slot < wanted[row.device]}
-
-
-def _make_slots(connection: Connection, wanted: Mapping[str, int]) -> bool:
-    asked = select(slots.c.device, slots.c.slot).where(slots.c.device.in_(wanted))
-    there = {(row.device, row.slot) for row in connection.execute(asked)}
-    all_of = {(device, number) for device, count in wanted.items() for number in range(count)}
-    rows = [{"device": device, "slot": number} for device, number in sorted(all_of - there)]
-    if rows:
-        connection.execute(upsert(connection, slots).values(rows).on_conflict_do_nothing())
-    return bool(rows)
-
-
-def _free(connection: Connection, job_id: str) -> None:
-    rows = connection.execute(
-        update(slots).where(slots.c.job_id == job_id).values(job_id=None, attempt=None).returning(slots.c.device)
-    )
-    touch(connection, *(slot_of(device) for device in rows.scalars()))

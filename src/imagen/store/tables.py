@@ -49,6 +49,7 @@ series = Table(
     Column("owner", Text, nullable=False, server_default=text("'local'")),
     Column("cancelled", Boolean, nullable=False, server_default=false()),
     Column("created_at", Instant, nullable=False),
+    Column("webhook", Text),
 )
 
 jobs = Table(
@@ -91,7 +92,7 @@ jobs = Table(
     Column("retry_of", Text),
     Column("superseded", Boolean, nullable=False, server_default=false()),  # a retry took over its cell
     Column("cancelled_by", Text),
-    Column("webhook", Text),
+    Column("webhook", Text),  # an address, or JSON: whom the trigger `jobs_ended` writes a delivery for
     CheckConstraint("state in ('queued', 'running', 'completed', 'failed', 'cancelled')", name="state"),
     CheckConstraint(
         "created_at is null or (created_at glob '[0-9][0-9][0-9][0-9]-*' and julianday(created_at) is not null)",
@@ -219,6 +220,7 @@ workers = Table(
     Column("models", Json, nullable=False),
     Column("started_at", Instant, nullable=False),
     Column("loaded", Json),  # what it drew last on each of its devices
+    Column("places", Json),  # by device: the models it draws there
 )
 
 slots = Table(
@@ -228,6 +230,10 @@ slots = Table(
     Column("slot", Integer, primary_key=True),
     Column("job_id", Text),
     Column("attempt", Integer),
+    Column("vram_mib", Integer),  # what that job holds of a card that is shared; empty: all of it
+    # The same in every slot of a device.
+    Column("paused", Json),  # why nothing is begun there, and who said so
+    Column("paused_until", Instant),  # when that ends by itself
 )
 
 idempotency = Table(
@@ -275,4 +281,36 @@ votes = Table(
     Column("created_at", Instant, nullable=False),
     UniqueConstraint("series_id", "voter", "pair", "round"),
     CheckConstraint("choice in ('left', 'right', 'tie', 'skip')", name="choice"),
+)
+
+# One row for each end that a webhook is told of. The trigger `jobs_ended` writes it, in the transaction of that end.
+deliveries = Table(
+    "deliveries",
+    metadata,
+    Column("id", Text, primary_key=True),  # that of the job; of a series, with the number of the ending behind it
+    Column("job_id", Text, ForeignKey(jobs.c.id, ondelete="CASCADE"), index=True),
+    Column("series_id", Text, ForeignKey(series.c.id, ondelete="CASCADE"), index=True),
+    Column("type", Text, nullable=False),
+    Column("at", Instant, nullable=False, server_default=now()),
+    Column("state", Text, nullable=False, server_default=text("'waiting'")),
+    Column("host", Text),  # whom it goes to; empty until somebody looked whether anybody wants it
+    Column("tries", Integer, nullable=False, server_default=text("0")),
+    Column("since", Instant, nullable=False, server_default=now()),  # when trying began
+    Column("due_at", Instant, nullable=False, server_default=now()),
+    Column("status", Integer),
+    Column("said", Text),
+    Column("ended_at", Instant),
+    CheckConstraint("state in ('waiting', 'delivered', 'failed')", name="state"),
+    Index("ix_deliveries_open", "state", "due_at", sqlite_where=text("state <> 'delivered'")),
+)
+
+is_open = deliveries.c.state != literal_column("'delivered'")
+
+# What this database signs with where the settings say nothing.
+secrets = Table(
+    "secrets",
+    metadata,
+    Column("name", Text, primary_key=True),
+    Column("value", Text, nullable=False),
+    Column("created_at", Instant, nullable=False),
 )

@@ -9,11 +9,14 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any, Literal
 
+from imagen.core.device import Device
 from imagen.core.errors import ImagenError
 from imagen.core.events import Cancelled, Completed, Event, Failed, Image, Preview, body_of
 from imagen.core.job import Job, Series, StoredImage
 from imagen.core.model import Model
 from imagen.core.request import Draft, Request
+from imagen.core.webhook import Delivery, Webhook
+from imagen.engine.compare_document import drawn_from
 
 PreviewForm = Literal["ref", "inline"]
 Reader = Literal["here", "http"]  # somebody at this machine, or somebody who knows no path of it
@@ -23,7 +26,7 @@ SERIES_SETTINGS = ("width", "height", "steps", "negative", "guidance", "options"
 
 MODEL_FIELDS = (
     *("name", "title", "backend", "licence", "source", "device", "enabled", "defaults", "limits", "options"),
-    *("ignores", "vram_mib", "notes"),
+    *("ignores", "vram_mib", "notes", "paid", "slots"),
 )
 
 # What a command is over HTTP, for somebody who cannot run it here.
@@ -53,6 +56,7 @@ def job_json(job: Job, *, reader: Reader = "here") -> dict[str, Any]:
         "series": job.series,
         "cell": job.cell,
         "retry_of": job.retry_of,
+        "webhook": _job_webhook(job),
         "created_at": moment(job.created_at),
         "started_at": moment(job.started_at),
         "finished_at": moment(job.finished_at),
@@ -158,7 +162,46 @@ def series_json(series: Series, *, reader: Reader = "here") -> dict[str, Any]:
             }
             for cell in series.cells
         ],
+        "webhook": webhook_json(series.webhook, series.delivery, ended=series.state != "running"),
         "created_at": moment(series.created_at),
+    }
+
+
+def webhook_json(webhook: Webhook | None, delivery: Delivery | None, *, ended: bool) -> dict[str, Any] | None:
+    """Who is told of the end, and whether that worked; of the address only whose it is, for the rest may be secret."""
+    if webhook is None:
+        return None
+    told = delivery or Delivery(id="", state="unwanted" if ended else "set")
+    return {
+        "origin": webhook.origin,
+        "state": told.state,
+        "tries": told.tries,
+        "status": told.status,
+        "said": told.said,
+        "next_at": moment(told.next_at),
+        "ended_at": moment(told.ended_at),
+    }
+
+
+def device_json(device: Device) -> dict[str, Any]:
+    """One device, as everybody may see it."""
+    paused = device.paused
+    return {
+        "name": device.name,
+        "slots": device.slots,
+        "taken": device.taken,
+        "vram_mib": device.vram_mib,
+        "vram_taken_mib": device.vram_taken_mib,
+        "paused": {
+            "reason": paused.reason,
+            "by": paused.by,
+            "since": moment(paused.since),
+            "until": moment(paused.until),
+        }
+        if paused
+        else None,
+        "models": list(device.models),
+        "workers": list(device.workers),
     }
 
 
@@ -172,12 +215,16 @@ def model_json(
 ) -> dict[str, Any]:
     """One model for whoever chooses; its keys and files are the owner's, and may hold a secret or a path."""
     shape = model.as_dict()
-    return {name: shape[name] for name in MODEL_FIELDS} | {
-        "default": default,
-        "available": available,
-        "error": error_json(error, reader=reader) if error else None,
-        "loaded": loaded,
-    }
+    return (
+        {name: shape[name] for name in MODEL_FIELDS}
+        | drawn_from(model)
+        | {
+            "default": default,
+            "available": available,
+            "error": error_json(error, reader=reader) if error else None,
+            "loaded": loaded,
+        }
+    )
 
 
 def moment(at: datetime | None) -> str | None:
@@ -185,6 +232,13 @@ def moment(at: datetime | None) -> str | None:
     if at is None:
         return None
     return at.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def _job_webhook(job: Job) -> dict[str, Any] | None:
+    # A cell carries the webhook of its series; unless that wants to hear of each, it is told of the series alone.
+    if job.webhook is None or (job.series is not None and job.delivery is None and not job.webhook.each):
+        return None
+    return webhook_json(job.webhook, job.delivery, ended=job.state.terminal)
 
 
 def _progress(job: Job) -> dict[str, Any] | None:

@@ -14,15 +14,18 @@ import click
 from imagen.core.errors import NotConfigured, RequestError
 from imagen.core.job import State
 from imagen.core.request import Draft
-from imagen.surfaces.cli import options
+from imagen.surfaces.cli import options, webhooks
 from imagen.surfaces.cli.follow import INTERRUPTED, cancelled_by_ctrl_c, run, tell_orphans
+from imagen.surfaces.cli.where import open_door
 
 if TYPE_CHECKING:
-    from imagen.app import App
     from imagen.core.job import Series
     from imagen.core.model import Model
     from imagen.core.request import Request
-    from imagen.engine.compare_run import Comparison
+    from imagen.core.webhook import Delivery, Webhook
+    from imagen.door import Door
+    from imagen.engine.compare_run import Comparison, Result
+    from imagen.models.catalog import Catalog
 
 
 @click.command()
@@ -38,6 +41,7 @@ if TYPE_CHECKING:
 @click.option("--output", "-o", metavar="DIR", help="The folder to write to; compare-<prompt> when left out.")
 @click.option("--html", is_flag=True, help="Also write one page with all pictures in it.")
 @click.option("--json", "json_output", is_flag=True, help="Print compare.json when done, and nothing else.")
+@webhooks.webhook_option
 @click.option("--resume", metavar="DIR|SERIES", help="Go on with a comparison: draw what is missing, redo nothing.")
 @click.option("--failed", is_flag=True, help="With --resume: draw the failed cells again too.")
 @click.option("--add-models", metavar="D,E", help="With --resume: add columns, with the same prompts and seeds.")
@@ -54,6 +58,7 @@ def compare(
     output: str | None,
     html: bool,
     json_output: bool,
+    webhook: str | None,
     resume: str | None,
     failed: bool,
     add_models: str | None,
@@ -63,7 +68,7 @@ def compare(
     A model that fails leaves the others alone. What was interrupted is finished with --resume.
     """
     typed: dict[str, object] = {"--models": models, "--seed": seed, "--seeds": seeds, "--size": size, "--steps": steps}
-    typed |= {"--negative": negative, "--guidance": guidance, "--set": settings or None}
+    typed |= {"--negative": negative, "--guidance": guidance, "--set": settings or None, "--webhook": webhook}
     if resume is not None:
         _check_resume(prompts, [name for name, value in typed.items() if value is not None])
         run(
@@ -80,11 +85,10 @@ def compare(
     if models is not None and not options.names(models):
         raise RequestError("--models names no model", hint="see `imagen models` for the names", param="models")
     width, height = options.size(size)
+    hook = webhooks.asked(webhook)
 
     async def compared() -> int:
-        from imagen.app import open as open_app
-
-        async with open_app() as app:
+        async with open_door() as app:
             await tell_orphans(app)
             chosen = options.names(models) or await app.usable_models()
             return await run_compare(
@@ -97,17 +101,18 @@ def compare(
                 steps=steps,
                 negative=negative,
                 guidance=guidance,
-                options=_options(app, settings, chosen),
+                options=_options(await app.models(), settings, chosen) if settings else None,
                 output=Path(output) if output else None,
                 html=html,
                 as_json=json_output,
+                webhook=hook,
             )
 
     run(compared())
 
 
 async def run_compare(
-    app: "App",
+    app: "Door",
     *,
     prompts: Sequence[str],
     models: Sequence[str],
@@ -121,6 +126,7 @@ async def run_compare(
     output: Path | None = None,
     html: bool = False,
     as_json: bool = False,
+    webhook: "Webhook | None" = None,
 ) -> int:
     """Compare, and say where the sheet is. No seed means one random seed that all models share."""
     from imagen.engine.compare import begin, plan
@@ -141,12 +147,12 @@ async def run_compare(
             "guidance": guidance,
             "options": options or None,
         },
-        resolve=_resolver(app),
+        resolve=_resolver(await app.models()),
     )
     if twice := [name for name in dict.fromkeys(models) if list(models).count(name) > 1]:
         click.echo(f"{', '.join(twice)} is there once, however often it is named", err=True)
     wanted = _absolute(output) if output else _default_folder(document.prompts)
-    comparison = await begin(document, wanted, app)
+    comparison = await begin(document, wanted, app, webhook=webhook)
     if comparison.folder.path != wanted:
         click.echo(f"{_short(wanted)} holds another comparison; writing to {_short(comparison.folder.path)}", err=True)
     return await _run(app, comparison, html=html, as_json=as_json)
@@ -155,7 +161,6 @@ async def run_compare(
 async def _resume(
     target: str, output: str | None, *, failed: bool, add_models: Sequence[str], html: bool, as_json: bool
 ) -> int:
-    from imagen.app import open as open_app
     from imagen.engine.compare import resume
 
     def folder_for(series: "Series") -> Path:
@@ -165,19 +170,17 @@ async def _resume(
             return _absolute(Path(output))
         return Path(lies) if isinstance(lies, str) and lies else _default_folder(series.prompts)
 
-    def describe(name: str) -> "Model | None":
-        return app.catalog.models.get(name)
-
     if output and Path(target).expanduser().exists():
         raise RequestError(
             "-o is for a series that has no folder yet", hint=f"without -o it goes on in {target}", param="output"
         )
-    async with open_app() as app:
+    async with open_door() as app:
+        catalog = await app.models()
         comparison = await resume(
             target,
             app,
-            resolve=_resolver(app),
-            describe=describe,
+            resolve=_resolver(catalog),
+            describe=catalog.models.get,
             folder_for=folder_for,
             retry_failed=failed,
             add_models=add_models,
@@ -185,15 +188,21 @@ async def _resume(
         return await _run(app, comparison, html=html, as_json=as_json)
 
 
-async def _run(app: "App", comparison: "Comparison", *, html: bool, as_json: bool) -> int:
+async def _delivery(app: "Door", result: "Result") -> "Delivery | None":
+    series = result.document.series
+    return (await app.series(series)).delivery if series else None
+
+
+async def _run(app: "Door", comparison: "Comparison", *, html: bool, as_json: bool) -> int:
     from imagen.surfaces.cli.compare_board import Board
 
     folder = comparison.folder.path
     board = Board(sys.stderr, comparison.document)
     board.line(f"{_described(comparison)} → {_short(folder)}")
     try:
-        async with cancelled_by_ctrl_c(comparison.cancel, board):
+        async with cancelled_by_ctrl_c(comparison.cancel, board), webhooks.telling(app, comparison.webhook):
             result = await comparison.run(board.tell, html=html)
+            await webhooks.say(comparison.webhook, lambda: _delivery(app, result))
     finally:
         board.close()
     if as_json:
@@ -254,9 +263,8 @@ def _seeds(one: str | None, several: str | None) -> list[int]:
     return seeds
 
 
-def _options(app: "App", pairs: Sequence[str], models: Sequence[str]) -> dict[str, Any]:
+def _options(catalog: "Catalog", pairs: Sequence[str], models: Sequence[str]) -> dict[str, Any]:
     """--set, read as the first model that has such an option reads it."""
-    catalog = app.catalog
     told: dict[str, Any] = {}
     for pair in pairs:
         key = pair.partition("=")[0]
@@ -265,9 +273,9 @@ def _options(app: "App", pairs: Sequence[str], models: Sequence[str]) -> dict[st
     return told
 
 
-def _resolver(app: "App") -> Any:
+def _resolver(catalog: "Catalog") -> Any:
     def resolve(draft: Draft) -> "tuple[Request, Model]":
-        resolved = app.catalog.resolve(draft, lambda: secrets.randbits(32))
+        resolved = catalog.resolve(draft, lambda: secrets.randbits(32))
         return resolved.request, resolved.model
 
     return resolve

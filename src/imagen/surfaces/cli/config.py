@@ -107,13 +107,14 @@ def init(write: bool) -> None:
 
 def _effective(settings: "Settings", backends: set[str]) -> Iterator[tuple[str, Any, str]]:
     """(name, value, where from), mappings one level deeper because each of their keys has its own origin."""
-    from imagen.config import GROUPS, KEYS, PREFIX, masked
+    from imagen.config import PREFIX, masked
+    from imagen.config.keys import GROUPS, KEYS
 
     for name in KEYS:
         value, origin = getattr(settings, name), settings.provenance[name]
         if name in GROUPS:
             for key in GROUPS[name]:
-                yield f"{name}.{key}", masked("", getattr(value, key)), settings.provenance[f"{name}.{key}"]
+                yield f"{name}.{key}", masked(key, getattr(value, key)), settings.provenance[f"{name}.{key}"]
         elif name == "backends":
             for backend in sorted({*value, *backends}):
                 for key, item in settings.backend(backend).items():
@@ -121,9 +122,9 @@ def _effective(settings: "Settings", backends: set[str]) -> Iterator[tuple[str, 
                     where = settings.document.where("backends", backend, key)
                     told = f"environment {variable}" if variable in settings.environ else where
                     yield f"backends.{backend}.{key}", masked(key, item), told
-        elif name == "models":
-            for model, keys in value.items():
-                yield f"models.{model}", masked("", keys), settings.document.where("models", model)
+        elif name in ("models", "devices"):
+            for key in value:
+                yield f"{name}.{key}", masked("", settings.document.data[name][key]), settings.document.where(name, key)
         else:
             yield name, masked(name, value), origin
     home = "environment IMAGEN_HOME" if settings.environ.get("IMAGEN_HOME") else "default"

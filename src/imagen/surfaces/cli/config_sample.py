@@ -7,7 +7,7 @@ from dataclasses import asdict
 from textwrap import wrap
 from typing import Any
 
-from imagen.config import GROUPS, KEYS
+from imagen.config.keys import DEVICE, GROUPS, KEYS
 from imagen.core.model import Model, Option
 from imagen.core.request import PreviewPolicy
 from imagen.core.template import Template
@@ -53,6 +53,10 @@ def sample(catalog: Catalog) -> str:
                 told = {key: value for key, value in asdict(PreviewPolicy()).items() if value is not None}
                 lines += _prose("Instead of leaving the number of previews open: count: 6, or stride: 5.")
                 lines.append(f"# {name}: {_yaml(told)}")
+            case "devices":
+                for key, (_, _, meaning) in DEVICE.items():
+                    lines += _prose(f"  {key}: {meaning}")
+                lines.append(f"# {name}: {{}}")
             case "backends":
                 lines.append("# backends:")
                 for backend in sorted({model.backend for model in catalog.models.values()}):

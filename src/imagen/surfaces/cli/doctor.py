@@ -2,7 +2,7 @@
 
 import asyncio
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -11,6 +11,7 @@ import click
 from imagen.core.errors import ImagenError
 from imagen.surfaces.cli.models import check_json
 from imagen.surfaces.cli.output import one_line, print_json
+from imagen.surfaces.cli.where import address, open_away, server
 
 if TYPE_CHECKING:
     from imagen.app import App
@@ -50,10 +51,11 @@ def doctor(
     from imagen.surfaces.cli.doctor_clients import check_clients, only_with_clients
 
     if clients is not None or names:
-        fine = check_clients(clients or "", key=key, model=asked or model, names=names, json_output=json_output)
+        url, known = address() if server() and not clients else (clients or "", None)
+        fine = check_clients(url, key=key or known, model=asked or model, names=names, json_output=json_output)
         sys.exit(0 if fine else NOT_READY)
     only_with_clients(key=key, model=asked)
-    findings = asyncio.run(_diagnosed(model))
+    findings = asyncio.run(_diagnosed_away(model) if server() else _diagnosed(model))
     ok = all(finding.ok for finding in findings)
     if json_output:
         checks = [{**check_json(finding.check), "needed": finding.needed} for finding in findings]
@@ -84,6 +86,46 @@ async def _diagnosed(model: str | None) -> list["Finding"]:
         await app.aclose()
 
 
+async def _diagnosed_away(name: str | None) -> list["Finding"]:
+    """What can be seen of a server from here: that it answers, takes our key, accepts jobs, and what is ready there."""
+    from imagen.app import VERSION
+    from imagen.core.errors import Check
+    from imagen.engine.doctor import Finding
+
+    async with open_away() as away:
+        checks: list[Check] = []
+
+        async def look(what: str, asked: Awaitable[str]) -> None:
+            try:
+                checks.append(Check.passed(what, await asked))
+            except ImagenError as error:
+                checks.append(Check.failed(what, error))
+
+        async def version() -> str:
+            about = await away.about()
+            other = "" if about["version"] == VERSION else f"; imagen here is {VERSION}"
+            who = f"as {about['key']['name']}{', an admin' if about['key']['admin'] else ''}"
+            return f"{away.url} is imagen {about['version']}{other}; we ask {who}"
+
+        async def ready() -> str:
+            await away.ready()
+            return "accepted"
+
+        await look("server", version())
+        if not checks[0].ok:
+            return [Finding(check=checks[0])]
+        await look("jobs", ready())
+        told = await away.model_states()
+        wanted = away.catalog_of(told).get(name).name if name is not None else None
+        return [Finding(check=check) for check in checks] + [
+            Finding(
+                check=Check(name=f"{one.model.name}: ready", error=one.error), needed=one.default or wanted is not None
+            )
+            for one in told
+            if (one.model.enabled if wanted is None else one.model.name == wanted)
+        ]
+
+
 def _usable(settings: "Settings") -> "Settings":
     """What is left of broken settings: the app refuses them, a doctor looks at the rest."""
     return replace(settings, problems=())
@@ -100,6 +142,9 @@ def _looks(app: "App", refused: ImagenError | None) -> Mapping[str, "Look"]:
         await app.start()
         return str(masked("", await app.check_store()))
 
+    async def pictures() -> str:
+        return await app.check_images()
+
     async def waiting() -> str:
         left = [] if refused else await app.orphans()
         if not left:
@@ -111,7 +156,14 @@ def _looks(app: "App", refused: ImagenError | None) -> Mapping[str, "Look"]:
         check_daemons(alive, version=VERSION, changed_at=package_changed_at())
         return f"{len(alive)} alive"
 
-    return {"database": database, "waiting jobs": waiting, "workers": workers}
+    async def devices() -> str:
+        asleep = [] if refused else [device for device in await app.devices.all() if device.paused]
+        told = "; ".join(f"{device.name} is {device.paused}" for device in asleep)
+        return f"{told}; jobs wait until `imagen worker resume`" if told else "none paused"
+
+    # A folder is looked at with the other folders; a bucket can only be tried.
+    bucket = {} if refused or app.settings.storage == "local" else {"image store": pictures}
+    return {"database": database, **bucket, "waiting jobs": waiting, "workers": workers, "devices": devices}
 
 
 def _once(findings: Sequence["Finding"]) -> Iterator["Finding"]:

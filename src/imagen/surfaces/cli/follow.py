@@ -17,7 +17,7 @@ from imagen.core.job import Job, State
 from imagen.surfaces.wire import PreviewForm, event_json
 
 if TYPE_CHECKING:
-    from imagen.app import App
+    from imagen.door import Door
 
 SOON_S = 0.3  # what is taken up within this time waited for nothing
 LOOK_S = 1.0  # how often a waiting command asks who is in its way
@@ -81,7 +81,7 @@ def face(*, json_output: bool, preview: PreviewForm, pictures: bool) -> Face:
     return LiveView(sys.stderr, previews=pictures)
 
 
-async def to_the_end(app: "App", job_id: str, shown: Face, *, previews: bool) -> Ended:
+async def to_the_end(app: "Door", job_id: str, shown: Face, *, previews: bool) -> Ended:
     """Show everything that happens to a job until it ended."""
     queued = asyncio.Event()
     asking = asyncio.create_task(_say_what_it_waits_for(app, job_id, queued, shown))
@@ -145,7 +145,7 @@ def run(main: Coroutine[Any, Any, int]) -> NoReturn:
         sys.exit(TERMINATED)
 
 
-async def tell_orphans(app: "App") -> None:
+async def tell_orphans(app: "Door") -> None:
     """One line about jobs that an earlier run left behind, and how to run them."""
     left = await app.orphans()
     if len(left) == 1:
@@ -179,7 +179,7 @@ def _say_kept(end: events.Failed | events.Cancelled, job: Job) -> None:
         click.echo(f"{len(end.images)} of {job.request.n or 1} pictures were finished before and are kept", err=True)
 
 
-async def _say_what_it_waits_for(app: "App", job_id: str, queued: asyncio.Event, shown: Face) -> None:
+async def _say_what_it_waits_for(app: "Door", job_id: str, queued: asyncio.Event, shown: Face) -> None:
     said = None
     while True:
         await queued.wait()

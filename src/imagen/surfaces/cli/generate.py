@@ -12,7 +12,7 @@ import click
 from imagen.core.errors import RequestError
 from imagen.core.job import Job, StoredImage
 from imagen.core.request import Draft, PreviewPolicy, Request
-from imagen.surfaces.cli import options
+from imagen.surfaces.cli import options, webhooks
 from imagen.surfaces.cli.destination import Destination, destination, other_format, place
 from imagen.surfaces.cli.follow import (
     Ended,
@@ -24,10 +24,12 @@ from imagen.surfaces.cli.follow import (
     tell_orphans,
     to_the_end,
 )
+from imagen.surfaces.cli.where import open_door
 from imagen.surfaces.wire import PreviewForm
 
 if TYPE_CHECKING:
-    from imagen.app import App
+    from imagen.core.webhook import Delivery
+    from imagen.door import Door
 
 MAX_STDIN_BYTES = 2**20  # far beyond what any model reads; the catalog names the limit in force
 
@@ -63,6 +65,7 @@ class Wish:
 @options.preview_options
 @click.option("--preview-stride", type=int, metavar="N", help="A preview every N steps.")
 @click.option("--json", "json_output", is_flag=True, help="Print the job's events as JSON lines, the end last.")
+@webhooks.webhook_option
 @click.option("--series", is_flag=True, help="Compare several models: the same as `imagen compare`.")
 @click.option("--models", metavar="A,B,C", help="The models to compare, with --series.")
 @click.pass_context
@@ -83,6 +86,7 @@ def generate(
     no_preview: bool,
     preview_stride: int | None,
     json_output: bool,
+    webhook: str | None,
     series: bool,
     models: str | None,
 ) -> None:
@@ -104,6 +108,7 @@ def generate(
             settings=settings,
             output=output,
             json_output=json_output,
+            webhook=webhook,
         )
         return
     if models is not None:
@@ -130,29 +135,34 @@ def generate(
         seed=seed,
         guidance=guidance,
         n=n,
+        webhook=webhooks.asked(webhook),
     )
     run(_generate(draft, wish))
 
 
 async def _generate(draft: Draft, wish: Wish) -> int:
-    from imagen.app import open as open_app
-
-    async with open_app() as app:
+    async with open_door() as app:
         # Somebody who watches on a terminal asks for previews; a pipe asks for none.
         pictures = wish.policy is None or not wish.policy.off
         shown = face(json_output=wish.json_output, preview=wish.preview, pictures=pictures)
         policy = wish.policy or (PreviewPolicy() if shown.shows_pictures else None)
-        chosen = options.settings(wish.settings, app.catalog, draft.model)
+        chosen = options.settings(wish.settings, await app.models(), draft.model) if wish.settings else {}
         job = await app.submit(replace(draft, options=chosen, preview=policy))
         await tell_orphans(app)
         watched = shown.shows_pictures or (wish.json_output and policy is not None and not policy.off)
-        end = await _drawn(app, job, shown, previews=watched)
-        code = say_end(end, job)
-        await hand_over(app, job, end, wish.output, quiet=wish.json_output)
+        async with webhooks.telling(app, draft.webhook):
+            end = await _drawn(app, job, shown, previews=watched)
+            code = say_end(end, job)
+            await hand_over(app, job, end, wish.output, quiet=wish.json_output)
+            await webhooks.say(draft.webhook, lambda: _delivery(app, job))
         return code
 
 
-async def _drawn(app: "App", job: Job, shown: Face, *, previews: bool) -> Ended:
+async def _delivery(app: "Door", job: Job) -> "Delivery | None":
+    return (await app.job(job.id)).delivery
+
+
+async def _drawn(app: "Door", job: Job, shown: Face, *, previews: bool) -> Ended:
     async with app.working([job.id]), cancelled_by_ctrl_c(lambda: app.cancel(job.id), shown):
         try:
             return await to_the_end(app, job.id, shown, previews=previews)
@@ -162,7 +172,7 @@ async def _drawn(app: "App", job: Job, shown: Face, *, previews: bool) -> Ended:
             raise
 
 
-async def hand_over(app: "App", job: Job, end: Ended, output: Destination | None, *, quiet: bool) -> None:
+async def hand_over(app: "Door", job: Job, end: Ended, output: Destination | None, *, quiet: bool) -> None:
     """Copy the finished pictures to where they were wanted, and print where each one is."""
     for image in end.images:
         place_of = await _where(app, image)
@@ -176,13 +186,14 @@ async def hand_over(app: "App", job: Job, end: Ended, output: Destination | None
             click.echo(f"copied to {place_of}", err=True)
 
 
-async def _copy(app: "App", request: Request, image: StoredImage, output: Destination, stored: str) -> str:
-    from imagen.engine.compare_document import slug
+async def _copy(app: "Door", request: Request, image: StoredImage, output: Destination, stored: str) -> str:
+    from imagen.engine.compare_document import slug, suffix_of
 
-    suffix = Path(stored).suffix or ".png"
+    data = await app.image_bytes(image)
+    suffix = Path(stored).suffix or suffix_of(data)
     copy = place(
         output,
-        await app.image_bytes(image),
+        data,
         name=f"{slug(request.prompt)}_{request.model}_{image.seed}",
         number=image.index + 1 if request.n > 1 and output.stem is not None else None,
         suffix=suffix if other_format(output, suffix) else output.suffix or suffix,
@@ -195,7 +206,7 @@ async def _copy(app: "App", request: Request, image: StoredImage, output: Destin
     return str(copy)
 
 
-async def _where(app: "App", image: StoredImage) -> str:
+async def _where(app: "Door", image: StoredImage) -> str:
     path = await app.image_path(image)
     return str(path) if path is not None else image.url
 

@@ -8,15 +8,16 @@ import click
 from imagen.core.errors import ImagenError, RequestError
 from imagen.core.job import Job, State
 from imagen.core.request import Request
-from imagen.surfaces.cli import options
+from imagen.surfaces.cli import options, webhooks
 from imagen.surfaces.cli.destination import Destination, destination
 from imagen.surfaces.cli.follow import face, run, say_end, tell_orphans, to_the_end
 from imagen.surfaces.cli.generate import hand_over
 from imagen.surfaces.cli.output import age, one_line, print_json, print_table
+from imagen.surfaces.cli.where import open_door
 from imagen.surfaces.wire import PreviewForm, job_json
 
 if TYPE_CHECKING:
-    from imagen.app import App
+    from imagen.door import Door
 
 SHORT = 8  # the last characters of an id, enough to name a job
 
@@ -35,9 +36,7 @@ def list_(state: str | None, model: str | None, limit: int, json_output: bool) -
     """The newest jobs."""
 
     async def listed() -> int:
-        from imagen.app import open as open_app
-
-        async with open_app() as app:
+        async with open_door() as app:
             found = await app.jobs(state=state, model=model, limit=limit)
             if json_output:
                 print_json({"jobs": [job_json(job) for job in found]})
@@ -59,9 +58,7 @@ def show(job_id: str, json_output: bool) -> None:
     """Everything about one job. ID may be the beginning or the end of an id."""
 
     async def shown() -> int:
-        from imagen.app import open as open_app
-
-        async with open_app() as app:
+        async with open_door() as app:
             job = await app.job(job_id)
             if json_output:
                 print_json(job_json(job))
@@ -85,9 +82,7 @@ def watch(job_id: str, output: str | None, preview: str | None, no_preview: bool
     copy_to = destination(output) if output is not None else None
 
     async def watched() -> int:
-        from imagen.app import open as open_app
-
-        async with open_app() as app:
+        async with open_door() as app:
             job = await app.job(job_id)
             if copy_to is not None and not isinstance(job.request, Request):
                 raise RequestError(
@@ -112,9 +107,7 @@ def cancel(job_ids: tuple[str, ...], json_output: bool) -> None:
     """Cancel jobs that have not ended. A job that ended stays as it is."""
 
     async def cancelled() -> int:
-        from imagen.app import open as open_app
-
-        async with open_app() as app:
+        async with open_door() as app:
             before = [await app.job(job_id) for job_id in job_ids]
             after = [await app.cancel(job.id) for job in before]
             # What a dead worker left running has nobody to cancel it; burying the worker does.
@@ -138,9 +131,7 @@ def retry(job_id: str, and_watch: bool, json_output: bool) -> None:
     """Ask again for exactly what a job asked for, in a new job."""
 
     async def retried() -> int:
-        from imagen.app import open as open_app
-
-        async with open_app() as app:
+        async with open_door() as app:
             job = await app.retry(job_id)
             if and_watch:
                 return await _watch(app, job, "ref", not json_output, json_output=json_output)
@@ -154,8 +145,31 @@ def retry(job_id: str, and_watch: bool, json_output: bool) -> None:
     run(retried())
 
 
+@jobs.command()
+@click.argument("job_ids", metavar="ID...", nargs=-1)
+@click.option("--failed", is_flag=True, help="All that were given up, of jobs and of series, in this database.")
+@click.option("--json", "json_output", is_flag=True, help="Print one JSON document.")
+def resend(job_ids: tuple[str, ...], failed: bool, json_output: bool) -> None:
+    """Send the webhooks of jobs that ended once more, with the ids they had."""
+    if failed == bool(job_ids):
+        raise RequestError("there is nothing to send", hint="name jobs, or give --failed, one of both", param="ID")
+
+    async def resent() -> int:
+        from imagen.surfaces.cli.where import open_door
+
+        async with open_door() as app:
+            ids = await webhooks.all_again(app) if failed else [(await app.tell_again(name)).id for name in job_ids]
+            if json_output:
+                print_json({"resent": ids})
+            else:
+                click.echo("\n".join(ids) if ids else "nothing was given up", err=not ids)
+            return 0
+
+    run(resent())
+
+
 async def _watch(
-    app: "App", job: Job, preview: PreviewForm, pictures: bool, *, json_output: bool, output: Destination | None = None
+    app: "Door", job: Job, preview: PreviewForm, pictures: bool, *, json_output: bool, output: Destination | None = None
 ) -> int:
     shown = face(json_output=json_output, preview=preview, pictures=pictures)
     async with app.working([job.id]):
@@ -165,7 +179,7 @@ async def _watch(
     return code
 
 
-async def _facts(app: "App", job: Job) -> list[tuple[str, Any]]:
+async def _facts(app: "Door", job: Job) -> list[tuple[str, Any]]:
     request = job.request
     told: list[tuple[str, Any]] = [
         ("job", job.id),
@@ -189,6 +203,7 @@ async def _facts(app: "App", job: Job) -> list[tuple[str, Any]]:
     for image in job.images:
         path = await app.image_path(image) if image.state == "stored" else None
         told.append((f"image {image.index + 1}", image.state if image.state != "stored" else path or image.url))
+    told += webhooks.facts(job.webhook, job.delivery, ended=job.state.terminal)
     if isinstance(job.error, ImagenError):
         told += [("error", one_line(job.error.message)), ("hint", job.error.hint), ("detail", job.error.detail)]
     return [(name, value) for name, value in told if value not in (None, "")]

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 import click
 
+from imagen.core.errors import RequestError
 from imagen.surfaces.cli.output import age, print_json, print_table
 
 if TYPE_CHECKING:
@@ -86,6 +87,29 @@ def remove(name: str, json_output: bool) -> None:
             "and one that others can reach answers nobody until there is a key again",
             err=True,
         )
+
+
+@keys.command("webhook-secret")
+@click.argument("name", required=False)
+@JSON
+def webhook_secret(name: str | None, json_output: bool) -> None:
+    """Print the secret that signs the webhooks of a key, for whoever receives them.
+
+    Without NAME it is that of jobs which needed no key.
+    """
+
+    async def secret(app: "App") -> str:
+        from imagen.store.keys import LOCAL
+
+        if name is not None and name not in {LOCAL, *(key.name for key in await app.keys())}:
+            raise RequestError(f"there is no key named {name!r}", hint="see `imagen keys list`", param="name")
+        return (await app.outbox.secrets(name or LOCAL))[0]
+
+    found = _ask(secret)
+    if json_output:
+        print_json({"name": name or "local", "secret": found})
+    else:
+        click.echo(found)
 
 
 async def _added(app: "App", name: str, admin: bool) -> tuple[bool, str]:

@@ -30,7 +30,11 @@ COMMANDS = {
     "ratings": ("ratings", "ratings", "Say how good each model is by the votes, and how sure that is."),
     "reproduce": ("reproduce", "reproduce", "Draw FILE again, a PNG or the JSON beside it, and compare the pixels."),
     "serve": ("serve", "serve", "Serve the HTTP API, and draw what is submitted to it."),
-    "worker": ("worker", "worker", "Draw the jobs that others submit, until it is stopped."),
+    "worker": (
+        "worker",
+        "worker",
+        "Draw the jobs that others submit, until it is stopped; or list, pause and resume devices.",
+    ),
     "mcp": ("mcp", "mcp", "Speak the Model Context Protocol, for agents, on standard input and output."),
     "skill": ("skill", "skill", "Put the skill that teaches agents these commands where they look."),
     "keys": ("keys", "keys", "Make, list or remove the keys with which others may use this server."),
@@ -43,6 +47,13 @@ COMMANDS = {
 
 class Commands(click.Group):
     """A group that imports a command only to run it or to show its own help."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        if any(word.startswith("--server") for word in args):
+            from imagen.surfaces.cli.where import in_front
+
+            args = in_front(args)
+        return super().parse_args(ctx, args)
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(COMMANDS)
@@ -68,14 +79,24 @@ class Commands(click.Group):
 
 @click.group(cls=Commands, invoke_without_command=True, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(package_name="imagen-platform", message="imagen %(version)s")
+@click.option(
+    "--server",
+    metavar="URL|NAME",
+    envvar="IMAGEN_SERVER",
+    help="Do it at another imagen server: its address, or its name in config.yaml.",
+)
 @click.pass_context
-def cli(ctx: click.Context) -> None:
+def cli(ctx: click.Context, server: str | None) -> None:
     """One door to every image model: draw, watch the picture form, compare.
 
     Begin with: imagen generate "a red fox"
     """
     if ctx.invoked_subcommand is None:
         click.echo(ctx.get_help())
+    elif server:
+        from imagen.surfaces.cli.where import check_where
+
+        check_where(ctx, ctx.invoked_subcommand)
 
 
 def main() -> NoReturn:

@@ -4,9 +4,12 @@ import asyncio
 import os
 import signal
 import sys
+from contextlib import AsyncExitStack
 from pathlib import Path
 
 import click
+
+from imagen.surfaces.cli.where import open_away, server
 
 TERMINATED = 143  # what shells expect of a program ended by SIGTERM
 INTERRUPTED = 130
@@ -36,8 +39,9 @@ def mcp(folders: tuple[str, ...]) -> None:
 
 async def _serve(named: tuple[str, ...]) -> None:
     from imagen.app import open as open_app
+    from imagen.config import load_settings
     from imagen.surfaces.mcp.saving import folders_of
-    from imagen.surfaces.mcp.stdio import agent, converse
+    from imagen.surfaces.mcp.stdio import agent, agent_away, converse
 
     folders = folders_of(named, Path.cwd())  # before anything is opened: one that cannot be is refused
     told: list[int] = []
@@ -49,8 +53,13 @@ async def _serve(named: tuple[str, ...]) -> None:
 
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         asyncio.get_running_loop().add_signal_handler(number, leave, number)
-    async with open_app() as app, agent(app, folders) as server:
-        talking = asyncio.create_task(converse(server))
+    async with AsyncExitStack() as stack:
+        if server() is None:
+            app = await stack.enter_async_context(open_app())
+            tools = await stack.enter_async_context(agent(app, folders))
+        else:
+            tools = await agent_away(await stack.enter_async_context(open_away()), folders, load_settings().limits)
+        talking = asyncio.create_task(converse(tools))
         stopping = asyncio.create_task(asked.wait())
         await asyncio.wait({talking, stopping}, return_when=asyncio.FIRST_COMPLETED)
         stopping.cancel()

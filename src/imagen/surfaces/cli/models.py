@@ -11,11 +11,13 @@ import click
 
 from imagen.core.errors import ImagenError
 from imagen.surfaces.cli.output import byte_size, print_json, print_table
+from imagen.surfaces.cli.where import check_where, open_away, server
 
 if TYPE_CHECKING:
     from imagen.config import Settings
     from imagen.core.errors import Check
     from imagen.core.model import Model, ModelFile, Option
+    from imagen.engine.states import ModelState
     from imagen.models.catalog import Catalog
 
 INDENT = 10
@@ -56,6 +58,8 @@ class Models(click.Group):
 @click.pass_context
 def models(ctx: click.Context, json_output: bool) -> None:
     """List, show, check, add, fetch or remove models."""
+    if ctx.invoked_subcommand in MORE:
+        check_where(ctx, f"models {ctx.invoked_subcommand}")
     if ctx.invoked_subcommand is None:
         ctx.invoke(list_, json_output=json_output)
     elif json_output:
@@ -66,11 +70,7 @@ def models(ctx: click.Context, json_output: bool) -> None:
 @click.option("--json", "json_output", is_flag=True, help="Print one JSON document.")
 def list_(json_output: bool = False) -> None:
     """Every model, the default one marked with a star."""
-    from imagen.config import folders_of
-    from imagen.models.cache import cached
-
-    file = folders_of(None, os.environ)["cache_folder"] / "models.json"
-    told = cached(file, os.environ, _sources, _listing)
+    told = _listed()
     for problem in told["problems"]:
         say_problem(ImagenError.from_dict(problem))
     for notice in told["notices"]:
@@ -88,7 +88,7 @@ def list_(json_output: bool = False) -> None:
 @click.option("--json", "json_output", is_flag=True, help="Print one JSON document.")
 def show(name: str, json_output: bool) -> None:
     """Everything about one model: its defaults, limits and options."""
-    catalog, _ = read_catalog()
+    catalog = _catalog_away() if server() else read_catalog()[0]
     # One that is switched off can be looked at, only not asked for.
     model = catalog.models.get(name) or catalog.get(name)
     if json_output:
@@ -114,22 +114,7 @@ def check(name: str | None, json_output: bool) -> None:
 
     Exit code 3 means that NAME would fail.
     """
-    import asyncio
-
-    catalog, settings = read_catalog()
-    wanted = [catalog.get(name)] if name else [model for model in catalog.models.values() if model.enabled]
-
-    async def asked() -> list[Any]:
-        from imagen.app import App
-        from imagen.engine.doctor import check_models
-
-        app = App(settings)
-        try:
-            return await check_models(wanted, app.backend_for)
-        finally:
-            await app.aclose()
-
-    told = list(zip(wanted, asyncio.run(asked()), strict=True))
+    told = _checked_away(name) if server() else _checked(name)
     if json_output:
         print_json({"models": [_verdict(model, checks) for model, checks in told]})
     elif name:
@@ -139,6 +124,38 @@ def check(name: str | None, json_output: bool) -> None:
         _tell_all(told)
     if name and not all(check.ok for _, checks in told for check in checks):
         sys.exit(3)
+
+
+def _checked(name: str | None) -> "list[tuple[Model, list[Check]]]":
+    import asyncio
+
+    catalog, settings = read_catalog()
+    wanted = [catalog.get(name)] if name else [model for model in catalog.models.values() if model.enabled]
+
+    async def asked() -> "list[list[Check]]":
+        from imagen.app import App
+        from imagen.engine.doctor import check_models
+
+        app = App(settings)
+        try:
+            return await check_models(wanted, app.backend_for)
+        finally:
+            await app.aclose()
+
+    return list(zip(wanted, asyncio.run(asked()), strict=True))
+
+
+def _checked_away(name: str | None) -> "list[tuple[Model, list[Check]]]":
+    """A server says of each model whether it is ready, and the first thing that is not."""
+    from imagen.core.errors import Check
+
+    catalog, told = _asked_away()
+    wanted = {catalog.get(name).name} if name else {model.name for model in catalog.models.values() if model.enabled}
+    return [
+        (one.model, [Check(name=f"{one.model.name}: ready", error=one.error)])
+        for one in told
+        if one.model.name in wanted
+    ]
 
 
 def _told_one(checks: "Sequence[Check]") -> Iterator[str]:
@@ -189,6 +206,32 @@ def say_problem(problem: ImagenError) -> None:
     click.echo(f"warning: {problem.message}\n  hint: {problem.hint}", err=True)
 
 
+def _listed() -> dict[str, Any]:
+    if server():
+        return _listing(_catalog_away())
+    from imagen.config import folders_of
+    from imagen.models.cache import cached
+
+    file = folders_of(None, os.environ)["cache_folder"] / "models.json"
+    told: dict[str, Any] = cached(file, os.environ, _sources, _listing_here)
+    return told
+
+
+def _catalog_away() -> "Catalog":
+    return _asked_away()[0]
+
+
+def _asked_away() -> "tuple[Catalog, list[ModelState]]":
+    import asyncio
+
+    async def asked() -> "tuple[Catalog, list[ModelState]]":
+        async with open_away() as away:
+            told = await away.model_states()
+            return away.catalog_of(told), told
+
+    return asyncio.run(asked())
+
+
 def _sources() -> list[Path]:
     from imagen.config import load_settings
     from imagen.engine.wiring import model_files
@@ -196,11 +239,14 @@ def _sources() -> list[Path]:
     return list(model_files(load_settings()))
 
 
-def _listing() -> dict[str, Any]:
+def _listing_here() -> dict[str, Any]:
     from imagen.config import load_settings
     from imagen.engine.wiring import catalog_of
 
-    catalog = catalog_of(load_settings())
+    return _listing(catalog_of(load_settings()))
+
+
+def _listing(catalog: "Catalog") -> dict[str, Any]:
     return {
         "models": [_shape(model, catalog) for model in catalog.models.values()],
         "default": catalog.default,

@@ -7,6 +7,7 @@ import click
 from imagen.surfaces.cli import options
 from imagen.surfaces.cli.follow import run
 from imagen.surfaces.cli.output import print_json, print_table
+from imagen.surfaces.cli.where import open_door
 from imagen.surfaces.wire_votes import ratings_csv, ratings_json
 
 if TYPE_CHECKING:
@@ -32,9 +33,7 @@ def ratings(
         raise click.UsageError("--csv and --json cannot be used together")
 
     async def rated() -> int:
-        from imagen.app import open as open_app
-
-        async with open_app() as app:
+        async with open_door() as app:
             names = None if models is None else options.names(models)
             found = await app.ratings(series_id=series_id, models=names, q=q, voter=voter)
             if json_output:

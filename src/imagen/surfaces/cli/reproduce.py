@@ -10,11 +10,11 @@ import click
 
 from imagen.core.errors import MissingFile
 from imagen.core.events import Completed
-from imagen.core.request import Request
 from imagen.surfaces.cli.destination import Destination, destination
 from imagen.surfaces.cli.follow import cancelled_by_ctrl_c, face, run, say_end, tell_orphans, to_the_end
 from imagen.surfaces.cli.generate import hand_over
 from imagen.surfaces.cli.output import print_json
+from imagen.surfaces.cli.where import open_door
 
 PICTURES = (".png", ".jpg", ".jpeg", ".webp")
 
@@ -32,18 +32,15 @@ def reproduce(file: Path, output: str | None, json_output: bool) -> None:
 
 
 async def _reproduce(file: Path, output: Destination | None, json_output: bool) -> int:
-    from imagen.app import VERSION
-    from imagen.app import open as open_app
     from imagen.engine import reproduce as engine
     from imagen.engine.sidecar import read_recipe
 
     recipe = await asyncio.to_thread(read_recipe, file)
     draft = engine.draft_of(recipe)
     then, expected = await asyncio.to_thread(_recorded, file, recipe)
-    async with open_app() as app:
+    async with open_door() as app:
         job = await app.submit(draft)
         await tell_orphans(app)
-        model = app.catalog.get(draft.model)
         shown = face(json_output=False, preview="ref", pictures=sys.stderr.isatty())
         async with app.working([job.id]), cancelled_by_ctrl_c(lambda: app.cancel(job.id), shown):
             end = await to_the_end(app, job.id, shown, previews=shown.shows_pictures)
@@ -52,8 +49,7 @@ async def _reproduce(file: Path, output: Destination | None, json_output: bool) 
         image = end.images[0]
         now = await app.image_bytes(image)
         pixels = await asyncio.to_thread(engine.pixel_differences, then, now, image, expected)
-        assert isinstance(job.request, Request)
-        others = engine.differences(recipe, job.request, engine.drawn_with(model, now), VERSION)
+        others = engine.differences(recipe, await app.sidecar(image.id))
         if json_output:
             print_json(
                 {

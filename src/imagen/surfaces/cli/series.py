@@ -3,11 +3,12 @@
 import click
 
 from imagen.core.job import Cell, Series
-from imagen.surfaces.cli import options
+from imagen.surfaces.cli import options, webhooks
 from imagen.surfaces.cli.destination import destination, place
 from imagen.surfaces.cli.follow import run, tell_orphans
 from imagen.surfaces.cli.jobs import SHORT
 from imagen.surfaces.cli.output import age, one_line, print_json, print_table
+from imagen.surfaces.cli.where import open_door
 from imagen.surfaces.wire import series_json
 
 
@@ -23,9 +24,7 @@ def list_(limit: int, json_output: bool) -> None:
     """The newest series."""
 
     async def listed() -> int:
-        from imagen.app import open as open_app
-
-        async with open_app() as app:
+        async with open_door() as app:
             found = await app.series_list(limit=limit)
             if json_output:
                 print_json({"series": [series_json(one) for one in found]})
@@ -46,18 +45,34 @@ def show(series_id: str, json_output: bool) -> None:
     """Every cell of one series. ID may be the beginning or the end of an id."""
 
     async def shown() -> int:
-        from imagen.app import open as open_app
-
-        async with open_app() as app:
+        async with open_door() as app:
             one = await app.series(series_id)
             if json_output:
                 print_json(series_json(one))
                 return 0
             click.echo(f"series {one.id}  {one.state}  {_counts(one)}")
+            for name, value in webhooks.facts(one.webhook, one.delivery, ended=one.state != "running"):
+                if value:
+                    click.echo(f"{name:<10}{value}")
             print_table(("CELL", "JOB", "STATE", "MODEL", "SEED", "TOLD"), [_cell_row(cell) for cell in one.cells])
             return 0
 
     run(shown())
+
+
+@series.command()
+@click.argument("series_id", metavar="ID")
+def resend(series_id: str) -> None:
+    """Send the webhook of the last ending of a series once more, with the id it had."""
+
+    async def resent() -> int:
+        from imagen.surfaces.cli.where import open_door
+
+        async with open_door() as app:
+            click.echo((await app.tell_series_again(series_id)).id)
+            return 0
+
+    run(resent())
 
 
 @series.command()
@@ -68,9 +83,7 @@ def sheet(series_id: str, output: str) -> None:
     to = destination(output)
 
     async def drawn() -> int:
-        from imagen.app import open as open_app
-
-        async with open_app() as app:
+        async with open_door() as app:
             one = await app.series(series_id)
             data = await app.series_sheet(one.id)
             kept = f"the pictures are stored, see `imagen series show {one.id}`"

@@ -30,6 +30,7 @@ def serve(host: str | None, port: int | None, no_worker: bool, grace_s: float) -
         from imagen.config import load_settings
         from imagen.surfaces import logs
         from imagen.surfaces.http import auth, guard, server
+        from imagen.surfaces.webhooks.courier import delivering
 
         said = {"host": host, "port": port}
         settings = load_settings(flags={"server": {name: value for name, value in said.items() if value is not None}})
@@ -58,7 +59,7 @@ def serve(host: str | None, port: int | None, no_worker: bool, grace_s: float) -
                 log.info("stopping")
                 await leaving.let_finish(drawing, log)
 
-            async with telling(app, log, drawing.id, after):
+            async with telling(app, log, drawing.id, after), delivering(app, log=log):
                 left = asyncio.create_task(leave())
                 try:
                     await server.serve(app, listener, stop=leaving.asked, ready=ready, log=log, grace_s=grace_s)

@@ -20,10 +20,11 @@ from imagen.surfaces.cli.output import columns as width_of
 from imagen.surfaces.cli.output import cut, one_line, print_json
 from imagen.surfaces.cli.ratings import print_ratings
 from imagen.surfaces.cli.terminal import size_of
+from imagen.surfaces.cli.where import open_door
 from imagen.surfaces.wire_votes import ratings_json, vote_json
 
 if TYPE_CHECKING:
-    from imagen.app import App
+    from imagen.door import Door
 
 KEYS: Mapping[str, Choice] = {
     **{"1": Choice.LEFT, "\x1b[D": Choice.LEFT, "\x1bOD": Choice.LEFT},
@@ -55,9 +56,7 @@ def vote(series_id: str | None, again: bool, open_: bool, json_output: bool) -> 
     """
 
     async def voted() -> int:
-        from imagen.app import open as open_app
-
-        async with open_app() as app:
+        async with open_door() as app:
             series = await _series(app, series_id)
             with tempfile.TemporaryDirectory(prefix="imagen-vote-") as folder, keys() as key:
                 table = Table(stream=sys.stderr, folder=Path(folder), opens=open_)
@@ -74,7 +73,7 @@ def vote(series_id: str | None, again: bool, open_: bool, json_output: bool) -> 
     run(voted())
 
 
-async def _series(app: "App", named: str | None) -> str:
+async def _series(app: "Door", named: str | None) -> str:
     if named is not None:
         return (await app.series(named)).id
     newest = await app.series_list(limit=1)
@@ -83,7 +82,7 @@ async def _series(app: "App", named: str | None) -> str:
     return newest[0].id
 
 
-async def _vote(app: "App", series: str, again: bool, table: "Table", key: Key) -> tuple[list[Vote], Ballot]:
+async def _vote(app: "Door", series: str, again: bool, table: "Table", key: Key) -> tuple[list[Vote], Ballot]:
     """Pair after pair until the round is over or the voter has enough."""
     ballot = await app.ballot(series)
     if not ballot.total:

@@ -3,18 +3,21 @@
 import click
 
 from imagen.core.errors import RequestError
-from imagen.surfaces.cli import daemon, options
+from imagen.surfaces.cli import daemon, devices, options
 from imagen.surfaces.cli.telling import telling
 
 
-@click.command()
+@click.group(invoke_without_command=True)
 @click.option("--models", "models", metavar="A,B", help="Only these models; otherwise every enabled one.")
 @daemon.grace_option
-def worker(models: str | None, grace_s: float) -> None:
-    """Draw the jobs that others submit, until it is stopped.
+@click.pass_context
+def worker(ctx: click.Context, models: str | None, grace_s: float) -> None:
+    """Draw the jobs that others submit, until it is stopped; or list, pause and resume devices.
 
     SIGTERM or Ctrl-C stops it politely: what is not finished in time goes back to the queue.
     """
+    if ctx.invoked_subcommand is not None:
+        return
     wanted = options.names(models) if models is not None else None
     if wanted == []:
         raise RequestError("--models names none", hint="leave it out to draw every enabled model", param="models")
@@ -22,6 +25,7 @@ def worker(models: str | None, grace_s: float) -> None:
     async def working(leaving: daemon.Leaving) -> None:
         from imagen.app import open as open_app
         from imagen.surfaces import logs
+        from imagen.surfaces.webhooks.courier import delivering
 
         log = logs.begin()
         async with open_app() as app:
@@ -41,9 +45,13 @@ def worker(models: str | None, grace_s: float) -> None:
                     f"imagen: worker draws {names} on {daemon.some(devices) or 'no device'} (stop with Ctrl-C)",
                     worker=drawing.id,
                 )
-                async with telling(app, log, drawing.id, after):
+                async with telling(app, log, drawing.id, after), delivering(app, log=log):
                     await leaving.asked.wait()
                     log.info("stopping")
                     await leaving.let_finish(drawing, log)
 
     daemon.run(working, grace_s=grace_s)
+
+
+for command in (devices.list_, devices.pause, devices.resume):
+    worker.add_command(command)

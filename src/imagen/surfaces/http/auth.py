@@ -6,13 +6,13 @@ import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from hashlib import sha256
-from ipaddress import ip_address
 from typing import TYPE_CHECKING, Annotated
 
 from fastapi import Request, Security
 from fastapi.security import HTTPBearer
 
 from imagen.core.errors import NotConfigured, Unauthorized
+from imagen.engine.addresses import is_loopback
 
 if TYPE_CHECKING:
     from imagen.app import App
@@ -103,16 +103,6 @@ async def may_listen(app: "App", host: str) -> None:
             f"{host} can be reached from other machines, and there is no key yet",
             hint="make one with `imagen keys add NAME`, or listen on 127.0.0.1",
         )
-
-
-def is_loopback(host: str) -> bool:
-    """Whether this name or address can only be this machine."""
-    if host.lower() == "localhost":
-        return True
-    try:
-        return ip_address(host.strip("[]")).is_loopback
-    except ValueError:
-        return False
 
 
 def _secret(headers: Iterable[tuple[bytes, bytes]]) -> str | None:

@@ -17,7 +17,8 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from imagen.config import Settings
 from imagen.core.errors import BodyTooLarge, Forbidden, ImagenError, RequestError, TooMany
-from imagen.surfaces.http.auth import SCOPE, Caller, Keyring, is_loopback
+from imagen.engine.addresses import is_loopback
+from imagen.surfaces.http.auth import SCOPE, Caller, Keyring
 from imagen.surfaces.http.connection import SET, most_connections, protocol, shape
 from imagen.surfaces.http.refusals import refusal
 

@@ -9,7 +9,7 @@ from contextlib import aclosing
 from typing import TYPE_CHECKING, Annotated, Any
 
 from fastapi import APIRouter, Header, Query, Response
-from starlette.responses import JSONResponse, StreamingResponse
+from starlette.responses import JSONResponse, RedirectResponse, StreamingResponse
 
 from imagen.core.errors import RequestError
 from imagen.surfaces.http import shapes
@@ -43,6 +43,10 @@ _BYTES: dict[str, Any] = {
 _ANSWERS: dict[int | str, dict[str, Any]] = {
     200: {"description": "the picture", **_BYTES},
     206: {"description": "the part of it that was asked for", **_BYTES},
+    307: {
+        "description": "`s3: {reads: presigned}`: it is at this address for a while; send no key there",
+        "headers": {"Location": {"description": "a signed address", "schema": {"type": "string", "format": "uri"}}},
+    },
     304: {"description": "the one that If-None-Match names"},
     416: {"model": shapes.Error, "description": "it has no such bytes; Content-Range says how many it has"},
 }
@@ -70,6 +74,10 @@ async def image(
     headers = headers_of(file)
     if is_named(file, if_none_match):
         return _unchanged(headers)
+    if (signed := await door.app.signed_url(file)) is not None:
+        url, holds_s = signed
+        # Kept for half as long as it holds, so that whoever follows a kept one still has the other half.
+        return RedirectResponse(url, 307, {"cache-control": f"private, max-age={holds_s // 2}"})
     try:
         part = None if if_range is not None and if_range != headers["etag"] else part_of(range, file.size)
     except RequestError as error:
@@ -91,6 +99,17 @@ async def head(id: str, door: DoorOf, w: Width = None, if_none_match: IfNoneMatc
     file = await door.app.image(id, owner=door.sees, width=w)
     headers = headers_of(file)
     return _unchanged(headers) if is_named(file, if_none_match) else Response(headers=headers)
+
+
+@router.get(
+    "/v1/images/{id}/sidecar.json",
+    tags=["images"],
+    summary="What is recorded beside a picture",
+    responses={200: {"model": dict[str, Any], "description": "see docs/reference/sidecar.md"}, **problems(404, 410)},
+)
+async def sidecar(id: str, door: DoorOf) -> Response:
+    """The request that draws it again, and how it was drawn."""
+    return JSONResponse(await door.app.sidecar(id, owner=door.sees), headers={"cache-control": CACHING})
 
 
 @router.delete(

@@ -13,10 +13,10 @@ from imagen.core.request import Draft, PreviewPolicy
 from imagen.surfaces.http import shapes, streams
 from imagen.surfaces.http.context import Door, DoorOf
 from imagen.surfaces.http.limits import check_draft
-from imagen.surfaces.http.openai.models import listed
 from imagen.surfaces.http.refusals import problems
 from imagen.surfaces.http.strict import MAX_QUERY, StrictRoute, body_hash
-from imagen.surfaces.wire import job_json, model_json
+from imagen.surfaces.http.webhook_shapes import asked_webhook
+from imagen.surfaces.wire import job_json
 
 MAX_PAGE = 500
 LOOK_S = 1.0  # how soon a request that waits notices that its client left
@@ -44,6 +44,9 @@ After = Annotated[
     str | None, Query(description="the same as Last-Event-ID, for whoever cannot send headers", json_schema_extra=WORDS)
 ]
 PREVIEW_FORMS: dict[str, streams.Previews] = {"0": "none", "1": "ref", "inline": "inline"}
+Part = Annotated[
+    Literal["1"] | None, Query(description="1: the id may be six or more characters that one alone begins or ends with")
+]
 PREVIEWS = "0: none; 1: where each can be fetched; inline: each as base64 in `data`"
 
 LOCATION = {"Location": {"description": "where the job is", "schema": {"type": "string"}}}
@@ -152,9 +155,10 @@ async def jobs(
     summary="Look at a job",
     responses={200: {"model": shapes.Job, "description": "as it stands now"}, **problems(404)},
 )
-async def job(id: str, door: DoorOf) -> Response:
+async def job(id: str, door: DoorOf, part: Part = None) -> Response:
     """As it stands now."""
-    return JSONResponse(job_json(exactly(await door.app.job(id, owner=door.sees), id), reader="http"))
+    found = await door.app.job(id, owner=door.sees)
+    return JSONResponse(job_json(found if part else exactly(found, id), reader="http"))
 
 
 @router.delete(
@@ -277,22 +281,6 @@ async def preview(id: str, door: DoorOf, if_none_match: Annotated[str | None, He
     return Response(shown.data, media_type=shown.mime, headers=headers)
 
 
-@router.get(
-    "/v1/models",
-    tags=["models"],
-    summary="List the models",
-    responses={200: {"model": shapes.ModelList, "description": "all of them"}, **problems()},
-)
-async def models(door: DoorOf) -> Response:
-    """What each can do, and whether it is ready."""
-    states = await door.app.model_states()
-    told = [
-        model_json(one.model, default=one.default, available=one.available, error=one.error, loaded=one.loaded)
-        for one in states
-    ]
-    return JSONResponse({"models": told} | listed(states, door.settings.openai.aliases))
-
-
 def exactly(found: Named, id: str) -> Named:
     """The app understands a unique part of an id, which is for people; a program means what it says."""
     if found.id == id:
@@ -321,7 +309,7 @@ def draft_of(asked: shapes.NewJob) -> Draft:
             policy = PreviewPolicy() if wish else PreviewPolicy(method="off")
         case _:
             policy = PreviewPolicy(**wish.model_dump())
-    return Draft(**fields | {"options": asked.options or {}}, preview=policy)
+    return Draft(**fields | {"options": asked.options or {}}, preview=policy, webhook=asked_webhook(asked.webhook))
 
 
 async def _ended(request: Request, door: Door, job: Job, wait_s: float) -> Job:

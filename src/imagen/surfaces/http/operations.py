@@ -49,8 +49,9 @@ def router(app: "App", open_streams: Callable[[], int] = lambda: 0) -> APIRouter
     @routes.head("/readyz", include_in_schema=False)
     @routes.get("/readyz", summary="Whether jobs are accepted", responses=problems(503))
     async def readyz() -> dict[str, str]:
-        await readiness.check()
-        return {"status": "ready"}
+        paused = await readiness.check()
+        # How many, and not which: nobody is asked for a key here.
+        return {"status": "ready"} | ({"paused": f"{paused} of the devices"} if paused else {})
 
     @routes.get("/metrics", summary="Numbers for Prometheus", response_class=Response, responses=TEXT | problems(401))
     async def metrics(who: Annotated[Caller, Depends(caller)]) -> Response:
@@ -66,29 +67,30 @@ class _Readiness:
 
     def __init__(self, app: "App") -> None:
         self._app = app
-        self._look: asyncio.Task[ImagenError | None] | None = None
+        self._look: asyncio.Task[ImagenError | int] | None = None
         self._looked_at = float("-inf")
 
-    async def check(self) -> None:
-        """Raise what keeps jobs from being accepted."""
+    async def check(self) -> int:
+        """Raise what keeps jobs from being accepted; otherwise say how many devices are paused."""
         now = time.monotonic()
         if self._look is None or (self._look.done() and now - self._looked_at > FRESH_S):
             self._look, self._looked_at = asyncio.create_task(self._wrong()), now
         await asyncio.wait({self._look}, timeout=PROMPT_S)
         if not self._look.done():
             raise SetupError(
-                f"the database or the folder of pictures does not answer within {PROMPT_S:g} s",
+                f"the database or the image store does not answer within {PROMPT_S:g} s",
                 hint="see `imagen doctor` on that machine, and whether both can be reached from it",
             )
-        if (error := self._look.result()) is not None:
-            raise error
+        if isinstance(found := self._look.result(), ImagenError):
+            raise found
+        return found
 
-    async def _wrong(self) -> ImagenError | None:
+    async def _wrong(self) -> ImagenError | int:
         try:
             await self._app.ready()
+            return len(await self._app.devices.paused())
         except ImagenError as error:
             return error
-        return None
 
 
 class Tally:
@@ -131,6 +133,8 @@ class Tally:
                 return
 
     def _room(self) -> int | None:
+        if self._app.settings.storage != "local":
+            return None  # a bucket does not say
         try:
             return shutil.disk_usage(self._app.settings.images_folder).free
         except OSError:
@@ -168,6 +172,28 @@ class _Now:
         )
         yield gauge(
             "device_slots_taken", "Jobs a device draws now.", {name: n for name, (_, n) in slots.items()}, "device"
+        )
+        hooks = {state: self.numbers.webhooks.get(state, (0, 0.0)) for state in ("waiting", "failed")}
+        yield gauge(
+            "webhooks",
+            "Ends that webhooks were not told of: waiting for the next try, or failed and given up.",
+            {state: count for state, (count, _) in hooks.items()},
+            "state",
+        )
+        yield gauge(
+            "webhooks_oldest_seconds",
+            "For how long the oldest that waits has been tried.",
+            {"": hooks["waiting"][1]},
+            None,
+        )
+        yield gauge(
+            "device_vram_taken_mib", "What jobs hold of a shared device.", dict(self.numbers.vram_mib), "device"
+        )
+        yield gauge(
+            "device_paused",
+            "1 where nothing is begun.",
+            {name: float(name in self.numbers.paused) for name in slots},
+            "device",
         )
         yield gauge("workers", "Workers alive, of all machines.", {"": len(self.workers)}, None)
         yield gauge("streams_open", "Event streams open at this server.", {"": self.streams}, None)

@@ -13,9 +13,9 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from imagen.core.errors import ImagenError, RequestError, Unauthorized, Unsupported
+from imagen.core.errors import ImagenError, RequestError, Unauthorized
 from imagen.reading import maybe
-from imagen.surfaces.http import shapes
+from imagen.surfaces.http import shapes, webhook_shapes
 from imagen.surfaces.wire import error_json
 
 RETRY_AFTER_S = 5  # where the error itself names no time
@@ -28,6 +28,15 @@ FRAMEWORK: Mapping[int, tuple[str, str, str]] = {
     405: ("method_not_allowed", "this address does not take that method", "the Allow header says which it takes"),
     413: ("body_too_large", "the body is too large", "send less"),
     415: ("unsupported_media_type", "the body is not said to be JSON", "send it with `Content-Type: application/json`"),
+}
+TAGS = ("flag", "policy", "address", "hook")  # which of several forms a field has: no part of its name
+INNER = {
+    "preview": tuple(shapes.PreviewWish.model_fields),
+    "webhook": tuple(webhook_shapes.JobWebhook.model_fields),
+}
+HOOKS = {
+    "url": "give an address such as https://example.com/hooks/imagen, without user and password",
+    "secret": "write whsec_ and 24 to 64 random bytes as base64, or leave it out: each key has its own",
 }
 INSIDE = {
     "type": "imagen_error",
@@ -98,23 +107,22 @@ def explained(errors: Sequence[Mapping[str, Any]], fields: Sequence[str] = ()) -
     """The first of a list of validation errors in our words."""
     # A name that is not known is most often the cause of the others.
     first = min(errors, key=lambda error: error["type"] != "extra_forbidden")
-    where = [str(part) for part in first["loc"][1:] if part not in ("flag", "policy")]
+    where = [str(part) for part in first["loc"][1:] if part not in TAGS]
     place, param = str(first["loc"][0]), ".".join(where) or None
     given, context = first.get("input"), first.get("ctx") or {}
     match first["type"]:
         case "extra_forbidden":
             name = where[-1]
-            fields = tuple(shapes.PreviewWish.model_fields) if where[0] == "preview" and len(where) > 1 else fields
+            fields = INNER.get(where[0], fields) if len(where) > 1 else fields
             near = maybe(name, fields)
             return RequestError(f"there is no field {name!r}{near}", hint=_fields(fields), param=param)
         case "missing" if param is None:
             return RequestError("there is no body", hint="send a JSON object")
         case "missing":
             return RequestError(f"`{param}` is missing", hint=f"add `{param}`", param=param)
-        case "none_required":
-            hint = "follow the job's events instead: GET /v1/jobs/{id}/events"
-            return Unsupported(f"this version has no {param}", hint=hint, param=param)
-        case "one" | "both" | "wish":
+        case "string_pattern_mismatch" if where[0] == "webhook":  # what was given may be a secret
+            return RequestError(f"`{param}` cannot be used", hint=HOOKS.get(where[-1], HOOKS["url"]), param=param)
+        case "one" | "both" | "wish" | "webhook":
             return RequestError(first["msg"], hint="GET /docs says what may be sent", param=param)
         case "model_attributes_type" | "model_type" | "dict_type" if param is None:
             return RequestError("the body is not a JSON object", hint='send for instance {"prompt": "a red fox"}')

@@ -1,16 +1,18 @@
 """Series over HTTP: every prompt with every model and every seed, followed and shown as one."""
 
+import re
 import secrets
+from contextlib import suppress
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Query, Request, Response
 from starlette.responses import JSONResponse
 
-from imagen.core.errors import NotConfigured
-from imagen.core.job import Series
+from imagen.core.errors import Conflict, NotConfigured, RequestError, UnknownSeries
+from imagen.core.job import Cell, Series
 from imagen.core.request import Draft
 from imagen.surfaces.http import shapes, streams
-from imagen.surfaces.http.context import DoorOf
+from imagen.surfaces.http.context import Door, DoorOf
 from imagen.surfaces.http.limits import check_draft, check_series
 from imagen.surfaces.http.native import (
     DRAWN,
@@ -21,6 +23,7 @@ from imagen.surfaces.http.native import (
     Before,
     IdempotencyKey,
     LastEventId,
+    Part,
     Shown,
     check_before,
     exactly,
@@ -29,9 +32,11 @@ from imagen.surfaces.http.native import (
 from imagen.surfaces.http.refusals import problems
 from imagen.surfaces.http.series_stream import series_events
 from imagen.surfaces.http.strict import StrictRoute
+from imagen.surfaces.http.webhook_shapes import asked_webhook
 from imagen.surfaces.wire import series_json
 
 MAX_PAGE = 100
+ULID = re.compile(r"[0-7][0-9A-HJKMNP-TV-Z]{25}")
 
 router = APIRouter(route_class=StrictRoute)
 
@@ -52,24 +57,8 @@ async def submit(
     request: Request, asked: shapes.NewSeries, door: DoorOf, idempotency_key: IdempotencyKey = None
 ) -> Response:
     """Every prompt with every model and every seed; each model's jobs together, so that it is loaded once."""
-    prompts = list(dict.fromkeys(asked.prompts or [asked.prompt or ""]))
-    models = list(dict.fromkeys(asked.models or await door.app.usable_models()))
-    seeds = list(dict.fromkeys(asked.seeds or [secrets.randbits(32) if asked.seed is None else asked.seed]))
-    if not models:
-        raise NotConfigured("no model is ready to draw", hint="GET /v1/models says what each one lacks", param="models")
-    settings = {name: getattr(asked, name) for name in DRAWN if getattr(asked, name) is not None}
-    check_series(prompts, models, seeds, door.limits)
-    check_draft(Draft(prompt=prompts[0], **settings), door.limits)
-    new = await door.app.submit_series(
-        prompts,
-        models,
-        seeds,
-        settings=settings,
-        owner=door.caller.name,
-        queue_limit=door.queue_limit,
-        **await idempotent(request, idempotency_key),
-    )
-    return _answer(new, 202, {"location": f"/v1/series/{new.id}"})
+    once = await idempotent(request, idempotency_key)
+    return await _submitted(asked, door, owner=door.caller.name, **once)
 
 
 @router.get(
@@ -98,9 +87,37 @@ async def series_list(
     summary="Look at a series",
     responses={200: {"model": shapes.Series, "description": "as it stands now"}, **problems(404)},
 )
-async def series(id: str, door: DoorOf) -> Response:
+async def series(id: str, door: DoorOf, part: Part = None) -> Response:
     """With every cell and the job that fills it."""
-    return _answer(exactly(await door.app.series(id, owner=door.sees), id))
+    found = await door.app.series(id, owner=door.sees)
+    return _answer(found if part else exactly(found, id))
+
+
+@router.put(
+    "/v1/series/{id}",
+    tags=["series"],
+    status_code=202,
+    summary="Submit a series under an id",
+    responses={
+        202: {"model": shapes.Series, "description": "its jobs are queued", "headers": LOCATION},
+        **problems(404, 409, 413, 415, 422),
+    },
+)
+async def put(id: str, asked: shapes.NamedSeries, door: DoorOf) -> Response:
+    """Sent again, it changes nothing; sent with further cells, it adds these. The id is a ULID of the sender's."""
+    if not ULID.fullmatch(id):
+        hint = "give a ULID: 26 characters of 0-9 and A-Z without I, L, O and U"
+        raise RequestError(f"{id!r:.80} is no id for a series", hint=hint, param="id")
+    owner = door.caller.name
+    with suppress(UnknownSeries):
+        found = await door.app.series(id)
+        if found.id == id and door.sees not in (None, found.owner):
+            raise Conflict(f"there is a series {id} already", hint="make a new id", param="id")
+        owner = found.owner if found.id == id else owner
+    cells = [Cell(**cell.model_dump()) for cell in asked.cells] if asked.cells is not None else None
+    if len({cell.index for cell in cells or ()}) < len(cells or ()):
+        raise RequestError("two cells have the same index", hint="number them", param="cells")
+    return await _submitted(asked, door, owner=owner, series_id=id, cells=cells)
 
 
 @router.post(
@@ -205,6 +222,20 @@ async def events(
             owner=door.sees,
         ),
     )
+
+
+async def _submitted(asked: shapes.NewSeries, door: Door, **how: Any) -> Response:
+    prompts = list(dict.fromkeys(asked.prompts or [asked.prompt or ""]))
+    models = list(dict.fromkeys(asked.models or await door.app.usable_models()))
+    seeds = list(dict.fromkeys(asked.seeds or [secrets.randbits(32) if asked.seed is None else asked.seed]))
+    if not models:
+        raise NotConfigured("no model is ready to draw", hint="GET /v1/models says what each one lacks", param="models")
+    settings = {name: getattr(asked, name) for name in DRAWN if getattr(asked, name) is not None}
+    check_series(prompts, models, seeds, door.limits)
+    check_draft(Draft(prompt=prompts[0], **settings), door.limits)
+    how |= {"webhook": asked_webhook(asked.webhook), "queue_limit": door.queue_limit}
+    new = await door.app.submit_series(prompts, models, seeds, settings=settings, **how)
+    return _answer(new, 202, {"location": f"/v1/series/{new.id}"})
 
 
 def _answer(series: Series, status: int = 200, headers: dict[str, str] | None = None) -> Response:

@@ -13,7 +13,7 @@ from starlette.responses import HTMLResponse, Response
 
 from imagen.app import VERSION, App
 from imagen.config import Settings
-from imagen.surfaces.http import auth, images, native, operations, refusals, series, votes
+from imagen.surfaces.http import about, auth, devices, images, native, operations, refusals, series, votes, webhooks
 from imagen.surfaces.http.a1111 import door as a1111
 from imagen.surfaces.http.guard import Guard, uvicorn_options
 from imagen.surfaces.http.openai import door as openai
@@ -61,13 +61,16 @@ def make_server(app: App, *, settings: Settings, drawing: bool) -> FastAPI:
     server.state.routers = [
         openai.router(),  # before the pictures: `generations` is none of their ids
         native.router,
+        about.router,
+        devices.router,
         series.router,
         images.router,
         votes.router,
+        webhooks.router,
         operations.router(app, lambda: len(streams)),
         a1111.router(app),
         agents.router(app, streams),
-        pages.router,
+        pages.router(app.pictures_origin),
     ]
     for router in server.state.routers:
         server.include_router(router)

@@ -7,6 +7,7 @@ from pydantic_core import PydanticCustomError
 
 from imagen.config import Limits
 from imagen.core.request import MAX_SEED, PREVIEW_FORMATS, PREVIEW_METHODS
+from imagen.surfaces.http import webhook_shapes
 
 MAX_TEXT = 100_000  # characters, whatever `limits: prompt_chars:` says; no text encoder reads a tenth of it
 MAX_SIDE = 65_535  # pixels; what one model can draw is its own limit, far below
@@ -14,6 +15,7 @@ MAX_STEPS = 100_000
 MAX_PICTURES = 1_000
 MAX_LIST = 200  # prompts, models or seeds of one series
 MAX_CELLS = 1_000  # of one series
+MAX_INDEX = 1_000_000  # of a cell: columns are added behind those that were taken away
 
 STATES = Literal["queued", "running", "completed", "failed", "cancelled"]
 
@@ -106,7 +108,7 @@ class NewJob(Drawn):
     n: Annotated[int, Field(ge=1, le=MAX_PICTURES)] | None = Field(None, description="how many pictures")
     preview: Wish | None = Field(None, description="absent: drawn while somebody watches; false: never; or a policy")
     priority: Annotated[int, Field(ge=-100, le=100)] = Field(0, description="above 0 for admin keys only")
-    webhook: None = Field(None, description="not in this version: follow the job's events instead")
+    webhook: webhook_shapes.OfJob | None = Field(None, description="told when the job has ended, however it ends")
 
     model_config = ConfigDict(json_schema_extra={"examples": [{"prompt": "a red fox", "model": "mock", "seed": 7}]})
 
@@ -123,6 +125,7 @@ class NewSeries(Drawn):
     seeds: Annotated[list[Seed], Field(min_length=1, max_length=MAX_LIST)] | None = Field(
         None, description="absent: one random seed that all models share"
     )
+    webhook: webhook_shapes.OfSeries | None = Field(None, description="told when every job of it has ended")
 
     model_config = ConfigDict(
         json_schema_extra={
@@ -151,6 +154,23 @@ class NewSeries(Drawn):
         if self.seed is not None and self.seeds is not None:
             raise PydanticCustomError("both", "give `seed` or `seeds`, not both")
         return self
+
+
+class NewCell(Asked):
+    """One place in a series."""
+
+    index: Annotated[int, Field(ge=0, le=MAX_INDEX)]
+    prompt: Prompt
+    model: ModelName
+    seed: Seed
+
+
+class NamedSeries(NewSeries):
+    """A series under an id that its sender chose; sent again, it adds what is not there yet."""
+
+    cells: Annotated[list[NewCell], Field(min_length=1, max_length=MAX_CELLS)] | None = Field(
+        None, description="absent: every prompt with every model and every seed"
+    )
 
 
 class MoreModels(Asked):
@@ -243,6 +263,7 @@ class Job(Said):
     series: str | None
     cell: int | None
     retry_of: str | None
+    webhook: webhook_shapes.WebhookState | None = Field(description="null where nobody is to be told")
     created_at: str
     started_at: str | None
     finished_at: str | None
@@ -275,6 +296,7 @@ class SeriesLine(Said):
     seeds: list[int]
     settings: dict[str, Any]
     counts: dict[str, int]
+    webhook: webhook_shapes.WebhookState | None = Field(description="null where nobody is to be told")
     created_at: str
 
 
@@ -291,78 +313,6 @@ class SeriesPage(Said):
     next: str | None = Field(description="give it as `before` for the next page; null on the last")
 
 
-class ModelDefaults(Said):
-    """What a request that leaves a field out gets."""
-
-    width: int
-    height: int
-    steps: int
-    guidance: float | None
-    negative: str
-    n: int
-
-
-class ModelLimits(Said):
-    """What sizes and counts a model accepts."""
-
-    min: int
-    max: int
-    multiple_of: int
-    sizes: list[list[int]]
-    steps: list[int]
-    n: int
-
-
-class ModelOption(Said):
-    """One setting of the model's own."""
-
-    type: str
-    range: list[float] | None
-    choices: list[Any]
-    default: Any
-    help: str
-
-
-class ModelLine(Said):
-    """One model that can be asked for."""
-
-    name: str
-    title: str
-    backend: str
-    licence: str
-    source: str
-    device: str
-    default: bool = Field(description="whether a request that names no model gets this one")
-    enabled: bool
-    available: bool = Field(description="whether its cheap check passes now")
-    error: ErrorBody | None
-    loaded: bool = Field(description="whether some worker holds it ready")
-    defaults: ModelDefaults
-    limits: ModelLimits
-    options: dict[str, ModelOption]
-    ignores: list[str]
-    vram_mib: int | None
-    notes: str
-
-
-class NamedModel(Said):
-    """One name that can be asked for, in the shape of OpenAI's list."""
-
-    id: str
-    object: Literal["model"]
-    created: int
-    owned_by: str
-    alias_of: str | None = Field(None, description="the model that this name means")
-
-
-class ModelList(Said):
-    """Every model there is; `object` and `data` are the same in the shape of OpenAI's list, with the aliases."""
-
-    models: list[ModelLine]
-    object: Literal["list"]
-    data: list[NamedModel]
-
-
 def limited(document: dict[str, Any], limits: Limits) -> dict[str, Any]:
     """The OpenAPI document with the limits of this server in it, which are lower than what can be said at all."""
     told = {
@@ -374,7 +324,7 @@ def limited(document: dict[str, Any], limits: Limits) -> dict[str, Any]:
         "steps": ("maximum", limits.steps),
         "n": ("maximum", limits.n),
     }
-    for asked in (NewJob, NewSeries):
+    for asked in (NewJob, NewSeries, NamedSeries):
         properties = document["components"]["schemas"][asked.__name__]["properties"]
         for name, (keyword, limit) in told.items():
             if limit is not None and name in properties:

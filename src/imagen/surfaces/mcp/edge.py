@@ -2,7 +2,7 @@
 
 import asyncio
 import re
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Collection
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,9 +11,9 @@ from imagen.core.errors import ImagenError
 from imagen.surfaces.wire import Reader, error_json, image_url
 
 if TYPE_CHECKING:
-    from imagen.app import App
     from imagen.config import Limits
     from imagen.core.job import StoredImage
+    from imagen.door import Door
 
 _COMMAND = re.compile(r"`imagen (jobs|series|models)(?: (list|show|watch|check))?(?: [^\s`]+)?`")
 _ADDRESS = re.compile(r"`?GET /v1/(jobs|series|models)[^\s`,;:)]*`?")
@@ -25,15 +25,18 @@ _TOOLS = {"jobs": "status", "series": "status", "models": "models"}
 class Edge:
     """One call's view of the app."""
 
-    app: "App"
+    app: "Door"
     owner: str  # of what is submitted
     sees: str | None  # whose jobs may be looked at; None: everybody's
     queue_limit: int | None
+    limits: "Limits"  # how much one request may ask for
     base_url: str | None = None  # where pictures are fetched; None: who asks is at this machine and wants paths
     folders: tuple[Path, ...] = ()  # where copies may be put
+    cache: Path | None = None  # where sheets are put for who asks at this machine
     keyed: bool = False  # whether who asks gave a key, which its pictures want as well
     stopping: asyncio.Event | None = None  # set when the process is about to end
     adopt: Callable[[str], Awaitable[None]] | None = None  # draw this job here if nobody else would
+    served: Callable[[], Awaitable[Collection[str]]] | None = None  # the models that a worker draws for everybody
     mine: set[str] = field(default_factory=set)  # jobs that are drawn here if nobody else draws them
 
     @property
@@ -45,11 +48,6 @@ class Edge:
     def reader(self) -> Reader:
         """Whom errors are written for."""
         return "here" if self.here else "http"
-
-    @property
-    def limits(self) -> "Limits":
-        """How much one request may ask for."""
-        return self.app.settings.limits
 
     def leaving(self) -> bool:
         """Whether nobody should be kept waiting any more."""

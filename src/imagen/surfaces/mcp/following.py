@@ -82,6 +82,8 @@ def _where(edge: "Edge", image: Mapping[str, Any]) -> str:
 
 
 def _key(edge: "Edge") -> str:
+    if edge.keyed and edge.folders:
+        return " (which wants the key; `fetch` with `save_to` brings it)"
     return " (with the key that this call had)" if edge.keyed else ""
 
 

@@ -21,7 +21,7 @@ ALIKE = ("width", "height", "steps", "n")
 
 async def forecast(edge: "Edge", draft: Draft, states: Sequence["ModelState"], waiting: int) -> dict[str, Any]:
     """One request; raises what submitting it would raise."""
-    resolved = edge.app.catalog.resolve(draft, lambda: secrets.randbits(32))
+    resolved = (await edge.app.models()).resolve(draft, lambda: secrets.randbits(32))
     state = next((one for one in states if one.model.name == resolved.model.name), None)
     return {
         "model": resolved.model.name,
@@ -66,15 +66,6 @@ def total_s(forecasts: Sequence[Mapping[str, Any]], each: int) -> float | None:
     if len(times) < len(forecasts) or any(draws is None for draws, _ in times):
         return None
     return round(float(sum(draws * each + loads for draws, loads in times)), 1)
-
-
-async def waiting(edge: "Edge") -> dict[str, int]:
-    """How many jobs of each model wait or run."""
-    now = await edge.app.numbers()
-    told = dict(now.running)
-    for model, (count, _) in now.queued.items():
-        told[model] = told.get(model, 0) + count
-    return told
 
 
 def _median(values: Iterable[float | None]) -> float | None:

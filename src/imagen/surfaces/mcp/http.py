@@ -110,6 +110,7 @@ class McpDoor:
             owner=who.name,
             sees=who.sees,
             queue_limit=None if unlimited else settings.limits.queued,
+            limits=settings.limits,
             base_url=base.rstrip("/"),
             keyed=who.name != LOCAL.name,
             stopping=self._streams.stopping,

@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING
 from imagen.core.errors import MissingFile
 
 if TYPE_CHECKING:
-    from imagen.app import App
     from imagen.core.job import StoredImage
+    from imagen.door import Door
 
 SMALL_PX = 256  # enough to see what it is; a model that looks at it pays by the pixel
 SHEET_PX = 512  # of several pictures and the words between them
@@ -17,7 +17,7 @@ LARGE_BYTES = 200 * 1024
 QUALITIES = (82, 65, 45)
 
 
-async def of_image(app: "App", image: "StoredImage", *, large: bool = False) -> bytes:
+async def of_image(app: "Door", image: "StoredImage", *, large: bool = False) -> bytes:
     """A small JPEG of a stored picture, or a large one."""
     if large:
         return await small(await app.image_bytes(image), LARGE_PX, LARGE_BYTES)
@@ -28,10 +28,10 @@ async def of_image(app: "App", image: "StoredImage", *, large: bool = False) -> 
     return await small(data, SMALL_PX)
 
 
-async def of_job(app: "App", job_id: str) -> bytes | None:
+async def of_job(app: "Door", job_id: str) -> bytes | None:
     """A small JPEG of a picture that is being drawn, where it shows one."""
-    shown = await app.preview(job_id)
-    return await small(shown.data, SMALL_PX) if shown is not None else None
+    shown = await app.forming(job_id)
+    return await small(shown, SMALL_PX) if shown is not None else None
 
 
 async def of_sheet(sheet: bytes, *, large: bool = False) -> bytes:

@@ -3,6 +3,7 @@
 import json
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -12,6 +13,8 @@ if TYPE_CHECKING:
     from mcp.server.lowlevel.server import Server
 
     from imagen.app import App
+    from imagen.away.client import Away
+    from imagen.config import Limits
 
 HALVES = "a half of a character (a lone surrogate) is no text"
 
@@ -30,16 +33,41 @@ async def agent(app: "App", folders: Sequence[Path]) -> AsyncIterator["Server[An
                 mine.add(job_id)
                 await stack.enter_async_context(app.working([job_id]))
 
+        async def served() -> set[str]:
+            return {model for worker in await app.workers() if not worker["solo"] for model in worker["models"]}
+
+        limits = app.settings.limits
         edge = Edge(
             app=app,
             owner="local",
             sees=None,
-            queue_limit=app.settings.limits.queued,
+            queue_limit=limits.queued,
+            limits=limits,
             folders=tuple(folders),
+            cache=app.settings.cache_folder,
             adopt=adopt,
+            served=served,
             mine=mine,
         )
         yield make_server(lambda _context: edge, here=True)
+
+
+async def agent_away(away: "Away", folders: Sequence[Path], limits: "Limits") -> "Server[Any]":
+    """The server for one agent whose pictures are drawn at another imagen; copies of them are put here."""
+    from imagen.surfaces.mcp.tools import make_server
+
+    told = (await away.about()).get("limits", {})
+    edge = Edge(
+        app=away,
+        owner="local",
+        sees=None,
+        queue_limit=None,
+        limits=replace(limits, **{name: told[name] for name in limits.__dataclass_fields__ if name in told}),
+        base_url=away.url,
+        folders=tuple(folders),
+        keyed=away.keyed,
+    )
+    return make_server(lambda _context: edge, here=True)
 
 
 async def converse(server: "Server[Any]") -> None:

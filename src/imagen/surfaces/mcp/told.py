@@ -107,7 +107,8 @@ async def sheet_told(edge: "Edge", series: Series, sheet: bytes) -> dict[str, An
     told = {"id": None, "index": 0, "width": width, "height": height, "seed": None, "state": "stored"}
     if edge.base_url is not None:
         return told | {"url": f"{edge.base_url}/v1/series/{series.id}/sheet.png"}
-    file = edge.app.settings.cache_folder / "sheets" / f"{series.id}.png"
+    assert edge.cache is not None
+    file = edge.cache / "sheets" / f"{series.id}.png"
     await asyncio.to_thread(_write, file, sheet)
     return told | {"path": str(file)}
 

@@ -25,7 +25,7 @@ from imagen.core.request import Draft
 from imagen.surfaces.http.limits import check_draft, check_series
 from imagen.surfaces.mcp import pictures, shapes
 from imagen.surfaces.mcp.following import DRY, STANDS, after_fetch, after_job, after_series
-from imagen.surfaces.mcp.forecast import forecast, total_s, waiting
+from imagen.surfaces.mcp.forecast import forecast, total_s
 from imagen.surfaces.mcp.record import record_of
 from imagen.surfaces.mcp.told import image_told, job_told, line_told, notes_told, series_told, sheet_told
 from imagen.surfaces.mcp.waiting import Notes, job_ended, series_ended
@@ -55,7 +55,7 @@ async def models(edge: "Edge", asked: shapes.Models, notes: Notes) -> Answer:
     if asked.model is not None:
         states = [one for one in states if one.model.name == asked.model]
         if not states:
-            edge.app.catalog.get(asked.model)  # raises, with the names that come near
+            (await edge.app.models()).get(asked.model)  # raises, with the names that come near
     told = []
     for one in sorted(states, key=lambda state: (not state.available, not state.default)):
         model = one.model
@@ -87,8 +87,9 @@ async def generate(edge: "Edge", asked: shapes.Generate, notes: Notes) -> Answer
     draft = Draft(**fields | {"options": asked.options or {}})
     check_draft(draft, edge.limits)
     if asked.dry_run:
-        name = edge.app.catalog.resolve(draft, lambda: 0).model.name
-        expected = await forecast(edge, draft, await edge.app.model_states(), (await waiting(edge)).get(name, 0))
+        name = (await edge.app.models()).resolve(draft, lambda: 0).model.name
+        busy = (await edge.app.waiting()).get(name, 0)
+        expected = await forecast(edge, draft, await edge.app.model_states(), busy)
         return Answer(data={"forecast": expected, "next": DRY})
     try:
         job = await edge.app.submit(draft, owner=edge.owner, queue_limit=edge.queue_limit)
@@ -124,7 +125,7 @@ async def compare(edge: "Edge", asked: shapes.Compare, notes: Notes) -> Answer:
     settings = {name: getattr(asked, name) for name in DRAWN if getattr(asked, name) is not None}
     check_series(prompts, chosen, seeds, edge.limits, settings)
     if asked.dry_run:
-        states, busy = await edge.app.model_states(), await waiting(edge)
+        states, busy = await edge.app.model_states(), await edge.app.waiting()
         draft = Draft(prompt=prompts[0], seed=seeds[0], **settings)
         expected = [await forecast(edge, replace(draft, model=name), states, busy.get(name, 0)) for name in chosen]
         each = len(prompts) * len(seeds)
@@ -147,11 +148,10 @@ async def fetch(edge: "Edge", asked: shapes.Fetch, notes: Notes) -> Answer:
         found = await _found(edge, asked.id, "job, picture or comparison")
     except UnknownJob as error:
         try:
-            file = await edge.app.image(asked.id, owner=edge.sees)
+            found = await edge.app.drawn_by(asked.id, owner=edge.sees)
         except UnknownImage:
             raise error from None
-        found = await edge.app.job(file.job, owner=edge.sees)
-        index = next(image.index for image in found.images if image.id == file.id)
+        index = next(image.index for image in found.images if image.id == asked.id)
     else:
         index = asked.index
     if isinstance(found, Series):
@@ -221,10 +221,9 @@ async def _listed(edge: "Edge") -> Answer:
 
 async def _standing(edge: "Edge", jobs: Sequence[Job]) -> set[str]:
     """Those that wait and that nobody draws: an earlier process left them, and no worker draws their model."""
-    if edge.adopt is None:
+    if edge.served is None:
         return set()
-    workers = await edge.app.workers()
-    served = {model for worker in workers if not worker["solo"] for model in worker["models"]}
+    served = await edge.served()
     left = [job for job in jobs if job.state is State.QUEUED and job.id not in edge.mine]
     return {job.id for job in left if job.request.model not in served}
 

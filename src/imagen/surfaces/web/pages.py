@@ -1,6 +1,7 @@
 """The page /imagine: plain files, served as they lie here; everything else it asks of the public API like anybody."""
 
 import hashlib
+import re
 from functools import cache
 from importlib.resources import files
 
@@ -23,6 +24,7 @@ POLICY = (
     "base-uri 'none'; form-action 'none'; frame-ancestors 'none'; "
     "require-trusted-types-for 'script'; trusted-types 'none'"
 )
+_PICTURES = re.compile(r"(img-src|connect-src) 'self'")
 # An address of the page shows the view that its path names; the page reads it by itself.
 VIEWS = (
     "/imagine",
@@ -32,8 +34,6 @@ VIEWS = (
     "/imagine/series/{id}",
     "/imagine/series/{id}/vote",
 )
-
-router = APIRouter(include_in_schema=False)
 
 
 @cache
@@ -56,37 +56,40 @@ def version() -> str:
     return told.hexdigest()[:16]
 
 
-async def view(request: Request) -> Response:
-    """The page itself; which view it shows is its own affair."""
-    return _page(request)
+def router(pictures_origin: str | None = None) -> APIRouter:
+    """The page, which may load pictures from this site too: where the server sends browsers for them, if it does."""
+    policy = _PICTURES.sub(rf"\g<0> {pictures_origin}", POLICY) if pictures_origin else POLICY
+
+    def page(request: Request, status: int = 200) -> Response:
+        tag = f'"{version()}"'
+        headers = {"etag": tag, "cache-control": "no-cache", "content-security-policy": policy}
+        if status == 200 and tag in request.headers.get("if-none-match", ""):
+            return Response(status_code=304, headers=headers)
+        text = statics()["index.html"].replace(HERE.encode(), f"/imagine/static/{version()}".encode())
+        return Response(text, status, media_type=TYPES["html"], headers=headers)
+
+    async def view(request: Request) -> Response:
+        """The page itself; which view it shows is its own affair."""
+        return page(request)
+
+    async def lost(rest: str, request: Request) -> Response:
+        """A page that is not there, said by the page to whoever has a browser."""
+        if "text/html" not in request.headers.get("accept", ""):
+            raise HTTPException(404)
+        return page(request, 404)
+
+    routes = APIRouter(include_in_schema=False)
+    for path in VIEWS:
+        for spelled in (path, f"{path}/"):
+            routes.add_api_route(spelled, view, methods=["GET", "HEAD"])
+    routes.add_api_route("/imagine/static/{hash}/{name}", static, methods=["GET", "HEAD"])
+    routes.add_api_route("/imagine/{rest:path}", lost, methods=["GET", "HEAD"])
+    return routes
 
 
-def _page(request: Request, status: int = 200) -> Response:
-    tag = f'"{version()}"'
-    headers = {"etag": tag, "cache-control": "no-cache", "content-security-policy": POLICY}
-    if status == 200 and tag in request.headers.get("if-none-match", ""):
-        return Response(status_code=304, headers=headers)
-    page = statics()["index.html"].replace(HERE.encode(), f"/imagine/static/{version()}".encode())
-    return Response(page, status, media_type=TYPES["html"], headers=headers)
-
-
-for path in VIEWS:
-    for spelled in (path, f"{path}/"):
-        router.add_api_route(spelled, view, methods=["GET", "HEAD"])
-
-
-@router.api_route("/imagine/static/{hash}/{name}", methods=["GET", "HEAD"])
 async def static(hash: str, name: str) -> Response:
     """One file of this version. A page of another version asks for files that are not here, and is loaded again."""
     data = statics().get(name) if hash == version() else None
     if data is None or name == "index.html":
         raise HTTPException(404)
     return Response(data, media_type=TYPES[name.rpartition(".")[2]], headers={"cache-control": FOR_EVER})
-
-
-@router.api_route("/imagine/{rest:path}", methods=["GET", "HEAD"])
-async def lost(rest: str, request: Request) -> Response:
-    """A page that is not there, said by the page to whoever has a browser."""
-    if "text/html" not in request.headers.get("accept", ""):
-        raise HTTPException(404)
-    return _page(request, 404)

@@ -99,7 +99,9 @@ def router(app: "App") -> APIRouter:
         with visits.arriving(door.caller.name, door.limits):
             keyed = await idempotent(request, key)
             once = {"route": ROUTE, **keyed} if keyed else {}
-            job = await door.app.submit(asked.draft, owner=door.caller.name, queue_limit=door.queue_limit, **once)
+            job = await door.app.submit(
+                asked.draft, owner=door.caller.name, queue_limit=door.queue_limit, waited_for=True, **once
+            )
             visit = Visit(visits, door.app, job, cancels=cancels, by=door.caller.name)
         mine.begin(job.id, asked.task)
 

@@ -125,7 +125,7 @@ async def _job(
             return found
     # Remembered by its body in any case; keys of ours are no business of those that clients choose.
     once = {"route": ROUTE, **keyed} if keyed else {"route": UNKEYED, "body_hash": hashed}
-    return await door.app.submit(asked.draft, owner=owner, queue_limit=door.queue_limit, **once)
+    return await door.app.submit(asked.draft, owner=owner, queue_limit=door.queue_limit, waited_for=True, **once)
 
 
 def _refused(error: ImagenError) -> Response:

@@ -2,12 +2,15 @@
 
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+from imagen.config.devices import devices_of
+from imagen.config.keys import FROM_ENVIRONMENT, GROUPS, KEYS, PAID_CALLS, SYNCHRONOUS
+from imagen.core.device import Sharing
 from imagen.core.errors import BadConfig, ImagenError, RequestError, Unwritable
 from imagen.core.request import preview_policy
 from imagen.reading import Document, read_yaml, spelled, valued
@@ -15,108 +18,12 @@ from imagen.reading import Document, read_yaml, spelled, valued
 PREFIX = "IMAGEN_"
 FILE = "config.yaml"
 
-# Every key of config.yaml: its type in words, its default, and what it is for. `config init` and the docs print this.
-KEYS: Mapping[str, tuple[str, Any, str]] = {
-    "database": (
-        "text",
-        "sqlite",
-        "where jobs are remembered: `sqlite` is one file in the data folder; or `postgresql://user:password@host/db`",
-    ),
-    "synchronous": (
-        "text",
-        "normal",
-        "how SQLite writes: `normal` survives the end of any program; `full` a power cut too, and waits for the disk",
-    ),
-    "storage": ("text", "local", "where pictures lie: `local` is a folder beside the database"),
-    "default_model": ("text", None, "the model of a request that names none"),
-    "preview": ("policy", None, "how previews are made unless a request or a model says otherwise"),
-    "paid_calls": (
-        "text",
-        "allowed",
-        "whether models that cost money may be asked: `allowed`, where config.yaml names them, or `forbidden`",
-    ),
-    "server": ("group", None, "where `imagen serve` listens, and whom it answers"),
-    "limits": ("group", None, "how much one request, one key or all of them may ask of `imagen serve`"),
-    "openai": ("group", None, "how `imagen serve` answers programs made for the OpenAI Images API"),
-    "backends": ("mapping", {}, "settings for every model of a backend: `name: {key: value}`"),
-    "models": ("mapping", {}, "your models: `name: {backend: …}`, or a bundled name with the keys to change"),
-}
-FROM_ENVIRONMENT = ("database", "synchronous", "storage", "default_model", "paid_calls")
-SYNCHRONOUS = ("normal", "full")
-PAID_CALLS = ("allowed", "forbidden")
 SECRET = ("token", "key", "password", "secret")
-
-# Every key of a group, like KEYS; each can come from the environment too: IMAGEN_SERVER_PORT, IMAGEN_LIMITS_STEPS.
-SERVER: Mapping[str, tuple[str, Any, str]] = {
-    "host": (
-        "text",
-        "127.0.0.1",
-        "the address to listen on; any but this machine's own needs a key: `imagen keys add`",
-    ),
-    "port": ("port", 8450, "0 takes any free one"),
-    "hosts": ("names", (), "names under which others reach this server, for instance behind a proxy"),
-    "origins": ("origins", (), "web sites whose pages may use this server, for instance https://gallery.example"),
-    "public_url": ("url", None, "the address of this server as others see it, when a proxy stands before it"),
-}
-LIMITS: Mapping[str, tuple[str, Any, str]] = {
-    # No text encoder reads more than a few thousand characters; the rest would only lie in the database.
-    "prompt_chars": ("limit", 20_000, "characters of a prompt, and of a negative prompt"),
-    # 4096 x 4096: four times what today's models draw, and about 200 MiB while it is drawn and encoded.
-    "pixels": ("limit", 16_777_216, "width times height of one picture"),
-    "side": ("limit", 8192, "pixels of the longer side; few decoders work beyond it"),
-    # The slowest samplers in use take 150.
-    "steps": ("limit", 500, "steps of one picture"),
-    # More is a series, which can be watched, cancelled and resumed by the picture.
-    "n": ("limit", 16, "pictures of one request"),
-    # Half an hour of a fast card; one key cannot fill the queue before everybody else.
-    "queued": ("limit", 1000, "jobs of one caller that wait to be drawn; an admin key may have any number"),
-    # A job is a few KiB and the longest series a few hundred: this is both, with room.
-    "body_bytes": ("number", 1_048_576, "bytes of the body of one request"),
-    # Each costs a connection and up to 50 KiB; two thousand stay below 100 MiB.
-    "streams": ("limit", 2000, "event streams that are open at once"),
-    # A thousand watchers behind one key is a web site with an audience; a loop that never closes is stopped here.
-    "streams_per_key": ("limit", 1100, "event streams that one key has open at once"),
-    # On a slow line a header takes a second. Who takes longer holds a connection for nothing.
-    "header_s": ("number", 10, "seconds a client may take to send the head of a request"),
-    "body_s": ("number", 10, "seconds a client may take to send its body"),
-    # Ten prompts, ten models, ten seeds.
-    "series_cells": ("limit", 1000, "pictures of one series"),
-    # Proxies give up on a silent answer after a minute.
-    "wait_s": ("number", 60, "seconds that `Prefer: wait` may keep a request open"),
-}
-OPENAI: Mapping[str, tuple[str, Any, str]] = {
-    "aliases": (
-        "aliases",
-        dict.fromkeys(
-            (
-                "gpt-image-1",
-                "gpt-image-1-mini",
-                "gpt-image-1.5",
-                "gpt-image-2",
-                "gpt-image-2.5-flare",
-                "dall-e-2",
-                "dall-e-3",
-            )
-        ),
-        "names that programs insist on, and the model each means; null: the default model",
-    ),
-    "strict": (
-        "flag",
-        False,
-        "refuse a name that is neither model nor alias, instead of drawing with the default",
-    ),
-    "on_disconnect": (
-        "auto | keep | cancel",
-        "auto",
-        "when the client leaves before the end: keep the job, or cancel it; auto: cancel streams, keep the others",
-    ),
-    # Below the minute after which proxies drop a silent connection, and long enough for most failures to have come.
-    "hold_s": ("number", 45, "seconds for which a request that is no stream waits in silence; then come blanks"),
-}
-GROUPS = {"server": SERVER, "limits": LIMITS, "openai": OPENAI}
 
 # To the last @, because a password may hold anything; rather too much is starred than too little.
 _PASSWORD = re.compile(r"^((?:[a-z0-9+]+://)?[^:@/?]*):.*@", re.DOTALL)
+# gs and az are Google's and Azure's, which obstore reaches the same way.
+_BUCKET = re.compile(r"(s3|gs|az)://[A-Za-z0-9][A-Za-z0-9._-]*(/[A-Za-z0-9!_.*'()-]+)*/?")
 _PASSWORD_FIELD = re.compile(r"(?i)([?&][a-z_]*(?:password|secret|token)[a-z_]*=)[^&]*")
 
 
@@ -161,6 +68,29 @@ class OpenAI:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class S3:
+    """How a bucket is reached, and how pictures are read out of it."""
+
+    endpoint: str | None
+    region: str | None
+    path_style: bool
+    allow_http: bool
+    profile: str | None
+    reads: str
+    presign_s: int
+    public_endpoint: str | None
+    patience_s: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Webhooks:
+    """How receivers of webhooks know us, and which of them may be asked though they are not public."""
+
+    secret: str | None
+    allow: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
     """The effective settings of this process."""
 
@@ -177,7 +107,11 @@ class Settings:
     server: Server
     limits: Limits
     openai: OpenAI
+    s3: S3
+    webhooks: Webhooks
+    devices: Mapping[str, Sharing] = field(default_factory=dict)
     backends: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    servers: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     models: Mapping[str, Any] = field(default_factory=dict)
     document: Document
     provenance: Mapping[str, str] = field(default_factory=dict)
@@ -258,15 +192,20 @@ def load_settings(
         if value is not None and name not in GROUPS:
             values[name] = value
             provenance[name] = f"flag --{name.replace('_', '-')}"
+    values["devices"], wrong = devices_of(document, values["devices"])
+    problems += wrong
     groups = {
         name: _group(name, document, environ, (flags or {}).get(name) or {}, provenance, problems) for name in GROUPS
     }
+    problems += _bare(groups["s3"])
     return Settings(
         **folders,
         **values,
         server=Server(**groups["server"]),
         limits=Limits(**groups["limits"]),
         openai=OpenAI(**groups["openai"]),
+        s3=S3(**groups["s3"]),
+        webhooks=Webhooks(**groups["webhooks"]),
         document=document,
         provenance=provenance,
         problems=tuple(problems),
@@ -336,8 +275,9 @@ def _check(document: Document, name: str, value: Any) -> None:
 
 def _place_wrong(name: str, value: str) -> tuple[str, str] | None:
     """What is wrong with the place where something is kept, and a hint. No password is repeated."""
-    if name == "storage" and value != "local":
-        return f"the storage {masked(name, value)!r} is not known", "use `storage: local`"
+    if name == "storage" and value != "local" and not _BUCKET.fullmatch(value):
+        told = f"the storage {masked(name, value)!r} is not known"
+        return told, "use `storage: local`, or a bucket: `storage: s3://bucket/folder`; keys do not stand in it"
     if name == "paid_calls" and value not in PAID_CALLS:
         return f"`paid_calls` cannot be {value!r}", f"it is {' or '.join(PAID_CALLS)}"
     if name == "synchronous" and value not in SYNCHRONOUS:
@@ -353,6 +293,16 @@ def _place_wrong(name: str, value: str) -> tuple[str, str] | None:
             told = f"the database {masked(name, value)!r} is not an address"
             return told, "write a port in digits, and signs such as @ : / # of a password as %40 %3A %2F %23"
     return None
+
+
+def _bare(s3: Mapping[str, Any]) -> Iterator[BadConfig]:
+    """Addresses of the bucket without TLS, which somebody must have allowed."""
+    for key in ("endpoint", "public_endpoint"):
+        if not s3["allow_http"] and (s3[key] or "").lower().startswith("http:"):
+            yield BadConfig(
+                f"`s3.{key}` has no TLS: whoever is on the way sees the pictures, and may change them",
+                hint="write https://, or on a network you trust `s3: {allow_http: true}`",
+            )
 
 
 def _group(

@@ -1,0 +1,1 @@
+"""Another imagen server as a door: the same verbs as the app of this machine, asked for over its public HTTP API."""

@@ -1,0 +1,104 @@
+"""What a server says, in the words of this side: its errors as ours, its hints as commands, and what is in the way."""
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from imagen.core.errors import (
+    BackendError,
+    ImagenError,
+    NotConfigured,
+    RequestError,
+    ServerAway,
+    SetupError,
+    Unauthorized,
+)
+
+# The other way round than `without_commands`: over HTTP a server names addresses, because its callers have no commands.
+_ADDRESS = re.compile(r"`?\b(GET|POST) /v1/(jobs|series|models)(?:/([^\s/`]+))?(?:/(events|cancel|retry))?(?![\w/])`?")
+_TYPES: Mapping[str, type[ImagenError]] = {kind.type: kind for kind in (RequestError, SetupError, BackendError)}
+_SELF_SIGNED = re.compile(r"CERTIFICATE_VERIFY_FAILED\S*(?: certificate verify failed:)? ?([^(]*)", re.IGNORECASE)
+
+
+def error_of(shape: Mapping[str, Any], server: str) -> ImagenError | None:
+    """The error that a server answered with; None when it is none of ours."""
+    if not isinstance(shape.get("message"), str) or not isinstance(shape.get("hint"), str):
+        return None
+    error = rebuilt(shape)
+    if isinstance(error, Unauthorized):
+        return Unauthorized(
+            f"{server}: {error.message}",
+            hint="give one in IMAGEN_KEY, or under `servers:` in config.yaml; its owner makes one with "
+            "`imagen keys add NAME`",
+        )
+    return error
+
+
+def rebuilt(shape: Mapping[str, Any]) -> ImagenError:
+    """An error as it was before it was sent."""
+    error = ImagenError.from_dict({**shape, "hint": with_commands(str(shape.get("hint") or ""))})
+    kind = _TYPES.get(str(shape.get("type")))
+    if type(error) is ImagenError and kind is not None:
+        # A code of a later version, or of its own: whose turn it is stays what it is.
+        return kind(error.message, hint=error.hint, param=error.param, detail=error.detail)
+    return error
+
+
+def with_commands(hint: str) -> str:
+    """The hint with each address about jobs, series and models replaced by the command that does the same."""
+    return _ADDRESS.sub(_command, hint)
+
+
+def _command(address: re.Match[str]) -> str:
+    method, noun, name, verb = address.groups()
+    name = {None: "", "{id}": " ID"}.get(name, f" {name}")
+    match method, verb:
+        case "GET", None:
+            what = f"{noun} show{name}" if name else noun
+        case "GET", "events":
+            what = f"{noun} watch{name}"
+        case "POST", "cancel" | "retry":
+            what = f"{noun} {verb}{name}"
+        case _:
+            return address[0]
+    if noun == "models" and not name:
+        what = "models"
+    elif not name:
+        what = f"{noun} list"
+    return f"`imagen {what}`"
+
+
+def away(server: str, why: str, *, was_there: bool) -> ImagenError:
+    """It could not be asked; `why` is what the client library says."""
+    if found := _SELF_SIGNED.search(why):
+        return NotConfigured(
+            f"the certificate of {server} is not trusted here: {found[1].strip(' ]') or 'it cannot be checked'}",
+            hint="set SSL_CERT_FILE to the certificate of whoever signed it; the name in the address has to be in it",
+            param="server",
+        )
+    if "WRONG_VERSION_NUMBER" in why.upper().replace(" ", "_") or "RECORD_LAYER_FAILURE" in why.upper():
+        return NotConfigured(
+            f"{server} does not speak TLS", hint="write http:// in place of https://, or ask its owner", param="server"
+        )
+    if was_there:
+        hint = "what was submitted is kept there: see `imagen jobs list` when it is back"
+        return ServerAway(f"{server} does not answer any more: {why}", hint=hint)
+    return ServerAway(
+        f"{server} does not answer: {why}",
+        hint="see whether the address is right, and whether `imagen serve` runs there and can be reached from here",
+        param="server",
+    )
+
+
+def no_server(server: str, found: str) -> ImagenError:
+    """Something answers, and it is not imagen."""
+    return NotConfigured(
+        f"what answers at {server} is not an imagen server: {found}",
+        hint="see whether the port is that of `imagen serve`, and give the root of its address",
+        param="server",
+    )
+
+
+def too_old(server: str, what: str) -> ImagenError:
+    """The server is of a version that cannot do this."""
+    return NotConfigured(f"{server} is too old for this: it has no {what}", hint="update imagen there", param="server")

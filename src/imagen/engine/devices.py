@@ -1,0 +1,100 @@
+"""The devices of all workers: what they are, and the flag by which somebody has one for himself for a while."""
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
+from datetime import UTC, datetime
+from typing import Any
+
+from sqlalchemy import Connection, Row
+
+from imagen.core.device import Device, Pause
+from imagen.core.errors import DevicePaused, UnknownDevice
+from imagen.core.model import Model
+from imagen.models.catalog import Catalog
+from imagen.reading import maybe
+from imagen.store import devices
+from imagen.store.db import Database
+
+LATER_S = 120.0  # when to ask again about a pause that somebody has to end
+
+
+class Devices:
+    """List, pause and resume devices."""
+
+    def __init__(
+        self, db: Database, *, catalog: Callable[[], Catalog], alive: Callable[[Connection], Sequence[Row[Any]]]
+    ) -> None:
+        self._db = db
+        self._catalog = catalog
+        self._alive = alive
+
+    @property
+    def here(self) -> list[str]:
+        """Those on which the models of these settings are drawn."""
+        return sorted({model.device for model in self._catalog().models.values() if model.enabled})
+
+    async def all(self) -> list[Device]:
+        """Every device, by name: those that drew, those of live workers, and those of these settings."""
+
+        def look(connection: Connection) -> list[Device]:
+            crew = [row for row in self._alive(connection) if not row.solo]
+            return devices.listed(connection, crew, datetime.now(UTC))
+
+        found = {device.name: device for device in await self._db.read(look)}
+        found |= {name: Device(name=name) for name in self.here if name not in found}
+        shared = self._catalog().sharing
+        return [
+            replace(device, vram_mib=shared[name].vram_mib) if name in shared else device
+            for name, device in sorted(found.items())
+        ]
+
+    async def paused(self) -> dict[str, Pause]:
+        """Those on which nothing is begun now, and why."""
+        return await self._db.read(devices.paused, datetime.now(UTC))
+
+    async def pause(self, names: Iterable[str], *, by: str, reason: str = "", now: bool = False) -> list[Device]:
+        """Begin nothing on these devices until they are resumed; `now` also gives back what runs there."""
+        wanted = await self._known(names)
+        why = Pause(reason=" ".join(reason.split()), by=by, since=datetime.now(UTC))
+        for name in wanted:
+            await self._db.write(devices.pause, name, why)
+            if now:
+                await self._db.write(devices.give_back, name, why)
+        return await self._named(wanted)
+
+    async def resume(self, names: Iterable[str]) -> list[Device]:
+        """Let jobs begin on these devices again."""
+        wanted = await self._known(names)
+        for name in wanted:
+            await self._db.write(devices.resume, name)
+        return await self._named(wanted)
+
+    def check_open(self, connection: Connection, model: Model) -> None:
+        """DevicePaused when nothing is begun on any device that draws this model: for whoever would wait for it."""
+        now = datetime.now(UTC)
+        asleep = devices.paused(connection, now)
+        if not asleep:  # nearly always, and then nothing more is asked
+            return
+        crew = [row for row in self._alive(connection) if not row.solo]
+        there = devices.drawn_on(crew, model.name) or {model.device}
+        if not there <= asleep.keys():
+            return
+        ends = [until for name in there if (until := asleep[name].until) is not None]
+        raise DevicePaused(
+            f"{model.name} is not drawn now: " + "; ".join(f"{name} is {asleep[name]}" for name in sorted(there)),
+            hint="ask again later, or for another model; a job sent to POST /v1/jobs waits until then",
+            param="model",
+            retry_after_s=max(1.0, (min(ends) - now).total_seconds()) if ends else LATER_S,
+        )
+
+    async def _known(self, names: Iterable[str]) -> list[str]:
+        wanted = list(dict.fromkeys(names))
+        there = [device.name for device in await self.all()]
+        for name in wanted:
+            if name not in there:
+                hint = f"devices: {', '.join(there) or 'none'}"
+                raise UnknownDevice(f"there is no device {name!r}{maybe(name, there)}", hint=hint, param="device")
+        return wanted
+
+    async def _named(self, names: Sequence[str]) -> list[Device]:
+        return [device for device in await self.all() if device.name in names]

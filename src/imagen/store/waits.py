@@ -1,0 +1,52 @@
+"""What a job that waits is waiting for, in words."""
+
+from datetime import UTC, datetime
+from typing import Any
+
+from sqlalchemy import Connection, Row, func, select
+
+from imagen.store import devices
+from imagen.store.tables import events, jobs, slots, workers
+
+
+def waits_for(connection: Connection, row: Row[Any]) -> str | None:
+    """Somebody who draws it, a device that is taken or paused, or its next try; None when it is about to be taken."""
+    if row.record is None:
+        return f"somebody who knows the model {row.model!r}" if row.model else "somebody who draws"
+    now = datetime.now(UTC)
+    if row.run_after is not None and row.run_after > now:
+        return _next_try(connection, row, (row.run_after - now).total_seconds())
+    crew = connection.execute(select(workers.c.solo, workers.c.models, workers.c.places)).all()
+    drawn_on = devices.drawn_on(crew, row.model) or {row.device}
+    paused = {device: why for device, why in devices.paused(connection, now).items() if device in drawn_on}
+    if paused.keys() == drawn_on:
+        return "; ".join(f"{device}: {why}" for device, why in sorted(paused.items()))
+    open_ = drawn_on - paused.keys()
+    held = connection.execute(
+        select(jobs.c.id, jobs.c.model, jobs.c.worker, slots.c.device, slots.c.vram_mib)
+        .join(slots, slots.c.job_id == jobs.c.id)
+        .where(slots.c.device.in_(open_))
+        .order_by(slots.c.device, slots.c.slot)
+    ).all()
+    # A one-shot command may draw it too: whose jobs it works nobody can tell.
+    if not held and not any(one.solo or row.model in one.models for one in crew):
+        return f"a worker that draws {row.model}"
+    free = connection.execute(
+        select(func.count()).where(slots.c.device.in_(open_), slots.c.job_id.is_(None))
+    ).scalar_one()
+    shared = any(one.vram_mib is not None for one in held)  # then a free slot is not yet enough room
+    if not held or (free and not shared):
+        return None
+    drawing = ", ".join(f"job {one.id[-8:]} ({one.model})" for one in held)
+    return f"{', '.join(sorted({one.device for one in held}))}: held by {drawing}"
+
+
+def _next_try(connection: Connection, row: Row[Any], in_s: float) -> str:
+    last = (
+        select(events.c.body)
+        .where(events.c.job_id == row.id, events.c.type == "requeued")
+        .order_by(events.c.seq.desc())
+        .limit(1)
+    )
+    body = connection.execute(last).scalar_one_or_none() or {}
+    return f"its next try in {max(1, round(in_s))} s" + (f", after: {body['reason']}" if body.get("reason") else "")

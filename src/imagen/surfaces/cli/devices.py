@@ -1,0 +1,95 @@
+"""`imagen worker list|pause|resume`: the devices of all workers, and having one for something else for a while."""
+
+import asyncio
+import getpass
+import platform
+from collections.abc import Awaitable, Callable, Sequence
+from typing import TYPE_CHECKING
+
+import click
+
+from imagen.surfaces.cli.output import age, print_json, print_table
+
+if TYPE_CHECKING:
+    from imagen.app import App
+    from imagen.core.device import Device
+
+JSON = click.option("--json", "json_output", is_flag=True, help="Print one JSON document.")
+DEVICES = click.argument("devices", nargs=-1, metavar="[DEVICE]...")
+
+
+@click.command("list")
+@JSON
+def list_(json_output: bool) -> None:
+    """Every device: who draws there and what, how much of it is taken, and whether it is paused."""
+    _show(_ask(lambda app: app.devices.all()), json_output)
+
+
+@click.command()
+@DEVICES
+@click.option("--reason", metavar="TEXT", default="", help="Told to whoever waits for the device.")
+@click.option("--now", is_flag=True, help="Give back what runs there, instead of letting it end.")
+@JSON
+def pause(devices: tuple[str, ...], reason: str, now: bool, json_output: bool) -> None:
+    """Begin nothing on DEVICE until it is resumed, whatever stops and starts meanwhile.
+
+    Without DEVICE every device is meant on which the models of this machine's settings are drawn. Jobs wait, and say
+    why. What is given back by --now has not failed.
+    """
+
+    async def paused(app: "App") -> list["Device"]:
+        return await app.devices.pause(devices or app.devices.here, by=_me(), reason=reason, now=now)
+
+    _show(_ask(paused), json_output)
+
+
+@click.command()
+@DEVICES
+@JSON
+def resume(devices: tuple[str, ...], json_output: bool) -> None:
+    """Let jobs begin on DEVICE again; without DEVICE on every device that `pause` alone means."""
+    _show(_ask(lambda app: app.devices.resume(devices or app.devices.here)), json_output)
+
+
+def _show(devices: Sequence["Device"], json_output: bool) -> None:
+    from imagen.surfaces.wire import device_json
+
+    if json_output:
+        print_json({"devices": [device_json(device) for device in devices]})
+        return
+    rows = [
+        (
+            device.name,
+            f"{device.taken} of {device.slots}" if device.slots else "",
+            _memory(device),
+            str(len(device.workers)),
+            f"{device.paused} ({age(device.paused.since)})" if device.paused else "open",
+            ", ".join(device.models),
+        )
+        for device in devices
+    ]
+    print_table(("DEVICE", "TAKEN", "MIB", "WORKERS", "STATE", "MODELS"), rows)
+
+
+def _memory(device: "Device") -> str:
+    if device.vram_mib is None:
+        return ""
+    return f"{device.vram_taken_mib or 0} of {device.vram_mib}"
+
+
+def _me() -> str:
+    try:
+        name = getpass.getuser()
+    except (KeyError, OSError):  # an account without a name, as in some containers
+        name = "somebody"
+    return f"{name}@{platform.node() or 'localhost'}"
+
+
+def _ask(question: Callable[["App"], Awaitable[list["Device"]]]) -> list["Device"]:
+    async def asked() -> list["Device"]:
+        from imagen.app import open as open_app
+
+        async with open_app() as app:
+            return await question(app)
+
+    return asyncio.run(asked())

@@ -1,0 +1,117 @@
+"""Somebody wants his card for an hour: paused from the command line or over HTTP, while real programs draw and ask."""
+
+import json
+import re
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tests.serve_kit import SMALL, Until, ask, drawing, ended, endless, job_of, submit
+from tests.service_kit import House, Program
+
+CARD = "card:0"
+OPENAI = {"prompt": "a fox [slow:0] [steps:4]", "model": "mock", "size": "64x64"}
+A1111 = {"prompt": "a fox [slow:0]", **SMALL}
+
+
+@pytest.fixture
+def house(tmp_path: Path) -> Iterator[House]:
+    with House(folder=tmp_path) as made:
+        made.model("mock", device=CARD)
+        yield made
+
+
+def refused(server: Program, path: str, body: Any) -> tuple[int, str | None, str]:
+    """Status, Retry-After and text of a request that is not answered with a picture."""
+    data = json.dumps(body).encode()
+    request = urllib.request.Request(f"{server.url}{path}", data, {"Content-Type": "application/json"})
+    with pytest.raises(urllib.error.HTTPError) as caught:
+        urllib.request.urlopen(request, timeout=60)
+    with caught.value as answer:
+        return answer.code, answer.headers["retry-after"], answer.read().decode()
+
+
+def test_a_paused_card_is_left_alone_until_it_is_resumed(house: House, until: Until) -> None:
+    """Also by a server that was killed and started again; jobs wait with the reason, and none is lost."""
+    server = house.serve()
+    running = endless(server)
+    drawing(server, running, until)
+    said = house.run("worker", "pause", CARD, "--reason", "a training run", "--now", "--json")
+    assert said.returncode == 0, said.stderr
+    (card,) = json.loads(said.stdout)["devices"]
+    assert (card["name"], card["taken"], card["paused"]["reason"]) == (CARD, 0, "a training run")
+    back = job_of(server, running)
+    assert back["state"] == "queued"
+    assert re.fullmatch(rf"{CARD}: paused by \S+@\S+: a training run", back["waits_for"])
+    server.kill()
+    server = house.serve()
+    waiting = submit(server)
+    assert job_of(server, waiting)["waits_for"] == back["waits_for"]
+    listed = house.run("worker", "list")
+    (line,) = [line for line in listed.stdout.splitlines() if line.startswith(CARD)]
+    assert "0 of 1" in line
+    assert "paused by" in line
+    told = house.run("doctor", "mock").stdout
+    assert re.search(rf"ok\s+devices: {CARD} is paused by .*: a training run; jobs wait until", told), told
+    house.run("jobs", "cancel", running)
+    assert house.run("worker", "resume", CARD).returncode == 0
+    assert ended(server, waiting, until)["state"] == "completed"
+    assert "none paused" in house.run("doctor", "mock").stdout
+
+
+def test_who_would_wait_at_a_door_is_told_when_to_come_back(house: House, until: Until) -> None:
+    """503 with Retry-After and the reason; a job is taken and waits, and what is drawn elsewhere goes on."""
+    server = house.serve()
+    assert ask(f"{server.url}/readyz") == (200, {"status": "ready"})
+    status, card = ask(f"{server.url}/v1/devices/{CARD}/pause", {"reason": "a film"})
+    assert status == 200, card
+    assert card["paused"]["reason"] == "a film"
+    for path, body in (("/v1/images/generations", OPENAI), ("/sdapi/v1/txt2img", A1111)):
+        status, after, text = refused(server, path, body)
+        assert (status, after) == (503, "120")
+        assert f"mock is not drawn now: {CARD} is paused by local: a film" in text
+    assert ask(f"{server.url}/v1/images/generations", OPENAI | {"model": "mock-warm"})[0] == 200
+    assert len(ask(f"{server.url}/v1/jobs?model=mock")[1]["jobs"]) == 0, "what was refused left nothing behind"
+    job = submit(server)
+    metrics = ask(f"{server.url}/metrics")[1]
+    assert f'imagen_device_paused{{device="{CARD}"}} 1.0' in metrics
+    until(lambda: ask(f"{server.url}/readyz")[1] == {"status": "ready", "paused": "1 of the devices"})
+    status, card = ask(f"{server.url}/v1/devices/{CARD}/resume", method="POST")
+    assert (status, card["paused"]) == (200, None)
+    assert ended(server, job, until)["state"] == "completed"
+    assert ask(f"{server.url}/v1/images/generations", OPENAI)[0] == 200
+
+
+def test_with_keys_only_admins_may_pause(house: House) -> None:
+    """Everybody may see; a name that is not there is refused with the nearest one."""
+    ann, boss = (house.run("keys", "add", *words).stdout.split()[0] for words in (("ann",), ("boss", "--admin")))
+    server = house.serve()
+    url = f"{server.url}/v1/devices"
+    assert ask(url)[0] == 401
+    names = [device["name"] for device in ask(url, key=ann)[1]["devices"]]
+    assert CARD in names
+    assert ask(f"{url}/{CARD}/pause", {}, key=ann)[0] == 403
+    assert ask(f"{url}/{CARD}/resume", method="POST", key=ann)[0] == 403
+    status, card = ask(f"{url}/{CARD}/pause", {}, key=boss)
+    assert (status, card["paused"]["by"], card["paused"]["reason"]) == (200, "boss", "")
+    status, error = ask(f"{url}/card:1/pause", {}, key=boss)
+    assert (status, error["error"]["code"]) == (404, "unknown_device")
+    assert f"did you mean '{CARD}'" in error["error"]["message"]
+    status, error = ask(f"{url}/{CARD}/pause", {"why": "x"}, key=boss)
+    assert (status, error["error"]["param"]) == (400, "why")
+
+
+def test_the_command_line_refuses_a_device_that_is_not_there(house: House) -> None:
+    """Exit 2, and what was meant; without a name the devices of this machine are meant."""
+    wrong = house.run("worker", "pause", "card:1")
+    assert wrong.returncode == 2
+    assert f"did you mean '{CARD}'" in wrong.stderr
+    both = json.loads(house.run("worker", "pause", "--json").stdout)["devices"]
+    assert {device["name"] for device in both} >= {CARD}
+    assert all(device["paused"] for device in both)
+    back = json.loads(house.run("worker", "resume", "--json").stdout)["devices"]
+    assert [device["name"] for device in back] == [device["name"] for device in both]
+    assert not any(device["paused"] for device in back)
