@@ -198,7 +198,7 @@ def measured(told: argparse.Namespace) -> dict[str, Any]:
             "same": _bytes(last["plain"]) == _bytes(last["ours"]) == _bytes(last["watched"]),
             "plain_mib": peaks["plain"],
             "ours_mib": peaks["watched"],
-            "switches": _switches(loaded, request, told) if told.switches else {},
+            "switches": _switches(loaded, model, request, Path(home), told) if told.switches else {},
         }
 
 
@@ -265,11 +265,14 @@ def _ways(loaded: Any, model: Model, request: Request, kept: Path) -> Mapping[st
     }
 
 
-def _switches(loaded: Any, request: Request, told: argparse.Namespace) -> dict[str, str]:
-    """The denoiser alone, twenty steps: with a switch over without it, by turns."""
-    from benchmarks.switches import compared
+def _switches(loaded: Any, model: Model, request: Request, kept: Path, told: argparse.Namespace) -> dict[str, str]:
+    """With a switch over without it, by turns: the denoiser alone in twenty steps, whole jobs, and what is moved."""
+    from benchmarks.switches import compared, moved, overlapped
 
-    return compared(_bare(loaded.pipe), request, told.device, min(told.rounds, 10))
+    rounds = min(told.rounds, 10)
+    beside = overlapped(loaded, model, request, kept, rounds)
+    bare = _bare(loaded.pipe)
+    return beside | compared(bare, request, told.device, rounds) | moved(bare, request, told.device, rounds)
 
 
 def _bare(pipe: Any) -> Any:

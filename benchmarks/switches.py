@@ -1,15 +1,23 @@
 """The switches for speed that diffusers has, each over none: the same pipeline, the same noise, by turns."""
 
+import asyncio
 import copy
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import AsyncGenerator, Callable, Mapping
+from contextlib import aclosing
+from dataclasses import replace
+from pathlib import Path
 from statistics import median
 from typing import Any
 
 import numpy as np
 
+from imagen.core.model import Model
 from imagen.core.request import Request
+from imagen.core.signals import Phase, Signal
+from imagen.testing.signals import Nobody
 
+JOBS = 4  # one after the other: of three of them the end meets the next one's beginning
 STEPS = 20  # caches reuse what hardly changes between two steps; in four steps all of it does
 
 
@@ -57,6 +65,86 @@ def compared(pipe: Any, request: Request, device: str, rounds: int) -> dict[str,
             told[name] = f"not here: {type(exc).__name__}: {' '.join(str(exc).split())[:100]}"
             pipe.transformer.set_attention_backend("native")
     return told
+
+
+def overlapped(loaded: Any, model: Model, request: Request, kept: Path, rounds: int) -> dict[str, str]:
+    """Some jobs of other words each, begun as the worker begins them: the wall time with `overlap: on` over without."""
+    told = {}
+    # The second says what such a ratio is worth where other things run on the machine.
+    for name, overlap in (("overlap: on", "on"), ("overlap: off, again", "off")):
+        ratios, beside = [], False
+        for number in range(-1, rounds):
+            times: dict[bool, float] = {}
+            for switched in (True, False) if number % 2 else (False, True):
+                loaded.prompts.clear()
+                keys = {**model.keys, "overlap": overlap if switched else "off"}
+                times[switched], drawn = asyncio.run(_jobs(loaded, replace(model, keys=keys), request, kept))
+                beside |= any("beside" in words for words in drawn)
+            if number >= 0:  # the first was for threads, kernels and maps
+                ratios.append(times[True] / times[False])
+        told[name] = f"{median(ratios):.3f} x ({min(ratios):.3f}-{max(ratios):.3f})" + (", done" if beside else "")
+    return told
+
+
+async def _jobs(loaded: Any, model: Model, request: Request, kept: Path) -> tuple[float, list[str]]:
+    from imagen.backends.diffusers import loading
+    from imagen.backends.diffusers.backend import Diffusers
+    from imagen.backends.diffusers.showing import Showing
+
+    backend = Diffusers({})
+    backend._open = loading.key(model, {}), loaded, Showing(loaded.pipe, model, loaded.device, kept, loaded.decoder)
+    words: list[str] = []
+
+    async def one(number: int, free: asyncio.Event) -> None:
+        asked = replace(request, prompt=f"{request.prompt}, {number}", seed=request.seed + number)
+        said: AsyncGenerator[Signal] = backend.generate(asked, model, Nobody())
+        async with aclosing(said):
+            async for signal in said:
+                if isinstance(signal, Phase) and signal.device_free:
+                    free.set()
+                words.append(str(getattr(signal, "facts", {}).get("drawn", "")))
+
+    begun = time.perf_counter()
+    async with asyncio.TaskGroup() as jobs:
+        for number in range(JOBS):
+            free = asyncio.Event()
+            jobs.create_task(one(number, free))
+            await free.wait()
+    took_s = time.perf_counter() - begun
+    await backend.aclose()
+    return took_s, words
+
+
+def moved(pipe: Any, request: Request, device: str, rounds: int) -> dict[str, str]:
+    """Parts and layers that wait beside the card: from pinned memory over without. Moves the parts for good."""
+    if not device.startswith("cuda"):
+        return {"pinned: on": "not here: a processor has no second memory"}
+    import torch
+
+    from imagen.backends.diffusers.moving import pinned_parts
+
+    def group(pinned: bool) -> Any:
+        other = _copied(pipe)
+        other.transformer.enable_group_offload(
+            torch.device(device), offload_type="leaf_level", use_stream=pinned, low_cpu_mem_usage=False
+        )
+        return other
+
+    def timed(one: Any) -> float:
+        _latents(one, request, device)
+        return median(_timed(one, request, device) for _ in range(rounds))
+
+    layers = {pinned: timed(group(pinned)) for pinned in (False, True)}
+    pipe.enable_model_cpu_offload(device=device)
+    plain = timed(pipe)
+    pipe.remove_all_hooks()
+    pipe.to("cpu")
+    pinned_parts(pipe)
+    pipe.enable_model_cpu_offload(device=device)
+    return {
+        "pinned: on, a layer at a time": f"{layers[True] / layers[False]:.3f} x",
+        "pinned: on, a part at a time": f"{timed(pipe) / plain:.3f} x",
+    }
 
 
 def _copied(pipe: Any) -> Any:

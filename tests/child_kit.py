@@ -16,7 +16,7 @@ from typing import Any
 from imagen.backends import child
 from imagen.backends.base import Backend, Previews, Registration
 from imagen.backends.child.parent import Child
-from imagen.core.errors import BadConfig, Check, MissingFile, Rejected
+from imagen.core.errors import BadConfig, Check, MissingFile, NotConfigured, Rejected
 from imagen.core.model import Defaults, Model, ModelFile
 from imagen.core.request import Request
 from imagen.core.signals import Notice, Output, Phase, Preview, Signal, Step
@@ -79,7 +79,7 @@ class Faulty:
                     yield Notice(code="begun", message=str(os.getpid()))
                     if once is not None:
                         once.touch()
-                    async for signal_ in self._do(fault):
+                    async for signal_ in self._do(fault, str(request.options.get("until", ""))):
                         yield signal_
                 yield Step(step=done, total=total, image=index)
                 if previews.wants(done, total):
@@ -102,8 +102,14 @@ class Faulty:
         elif self._closes:
             Path(self._closes).touch()
 
-    async def _do(self, fault: str) -> AsyncGenerator[Signal]:
+    async def _do(self, fault: str, until: str) -> AsyncGenerator[Signal]:
         match fault:
+            case "decode":
+                yield Phase(name="decoding", device_free=True)
+                while not Path(until).exists():
+                    await asyncio.sleep(0.01)
+            case "unfit":
+                raise NotConfigured("there is no such device", hint="name another one")
             case "segfault":
                 ctypes.string_at(0)
             case "abort":

@@ -21,7 +21,17 @@ from imagen.backends import mock, onnx
 from imagen.backends.base import Prepares, Queues, Registration, Releases
 from imagen.backends.child import parent
 from imagen.backends.child.parent import Child
-from imagen.core.errors import BadConfig, Check, Crashed, ImagenError, OutOfMemory, Rejected, TimedOut, TooLarge
+from imagen.core.errors import (
+    BadConfig,
+    Check,
+    Crashed,
+    ImagenError,
+    NotConfigured,
+    OutOfMemory,
+    Rejected,
+    TimedOut,
+    TooLarge,
+)
 from imagen.core.model import Model
 from imagen.core.request import Request
 from imagen.core.signals import Notice, Output, Phase, Preview, Signal, Step
@@ -283,6 +293,49 @@ async def test_one_that_says_nothing_for_too_long_is_ended(how):
         after, _ = await drawn(backend)
         assert after != before
         assert not alive(before)
+
+
+async def test_one_call_may_wait_as_long_as_another_speaks():
+    """What says nothing is a process: in it one picture is drawn after the other."""
+    async with opened(stall_s=1.0) as backend:
+        waiting = asyncio.create_task(collect(backend, request("wait@2"), model()))
+        said = await collect(backend, request(steps=8, options={"slow": 0.3}), model())
+        assert len(outputs(said)) == 1
+        with pytest.raises(Crashed, match="said nothing for 1 s"):
+            await waiting
+
+
+async def test_another_model_waits_for_one_that_is_only_decoded(tmp_path):
+    """That one has said that its device is free, and holds its memory until it is through; the same model is begun."""
+    done = tmp_path / "done"
+    decoding = request("decode@2", options={"until": str(done)})
+    async with opened() as backend:
+        before, _ = await drawn(backend)
+        first = asyncio.create_task(collect(backend, decoding, model()))
+        (process,) = backend._drawing.values()
+        await until(lambda: process.leaving)
+        assert await drawn(backend) == (before, 2)
+        other = asyncio.create_task(drawn(backend, of=model("another")))
+        elsewhere = await drawn(backend, of=model("a third", device="cpu@there"))
+        assert not other.done()
+        assert alive(before)
+        done.touch()
+        assert len(outputs(await first)) == 1
+        assert (await other)[0] not in (before, elsewhere[0])
+        assert not alive(before)
+
+
+async def test_one_whose_device_is_refused_does_not_stay():
+    """It has drawn nothing, so it holds nothing that is worth its memory; one that has drawn is kept."""
+    async with opened() as backend:
+        children = _children()
+        with pytest.raises(NotConfigured):
+            await collect(backend, request("unfit@1"), model())
+        assert _children() <= children
+        before, _ = await drawn(backend)
+        with pytest.raises(NotConfigured):
+            await collect(backend, request("unfit@1"), model())
+        assert (await drawn(backend))[0] == before
 
 
 async def test_cancelling_while_it_starts_waits_for_nothing():

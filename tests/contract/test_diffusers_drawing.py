@@ -2,10 +2,8 @@
 
 import asyncio
 import shutil
-import threading
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -13,71 +11,18 @@ from typing import Any
 import numpy as np
 import pytest
 from tests import inprocess_kit as kit
+from tests.diffusers_kit import PATIENCE_S, Counting, Gate, asked, drawing, drawn, loaded, notices, pixels
 
-from imagen.backends import diffusers
-from imagen.backends.base import Registration
-from imagen.backends.diffusers.backend import Diffusers
 from imagen.core.errors import BadConfig, Crashed, MissingFile, Unsupported
-from imagen.core.model import Model
-from imagen.core.request import Draft, Request
-from imagen.core.signals import Notice, Output, Phase, Preview, Signal, Step
-from imagen.models.catalog import Catalog, load_catalog
+from imagen.core.signals import Output, Phase, Preview, Step
 from imagen.testing.signals import Watching, collect, outputs, picture
 
-PATIENCE_S = 60
 OPTIONS = {"lora": {"type": "str", "default": ""}, "lora_scale": {"type": "float", "default": 1.0}}
 
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     return tmp_path / "models"
-
-
-def catalog(folder: Path) -> Catalog:
-    there = Registration(create=Diffusers, keys=diffusers.DiffusersKeys, device=diffusers.device)
-    found = load_catalog(
-        folders=(folder,),
-        configured={},
-        default_model=None,
-        backends={"diffusers": there},
-        backend_settings={"diffusers": {}},
-        host="here",
-    )
-    assert not found.broken
-    return found
-
-
-def asked(folder: Path, name: str, **fields: Any) -> tuple[Request, Model]:
-    draft = Draft(**{"prompt": "a red fox", "model": name, "seed": 7, **fields})
-    resolved = catalog(folder).resolve(draft, lambda: 7)
-    return resolved.request, resolved.model
-
-
-@asynccontextmanager
-async def drawing() -> AsyncIterator[Diffusers]:
-    backend = Diffusers({})
-    try:
-        yield backend
-    finally:
-        await backend.aclose()
-
-
-def drawn(folder: Path, name: str, *, previews: Any = None, **fields: Any) -> list[Signal]:
-    """Everything that is said about one request by a fresh backend."""
-
-    async def run() -> list[Signal]:
-        async with drawing() as backend:
-            return await collect(backend, *asked(folder, name, **fields), previews=previews)
-
-    return asyncio.run(run())
-
-
-def pixels(said: list[Signal]) -> list[bytes]:
-    return [output.data for output in outputs(said)]
-
-
-def notices(said: list[Signal]) -> list[str]:
-    return [signal.message for signal in said if isinstance(signal, Notice)]
 
 
 def array(shown: Output | Preview, size: tuple[int, int] | None = None) -> Any:
@@ -195,23 +140,6 @@ def test_a_prompt_is_encoded_once_for_all_its_pictures(folder: Path) -> None:
     asyncio.run(run())
 
 
-class Gate:
-    """A sink that holds the drawing thread at a step until it is let go."""
-
-    max_size = 64
-
-    def __init__(self, step: int) -> None:
-        self.step = step
-        self.reached = threading.Event()
-        self.open = threading.Event()
-
-    def wants(self, step: int, total: int) -> bool:
-        if step == self.step:
-            self.reached.set()
-            self.open.wait(PATIENCE_S)
-        return False
-
-
 def test_it_stops_within_a_step(folder: Path) -> None:
     """Closed in step 3 of 100, nothing is computed after that step, and the next request is drawn to its end."""
     name = kit.model(folder, "flux")
@@ -254,8 +182,10 @@ def test_closed_while_it_loads_it_never_encodes(folder: Path) -> None:
 def test_the_phases_come_in_their_order(folder: Path) -> None:
     """For each picture, and loading once."""
     said = drawn(folder, kit.model(folder, "sd3"), n=2)
-    phases = [signal.name for signal in said if isinstance(signal, Phase)]
-    assert phases == ["loading", *["encoding", "sampling", "decoding"] * 2]
+    phases = [(signal.name, signal.device_free) for signal in said if isinstance(signal, Phase)]
+    each = [("encoding", False), ("sampling", False), ("decoding", False)]
+    # With the last one in its memory, only saving is left.
+    assert phases == [("loading", False), *each, *each, ("decoding", True)]
 
 
 def test_a_lora_changes_the_picture_and_is_gone_afterwards(folder: Path) -> None:
@@ -361,6 +291,49 @@ def test_each_switch_draws_twice_the_same_and_is_told(keys: dict[str, Any], word
     assert pixels(drawn(folder, "tiny-flux", n=1, steps=6, seed=8)) == pixels(said)[1:]
 
 
+@pytest.fixture
+def traced() -> Iterator[Callable[[], int]]:
+    """How many pieces were compiled: traced as always, but then run without a compiler of C++ for them."""
+    import torch
+    from torch._dynamo.utils import counters
+
+    usual = torch.compiler.get_default_backend()
+    torch.compiler.set_default_backend("aot_eager")
+    counters.clear()
+    yield lambda: counters["stats"]["unique_graphs"]
+    torch.compiler.set_default_backend(usual)
+    torch.compiler.reset()
+
+
+@pytest.mark.parametrize("family", ["flux", "klein", "qwen"])
+def test_blocks_that_repeat_are_compiled(family: str, folder: Path, traced: Callable[[], int]) -> None:
+    """Only where the key says so, and the picture stays what it is."""
+    plain = drawn(folder, kit.model(folder, family))
+    assert traced() == 0
+    said = drawn(folder, kit.model(folder, family, "compiled", compile=True))
+    assert traced() > 0
+    assert np.abs(array(outputs(said)[0]) - array(outputs(plain)[0])).max() <= 1
+
+
+def test_parts_that_waited_in_pinned_memory_draw_the_same(folder: Path) -> None:
+    """They are the same numbers in another place; here any other, as a processor has no pinned memory."""
+    from imagen.backends.diffusers.moving import pinned_parts
+
+    name = kit.model(folder, "flux")
+
+    async def run() -> None:
+        async with drawing() as backend:
+            plain = pixels(await collect(backend, *asked(folder, name)))
+            pipe = loaded(backend).pipe
+            before = pipe.transformer.proj_out.weight.data_ptr()
+            pinned_parts(pipe, pin=lambda values: values.clone())
+            assert pipe.transformer.proj_out.weight.data_ptr() != before
+            pipe.to("cpu")
+            assert pixels(await collect(backend, *asked(folder, name))) == plain
+
+    asyncio.run(run())
+
+
 @pytest.mark.parametrize(
     ("family", "keys", "said"),
     [
@@ -381,6 +354,16 @@ def test_what_cannot_be_is_said_in_words(family: str, keys: dict[str, Any], said
     with pytest.raises(BadConfig, match=said) as caught:
         drawn(folder, kit.model(folder, family, **keys))
     assert caught.value.hint
+
+
+@pytest.mark.parametrize(
+    ("key", "wrong"), [("attention", "no_such"), ("leave_out", ["vae"]), ("parts", {"no_such": "x"})], ids=str
+)
+def test_the_key_that_is_wrong_is_the_one_that_is_named(key: str, wrong: Any, folder: Path) -> None:
+    """Not the weights, which are well."""
+    with pytest.raises(BadConfig) as caught:
+        drawn(folder, kit.model(folder, "flux", **{key: wrong}))
+    assert caught.value.param == key
 
 
 def test_a_part_can_be_left_out(folder: Path) -> None:
@@ -498,26 +481,6 @@ class Broken:
         if self.what == "wants":
             raise RuntimeError("the sink broke")
         return True
-
-
-@dataclass
-class Counting:
-    """How often a module is called."""
-
-    module: Any
-    count: int = field(default=0, init=False)
-
-    def __post_init__(self) -> None:
-        self.module.register_forward_hook(self._called)
-
-    def _called(self, *_: Any) -> None:
-        self.count += 1
-
-
-def loaded(backend: Diffusers) -> Any:
-    """The pipeline it has loaded."""
-    assert backend._open is not None
-    return backend._open[1]
 
 
 def spoil(file: Path, change: Callable[[Any], Any]) -> None:

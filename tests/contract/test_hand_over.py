@@ -25,8 +25,9 @@ from imagen.store.queue import Claim
 class Engine:
     """Stops where the test wants to look: while it decodes, and after its last picture."""
 
-    def __init__(self, *, queues: bool) -> None:
+    def __init__(self, *, queues: bool, says: bool = False) -> None:
         self.queues = queues
+        self.says = says
         self.here = asyncio.Event()
         self.go = asyncio.Event()
         self.stop_at = "decoding"
@@ -38,7 +39,7 @@ class Engine:
         self, request: Request, model: Model, previews: Previews, resume: str | None = None
     ) -> AsyncGenerator[Signal]:
         yield Step(step=1, total=request.n)
-        yield Phase(name="decoding")
+        yield Phase(name="decoding", device_free=self.says)
         await self._wait("decoding")
         for index in range(request.n):
             yield Output(data=bytes(192), width=8, height=8, index=index)
@@ -87,13 +88,19 @@ async def test_a_device_without_a_queue_is_held_to_the_end(place: str, tmp_path:
 
 
 @pytest.mark.parametrize("stop_at", ["decoding", "drawn"])
-async def test_an_engine_with_a_queue_gets_the_next_early(place: str, tmp_path: Path, stop_at: str) -> None:
-    """The next job is claimed while the first is decoded or saved, and both records are whole."""
+@pytest.mark.parametrize("how", [{"queues": True}, {"queues": False, "says": True}], ids=["queues", "says so"])
+async def test_an_engine_with_a_queue_gets_the_next_early(
+    place: str, tmp_path: Path, stop_at: str, how: dict[str, bool]
+) -> None:
+    """The next job is claimed while the first is decoded or saved, and both records are whole.
+
+    So is one of a backend that has no queue, and says that its device is free.
+    """
     async with database(place) as db:
         jobs = await db.write(intake.submit, [new(), new()])
         claim = await take(db)
         assert claim is not None
-        engine = Engine(queues=True)
+        engine = Engine(**how)
         engine.stop_at = stop_at
         second, told = await next_while(db, tmp_path, engine, claim)
         assert second is not None
@@ -103,14 +110,17 @@ async def test_an_engine_with_a_queue_gets_the_next_early(place: str, tmp_path: 
             assert (await db.read(history.job, job)).state is State.COMPLETED
 
 
-async def test_a_cell_that_is_measured_is_left_alone_until_it_is_drawn(place: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("says", [False, True])
+async def test_a_cell_that_is_measured_is_left_alone_until_it_is_drawn(place: str, tmp_path: Path, says: bool) -> None:
     """What runs beside it would be counted as its own memory."""
     async with database(place) as db:
         await db.write(intake.submit, [new(), new()])
         claim = await take(db)
         assert claim is not None
-        second, _ = await next_while(db, tmp_path, Engine(queues=True), replace(claim, series="s"))
+        engine = Engine(queues=not says, says=says)
+        second, told = await next_while(db, tmp_path, engine, replace(claim, series="s"))
         assert second is None
+        assert told == [claim.job], "with its picture drawn it is free"
 
 
 async def test_a_job_of_several_pictures_frees_its_device_with_the_last(place: str, tmp_path: Path) -> None:
@@ -122,3 +132,14 @@ async def test_a_job_of_several_pictures_frees_its_device_with_the_last(place: s
         second, told = await next_while(db, tmp_path, Engine(queues=True), claim)
         assert second is None
         assert told == [claim.job]
+
+
+async def test_a_backend_that_says_so_frees_its_device_with_all_that_it_has_left(place: str, tmp_path: Path) -> None:
+    """It knows that these pictures are its last: they may come out together."""
+    async with database(place) as db:
+        await db.write(intake.submit, [new(n=2), new()])
+        claim = await take(db)
+        assert claim is not None
+        second, told = await next_while(db, tmp_path, Engine(queues=False, says=True), claim)
+        assert second is not None
+        assert told == [claim.job, second.job]

@@ -132,6 +132,24 @@ def test_a_server_has_torch_only_next_door(tmp_path: Path, until: Until) -> None
         assert server.stop() == 0
 
 
+def test_one_is_decoded_while_the_next_is_drawn(tmp_path: Path, until: Until) -> None:
+    """Through the queue and the child process: one process draws them all, each as it is without that."""
+    with House(folder=tmp_path) as house:
+        pixels_of = {}
+        for overlap in ("off", "on"):
+            kit.model(house.home / "models", "flux", f"overlap-{overlap}", overlap=overlap)
+        server = house.serve()
+        for overlap in ("off", "on"):
+            jobs = [submit(server, model=f"overlap-{overlap}", seed=seed, options={}) for seed in range(6)]
+            done = [ended(server, job, until) for job in jobs]
+            assert [job["state"] for job in done] == ["completed"] * 6
+            pixels_of[overlap] = [image["pixels_sha256"] for job in done for image in job["images"]]
+        assert pixels_of["on"] == pixels_of["off"]
+        told = [json.loads(file.read_text())["run"]["drawn"] for file in house.home.rglob("images/**/*.json")]
+        assert sum("decoded beside the next job" in words for words in told) == 6
+        assert server.stop() == 0
+
+
 @pytest.mark.parametrize("command", [["--help"], ["models"], ["models", "check", "tiny-flux"]], ids=" ".join)
 def test_no_command_that_draws_nothing_loads_torch(imagen: Any, command: list[str]) -> None:
     """Listing and checking models costs what it always did."""

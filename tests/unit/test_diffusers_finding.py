@@ -185,3 +185,12 @@ def test_a_device_is_one_of_those_there_are(said: str) -> None:
     """A typing mistake is none of PyTorch."""
     with pytest.raises(BadConfig, match="no device"):
         finding.accelerator({"runs_on": said})
+
+
+@pytest.mark.parametrize("name", ["vae", "transformer", "scheduler"])
+def test_what_nothing_is_drawn_without_cannot_be_left_out(name: str, folder: Path) -> None:
+    """Found when the model is checked, and not when it is to draw."""
+    (check,) = finding.look(model(folder, leave_out=("safety_checker", name)))
+    assert isinstance(check.error, BadConfig)
+    assert f"cannot draw without its {name}" in check.error.message
+    assert check.error.param == "leave_out"

@@ -7,10 +7,10 @@ from typing import Any
 import pytest
 
 from imagen.backends.diffusers.finding import Part
-from imagen.backends.diffusers.presets import Machine, Preset, chosen
+from imagen.backends.diffusers.presets import Machine, Preset, beside_mib, chosen
 from imagen.core.errors import BadConfig
 
-AUTO = {"dtype": "auto", "offload": "auto", "float8": "auto", "tiling": "auto"}
+AUTO = {"dtype": "auto", "offload": "auto", "float8": "auto", "tiling": "auto", "pinned": "auto"}
 PAGE = Path(__file__).parents[2] / "docs" / "howto" / "use-diffusers.md"
 
 # Numbers in the weights, in thousands of millions, as the authors state them.
@@ -97,6 +97,43 @@ def test_a_gguf_file_counts_as_large_as_it_is(tmp_path: Path) -> None:
     packed = [Part(name="transformer", files=(file,), numbers=0), *parts("qwen-image")[1:]]
     assert chosen(AUTO, packed, card(24)) == Preset(dtype="bfloat16", offload="model", tiling=True)
     assert chosen(AUTO, parts("qwen-image"), card(24)).float8
+
+
+@pytest.mark.parametrize(
+    ("said", "offload", "host_gib", "pinned"),
+    [
+        ("auto", "group", 128, "kept"),
+        ("auto", "group", 64, "passing"),  # 57 GB of it would be all that other programs have
+        ("auto", "model", 128, ""),
+        ("on", "model", 64, "kept"),
+        ("on", "group", 64, "kept"),
+        ("off", "group", 128, ""),
+        ("on", "none", 128, ""),  # nothing waits
+    ],
+)
+def test_what_waits_is_pinned_where_memory_is_left_for_others(
+    said: str, offload: str, host_gib: int, pinned: str
+) -> None:
+    """By itself only layers, and half of what is free at most; the key's word counts."""
+    machine = card(24, host_mib=host_gib * 1024)
+    preset = chosen({**AUTO, "pinned": said, "offload": offload}, parts("qwen-image"), machine)
+    assert (preset.pinned, preset.offload) == (pinned, offload)
+    assert ("from pinned memory" in str(preset)) == (pinned == "kept")
+
+
+def test_a_processor_pins_nothing() -> None:
+    """There is no second memory to copy to."""
+    machine = Machine(device="cpu", memory_mib=10**6, host_mib=10**6)
+    assert chosen({**AUTO, "pinned": "on"}, parts("flux2-klein"), machine).pinned == ""
+
+
+def test_decoding_beside_another_takes_memory_by_the_pixel() -> None:
+    """And by the byte, and by how many are decoded at once."""
+    one = beside_mib(1024, 1024, 1, "bfloat16")
+    assert one == 6 * 1024
+    assert beside_mib(512, 512, 1, "bfloat16") == one / 4
+    assert beside_mib(1024, 1024, 1, "float32") == 2 * one
+    assert one < beside_mib(1024, 1024, 4, "bfloat16") < 4 * one
 
 
 def test_it_says_itself_in_words() -> None:

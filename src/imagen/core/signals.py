@@ -16,6 +16,8 @@ class Phase:
     """What is being done now, so that nothing looks like a hang."""
 
     name: PhaseName
+    # The next job may be begun on this device: what is left of this call can be done beside it.
+    device_free: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -17,11 +17,11 @@ from typing import Any
 
 from imagen.backends.base import Backend, Queues
 from imagen.core import events, signals
-from imagen.core.errors import Crashed, DatabaseAway, ImagenError
+from imagen.core.errors import Crashed, DatabaseAway, ImagenError, StorageAway
 from imagen.core.ids import new_id
 from imagen.core.job import State, StoredImage
 from imagen.core.request import PreviewPolicy
-from imagen.engine.keeping import keep
+from imagen.engine.keeping import stored
 from imagen.engine.live import Live
 from imagen.engine.stopwatch import Stopwatch
 from imagen.previews import policy as policies
@@ -61,13 +61,14 @@ async def run(
     policy: PreviewPolicy,
     drawn: Callable[[Claim], object] = lambda _claim: None,
     monotonic: Callable[[], float] = time.monotonic,
+    patient: bool = False,
 ) -> State | None:
     """Draw a claimed job to its end. Returns the state it was left in, or None when the lease was lost.
 
     `drawn` is called as soon as the device may begin with something else. Cancelling the caller's task gives the
-    job back to the queue.
+    job back to the queue. Where the caller is `patient`, a picture that cannot be stored costs its job nothing.
     """
-    return await _Attempt(claim, backend, db, images, policy, drawn, monotonic).run()
+    return await _Attempt(claim, backend, db, images, policy, drawn, monotonic, patient).run()
 
 
 class _Attempt:
@@ -80,6 +81,7 @@ class _Attempt:
         policy: PreviewPolicy,
         drawn: Callable[[Claim], object],
         monotonic: Callable[[], float],
+        patient: bool,
     ) -> None:
         self.claim = claim
         self.backend = backend
@@ -87,6 +89,7 @@ class _Attempt:
         self.images = images
         self.policy = policy
         self.monotonic = monotonic
+        self.patient = patient
         self.watch = Stopwatch(monotonic)
         self.live = Live(db, claim, policy, monotonic)
         self.drawn = drawn
@@ -168,14 +171,16 @@ class _Attempt:
             except DatabaseAway as exc:
                 raise self._broke(exc) from exc  # it has none: ours is a matter of the writes below
             match signal:
-                case signals.Phase(name=name):
+                case signals.Phase(name=name, device_free=free):
                     if name not in signals.PHASES:
                         raise self._nonsense(f"the phase {name!r}; there are {', '.join(signals.PHASES)}")
                     self.watch.enter(name)
                     self.live.phase(name)
+                    early = free or (self.queues and name == "decoding" and count == 1)
+                    self.queues |= free
                     # Not where this one is measured: the next would be counted as a part of it.
-                    if name == "decoding" and count == 1 and self.claim.series is None:
-                        await self._free_device(first)
+                    if early and self.claim.series is None:
+                        await self._free_device(*range(first, first + count))
                 case signals.Step():
                     await self._step(signal, first)
                 case signals.Preview():
@@ -255,21 +260,23 @@ class _Attempt:
         )
         self._note(facts)
         beside = sidecar.sidecar(request, model, image, self._run(at))
-        files = {
-            path: done.data,
-            side_path(path, "sidecar"): sidecar.as_bytes(beside),
-            side_path(path, THUMBNAIL): done.thumbnail,
-            side_path(path, CELL): done.cell,
-        }
-        await keep(self.images, files, waiting=partial(self._warn, "storage_away"), monotonic=self.monotonic)
-        await self.live.flush()
+        files = {path: done.data, side_path(path, "sidecar"): sidecar.as_bytes(beside)}
+        files |= {side_path(path, THUMBNAIL): done.thumbnail, side_path(path, CELL): done.cell}
         said = events.Image(job=self.claim.job, attempt=self.claim.attempt, image=image)
-        self.live.seq = await self.db.write(queue.add_image, self.claim, said, path=path, mime=done.mime)
+        self.live.seq = await stored(
+            self.images,
+            files,
+            flush=self.live.flush,
+            record=partial(self.db.write, queue.add_image, self.claim, said, path=path, mime=done.mime),
+            waiting=partial(self._warn, "storage_away"),
+            monotonic=self.monotonic,
+            patient=self.patient,
+        )
         self.saved.add(index)
 
-    async def _free_device(self, index: int) -> None:
+    async def _free_device(self, *drawn: int) -> None:
         """With its last picture drawn, a job needs its device no more: what is left is our own work."""
-        if self.queues and not self.device_free and set(range(self.claim.request.n)) <= self.saved | {index}:
+        if self.queues and not self.device_free and set(range(self.claim.request.n)) <= self.saved.union(drawn):
             self.device_free = True
             await self.db.write(queue.free_device, self.claim)
             self.drawn(self.claim)
@@ -321,8 +328,11 @@ class _Attempt:
     async def _failed(self, error: ImagenError) -> State | None:
         if self.live.cancel_asked:
             return await self._cancelled()  # whatever broke, broke because it was being closed
-        if error.retryable:
-            return await self._give_back(error.message, error)
+        unkept = isinstance(error, StorageAway)
+        # Who is patient draws no more until it can store again. A command that somebody waits for tells him instead of
+        # drawing the same again for nothing.
+        if error.retryable and (self.patient or not unkept):
+            return await self._give_back(error.message, error, counted=not unkept)
 
         def end(stored: tuple[StoredImage, ...]) -> events.Failed:
             return events.Failed(job=self.claim.job, attempt=self.claim.attempt, error=error, images=stored)
@@ -338,9 +348,9 @@ class _Attempt:
             return None
         return state
 
-    async def _give_back(self, reason: str, error: ImagenError | None) -> State | None:
+    async def _give_back(self, reason: str, error: ImagenError | None, *, counted: bool = True) -> State | None:
         try:
-            return await self.db.write(queue.give_back, self.claim, reason=reason, error=error)
+            return await self.db.write(queue.give_back, self.claim, reason=reason, error=error, counted=counted)
         except LeaseLost:
             return None
 

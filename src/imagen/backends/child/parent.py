@@ -9,7 +9,7 @@ from typing import Any
 from imagen.backends.base import Previews
 from imagen.backends.child.frames import BadFrameError, model_told
 from imagen.backends.child.process import Call, Process, Told
-from imagen.core.errors import BadConfig, Check, ImagenError, TooLarge
+from imagen.core.errors import BadConfig, Check, ImagenError, OutOfMemory, SetupError, TooLarge
 from imagen.core.model import Model
 from imagen.core.request import Request
 from imagen.core.signals import Phase, Signal
@@ -95,6 +95,7 @@ class Child:
     ) -> AsyncGenerator[Signal]:
         """Draw in the process that has the model loaded, else in one that has nothing loaded."""
         process, call = await self._begin(request, model, previews, resume)
+        unfit = False
         try:
             if not process.ready:
                 yield Phase(name="loading")
@@ -102,8 +103,13 @@ class Child:
             while (told := _raised(await self._next(process, call))) is not None:
                 assert not isinstance(told, list)
                 yield told
+        except ImagenError as error:
+            unfit = isinstance(error, SetupError | OutOfMemory)
+            raise
         finally:
             await self._close(process, call)
+            if unfit and not process.drew:
+                await self._drop(process)
             if self._ready is not False and self._soon is None:
                 self._soon = asyncio.get_running_loop().call_later(self._spare_after_s, self._refill)
 
@@ -136,33 +142,58 @@ class Child:
             },
         }
         key = _key(model)
-        async with self._choosing:
-            process = self._drawing.get(key)
-            if process is None or process.dead:
-                # Whatever else is loaded there goes first: there may not be room for two.
-                await self._stop_idle(model.device)
-                process = self._drawing[key] = self._fresh()
-            try:
-                return process, process.begin(told, previews)
-            except BadFrameError as exc:
-                raise TooLarge(
-                    f"the request is too long for {self._who}: {exc}", hint="shorten the prompt or the options"
-                ) from exc
+        while True:
+            async with self._choosing:
+                process = self._drawing.get(key)
+                if process is not None and process.dead:
+                    process = None
+                leaving = self._leaving(model.device) if process is None else None
+                if leaving is None:
+                    if process is None:
+                        # Whatever else is loaded there goes first: there may not be room for two.
+                        await self._stop_idle(model.device)
+                        process = self._drawing[key] = self._fresh()
+                    try:
+                        return process, process.begin(told, previews)
+                    except BadFrameError as exc:
+                        raise TooLarge(
+                            f"the request is too long for {self._who}: {exc}", hint="shorten the prompt or the options"
+                        ) from exc
+            await leaving.left()  # its last picture is being decoded; others choose meanwhile
 
     async def _next(self, process: Process, call: Call) -> Told:
         """What it says next. One that says nothing for too long holds up the whole queue of its device: it is ended."""
         if not self._stall_s:
             return await call.next()
-        why = f"it said nothing for {self._stall_s:g} s"
-        stalled = asyncio.get_running_loop().call_later(self._stall_s, process.kill, why)
+        self._watch(process, call, asyncio.get_running_loop().time())
         try:
             return await call.next()
         finally:
-            stalled.cancel()
+            call.stalled.cancel()
+
+    def _watch(self, process: Process, call: Call, asked_at: float) -> None:
+        loop = asyncio.get_running_loop()
+        # Whatever it says, and of any call: this one may be waiting for its turn.
+        left_s = max(asked_at, process.heard_at) + self._stall_s - loop.time()
+        if left_s > 0:
+            call.stalled = loop.call_later(left_s, self._watch, process, call, asked_at)
+        else:
+            process.kill(f"it said nothing for {self._stall_s:g} s")
 
     async def _stop_idle(self, device: str) -> None:
         idle = [key for key, process in self._drawing.items() if key[0] == device and not process.busy]
         await asyncio.gather(*(self._drawing.pop(key).stop(QUIT_S) for key in idle))
+
+    def _leaving(self, device: str) -> Process | None:
+        """One that draws nothing on this device any more, and is not through yet."""
+        return next((one for key, one in self._drawing.items() if key[0] == device and one.leaving), None)
+
+    async def _drop(self, process: Process) -> None:
+        """End one that never drew: what kept it from that is no reason to hold memory until somebody else comes."""
+        async with self._choosing:
+            for key, one in [*self._drawing.items()]:
+                if one is process and not process.busy:
+                    await self._drawing.pop(key).stop(QUIT_S)
 
     async def _close(self, process: Process, call: Call) -> None:
         """Have a call stopped, whatever that takes."""

@@ -17,7 +17,7 @@ from imagen.backends.base import Previews
 from imagen.backends.child import last_words
 from imagen.backends.child.frames import BadFrameError, Frame, Unpacking, checks_heard, packed, signal_heard
 from imagen.core.errors import Check, Crashed, ImagenError, TimedOut
-from imagen.core.signals import Signal
+from imagen.core.signals import Phase, Signal, Step
 
 CHUNK = 2**18
 WORDS_S = 0.01  # between two looks at what it writes for people: 6 MiB a second, and a flood costs nothing here
@@ -33,6 +33,8 @@ class Call:
 
     def __init__(self, process: "Process", number: int, previews: Previews | None) -> None:
         self.over = False
+        self.device_free = False  # it said that the next one may begin
+        self.stalled: asyncio.TimerHandle  # while it is waited for
         self._process = process
         self._number = number
         self._previews = previews
@@ -65,8 +67,13 @@ class Call:
             await asyncio.wait([self._end], timeout=within_s)
         return self.over
 
+    async def ended(self) -> None:
+        """Wait for its end, whoever hears what it says."""
+        await asyncio.wait([self._end])
+
     def hear(self, told: Told, *, last: bool) -> None:
         """The child said this; `last` when nothing comes after it."""
+        self.device_free |= isinstance(told, Phase) and told.device_free
         if last:
             self.over, self._last = True, told
             self._end.set_result(None)
@@ -86,8 +93,10 @@ class Process:
         self.who = who
         self.dead = False
         self.ready = False
+        self.drew = False  # a step, so that what it holds is worth keeping
         self.calls: dict[int, Call] = {}
         self._loop = asyncio.get_running_loop()
+        self.heard_at = self._loop.time()
         self._count = 0
         self._refused: ImagenError | None = None
         self._why = ""
@@ -135,6 +144,15 @@ class Process:
     @property
     def busy(self) -> bool:
         return bool(self.calls)
+
+    @property
+    def leaving(self) -> bool:
+        """Does it only do what may be done beside the next one?"""
+        return self.busy and all(call.device_free for call in self.calls.values())
+
+    async def left(self) -> None:
+        """Wait until that is done."""
+        await asyncio.gather(*(call.ended() for call in self.calls.values()))
 
     def begin(self, head: Mapping[str, Any], previews: Previews | None = None) -> Call:
         """Begin with something; it may be asked for before the child is ready."""
@@ -220,6 +238,7 @@ class Process:
 
     def _hear(self, frame: Frame) -> None:
         head = frame.head
+        self.heard_at = self._loop.time()
         call = self.calls.get(head.get("call", 0))
         match head["say"]:
             case "ready":
@@ -232,8 +251,10 @@ class Process:
                 # In a moment of its own: what a sink of somebody else's raises is no fault of the child.
                 self._loop.call_soon(self._answer, call, head["ask"], head["step"], head["total"])
             case "signal":
+                signal_ = signal_heard(frame)
+                self.drew |= isinstance(signal_, Step)
                 if call is not None:
-                    call.hear(signal_heard(frame), last=False)
+                    call.hear(signal_, last=False)
             case "ended":
                 self._over(head["call"], None)
             case "checked":

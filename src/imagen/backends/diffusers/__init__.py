@@ -2,8 +2,9 @@
 
 Nothing here loads torch but in that child. Read on in this order: `backend.py` (the methods), `drawing.py` (one
 request, from its arguments to its pictures), `stepping.py` (what happens between two steps), `showing.py` (previews),
-`loading.py` (from files to a pipeline), `presets.py` (how it fits into the memory that is there), `finding.py` (where
-the files are; all that the parent process knows), `errors.py`.
+`turn.py` and `beside.py` (one call after the other, and what of two may be done at once), `loading.py` (from files to a
+pipeline), `presets.py` (how it fits into the memory that is there), `moving.py` (parts that wait beside the card),
+`finding.py` (where the files are; all that the parent process knows), `errors.py`.
 """
 
 from collections.abc import Mapping
@@ -33,9 +34,11 @@ class DiffusersKeys:
     runs_on: str = ""  # cpu, cuda, cuda:1, mps, xpu; else the setting of this name, else what is there
     dtype: Literal["auto", "bfloat16", "float16", "float32"] = "auto"  # what is computed in
     offload: Literal["auto", "none", "model", "group"] = "auto"  # on the card: all of it, a part, or a layer at a time
+    pinned: Literal["auto", "on", "off"] = "auto"  # what waits for the card waits in memory that is copied fast
     float8: Literal["auto", "on", "off"] = "auto"  # keep the transformer's weights in 8 bits, compute as `dtype` says
     tiling: Literal["auto", "on", "off"] = "auto"  # decode in tiles: less memory for large pictures
 
+    overlap: Literal["on", "off"] = "off"  # decode the last picture while the next job begins, where memory allows
     attention: str = ""  # which implementation, as diffusers names it: native, _native_cudnn, sage, flash …
     compile: bool = False  # the blocks that repeat, once, when the model is loaded
     cache: Literal["none", "first_block", "taylorseer"] = "none"  # reuse what hardly changes from step to step

@@ -2,7 +2,7 @@
 
 import asyncio
 import os
-from collections.abc import AsyncGenerator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing, suppress
 from functools import partial
@@ -14,6 +14,7 @@ from imagen.backends.aside import Say, Stopped, aside
 from imagen.backends.base import Previews
 from imagen.backends.diffusers import finding
 from imagen.backends.diffusers.errors import translated
+from imagen.backends.diffusers.turn import Turn
 from imagen.core.errors import Check, OutOfMemory
 from imagen.core.model import Model
 from imagen.core.request import Request
@@ -26,9 +27,11 @@ class Diffusers:
     def __init__(self, settings: Mapping[str, Any]) -> None:
         self._settings = settings
         self._open: tuple[str, Any, Any] | None = None  # its key, the pipeline, its previews
-        # One for all of a pipeline's work, because torch keeps much for each thread; one for pixels of previews.
-        self._drawing: ThreadPoolExecutor | None = None
-        self._projecting: ThreadPoolExecutor | None = None
+        self._turn = Turn()
+        # The second draws only while the first decodes beside it, because torch keeps much for each thread.
+        self._threads: tuple[ThreadPoolExecutor, ...] = ()
+        self._idle: list[ThreadPoolExecutor] = []
+        self._projecting: ThreadPoolExecutor | None = None  # for pixels of previews
 
     async def check(self, model: Model) -> Sequence[Check]:
         """Are the packages and the files there?"""
@@ -38,16 +41,21 @@ class Diffusers:
         self, request: Request, model: Model, previews: Previews, resume: str | None = None
     ) -> AsyncGenerator[Signal]:
         """Draw one picture after the other in a thread; closing it stops that before its next step."""
-        if self._drawing is None:
-            self._drawing, self._projecting = ThreadPoolExecutor(1, "draw"), ThreadPoolExecutor(1, "project")
-        work = partial(self._draw, request, model, previews)
-        async with aclosing(aside(work, self._drawing)) as said:
-            async for signal in said:
-                yield signal
+        if self._projecting is None:
+            self._projecting = ThreadPoolExecutor(1, "project")
+            self._threads = ThreadPoolExecutor(1, "draw"), ThreadPoolExecutor(1, "draw-too")
+            self._idle = [*reversed(self._threads)]
+        async with self._turn.mine() as passes:
+            thread = self._idle.pop()
+            work = partial(self._draw, request, model, previews, thread, passes)
+            async with aclosing(aside(work, thread)) as said:
+                async for signal in said:
+                    yield signal
 
     async def aclose(self) -> None:
         """Let go of the pipeline; really given back is its memory only with the process."""
-        threads, self._drawing, self._projecting = (self._drawing, self._projecting), None, None
+        threads = (*self._threads, self._projecting)
+        self._threads, self._idle, self._projecting = (), [], None
         for thread in threads:
             if thread is not None:
                 await asyncio.to_thread(thread.shutdown)
@@ -57,9 +65,19 @@ class Diffusers:
             self._open = None
             await asyncio.to_thread(unload)
 
-    def _draw(self, request: Request, model: Model, previews: Previews, say: Say) -> None:
-        """All of it, in the thread that draws."""
+    def _draw(
+        self,
+        request: Request,
+        model: Model,
+        previews: Previews,
+        thread: ThreadPoolExecutor,
+        passes: Callable[[], None],
+        say: Say,
+    ) -> None:
+        """All of it, in the thread that draws; then the next one has its turn, whoever still saves this one."""
+        beside = not self._idle  # another picture is being decoded
         doing = "load"
+        drawing = None
         try:
             begun = perf_counter()
             loaded, showing = self._loaded(model, request, say)
@@ -68,7 +86,7 @@ class Diffusers:
 
             doing = "draw"
             assert self._projecting is not None
-            Drawing(
+            drawing = Drawing(
                 loaded,
                 request,
                 model,
@@ -77,19 +95,31 @@ class Diffusers:
                 projecting=self._projecting,
                 say=say,
                 load_s=perf_counter() - begun,
-            ).draw()
+                passes=passes,
+            )
+            drawing.draw()
         except Stopped:
             raise
         except BaseException as exc:  # diffusers raises one that is no Exception for a package it lacks
-            error = translated(exc, doing, name=model.name)
+            beside = beside or (drawing is not None and drawing.passed)
+            error = translated(exc, doing, name=model.name, beside=beside)
             if isinstance(error, OutOfMemory):
-                self._tidy()
+                self._tidy(beside)
             if error is exc:
                 raise
             raise error from exc
+        finally:
+            self._idle.append(thread)  # first: whoever has the decoder then has let the next one begin
+            try:
+                if drawing is not None:
+                    drawing.held.close()
+            finally:
+                passes()
 
-    def _tidy(self) -> None:
-        """Give back what a failed job held, so that a smaller one fits."""
+    def _tidy(self, beside: bool) -> None:
+        """Give back what a failed job held, so that a smaller one fits, or the same one alone."""
+        if beside and self._open is not None:
+            self._open[1].crowded = True
         with suppress(Exception):  # what is broken is told already
             from imagen.backends.diffusers.loading import unload
 
@@ -99,16 +129,18 @@ class Diffusers:
         """The pipeline of this model, with the LoRA of this request; loaded if it is not the one of last time."""
         finding.installed()
         from imagen.backends.diffusers import loading
+        from imagen.backends.diffusers.beside import held
         from imagen.backends.diffusers.showing import Showing
 
         key = loading.key(model, self._settings)
         if self._open is None or self._open[0] != key:
             say(Phase(name="loading"))
             if self._open is not None:
-                self._open = None  # the old one first: there may not be room for two
+                with held(self._open[1].decoder, say.listening):  # it may still be decoding
+                    self._open = None  # the old one first: there may not be room for two
                 loading.unload()
             loaded = loading.load(model, self._settings)
-            self._open = key, loaded, Showing(loaded.pipe, model, loaded.device, _kept())
+            self._open = key, loaded, Showing(loaded.pipe, model, loaded.device, _kept(), loaded.decoder)
         _, loaded, showing = self._open
         name = str(request.options.get("lora") or "")
         path = finding.lora(name, model, self._settings) if name else None

@@ -3,6 +3,7 @@
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Executor, Future
+from contextlib import ExitStack
 from time import perf_counter
 from typing import Any
 
@@ -10,6 +11,7 @@ import numpy as np
 
 from imagen.backends.aside import Say, Stopped
 from imagen.backends.base import Previews
+from imagen.backends.diffusers import beside
 from imagen.backends.diffusers.calling import arguments
 from imagen.backends.diffusers.loading import Loaded
 from imagen.backends.diffusers.showing import Finish, Showing, Unknown
@@ -36,7 +38,9 @@ class Drawing:
         projecting: Executor,
         say: Say,
         load_s: float,
+        passes: Callable[[], None] = lambda: None,
     ) -> None:
+        """`passes` is called as soon as the next request may be drawn beside the rest of this one."""
         self._loaded = loaded
         self._request = request
         self._model = model
@@ -50,6 +54,11 @@ class Drawing:
         self._said: set[str] = set()  # codes of notices: each once
         self._pending: deque[Future[None]] = deque()
         self._first = self._count = 0  # the pictures of the present call
+        self._passes = passes
+        self._own: Any = None  # the pipeline object of a call that may pass its turn on when it comes to decoding
+        self.held = ExitStack()  # what is kept from others while they draw; whoever made this closes it
+        self.passed = False
+        self._peaks: list[int] = []
         # Asked once: an option of the sink that older sinks do not have.
         self._methods = showing.methods(str(getattr(previews, "method", "auto")))
 
@@ -59,13 +68,20 @@ class Drawing:
         for first in range(0, self._request.n, self._model.keys["batch"]):
             self._first = first
             self._count = min(self._model.keys["batch"], self._request.n - first)
-            for index, pixels in enumerate(self._call()):
+            last = first + self._count == self._request.n
+            if last and beside.possible(self._model.keys, self._loaded):
+                self._own = beside.own(self._loaded.pipe)
+            drawn = self._call()
+            self._peaks.append(_peak(self._loaded.device))
+            if last:
+                self._say(Phase(name="decoding", device_free=True))  # what is left is no work of the device
+            for index, pixels in enumerate(drawn):
                 self._say(self._output(first + index, pixels))
 
     def _call(self) -> Any:
         """One call of the pipeline: its pictures as bytes from 0 to 255."""
         self._enter("encode")
-        pipe = self._loaded.pipe
+        pipe = self._own or self._loaded.pipe
         told, notices = arguments(type(pipe).__call__, self._request, self._model, self._generators())
         for notice in notices:
             self._notice(notice.code, notice.message)
@@ -100,6 +116,8 @@ class Drawing:
         self._say(Step(step=done, total=total, image=self._first))
         if step == steps:
             self._enter("decode")
+            if self._own is not None:
+                self._pass_on(clean)
             return
         try:
             if self._methods and self._previews.wants(done, total):
@@ -109,6 +127,19 @@ class Drawing:
             self._notice("preview_failed", f"no previews of {type(self._loaded.pipe).__name__}: {unknown}")
         except Exception as exc:  # a preview that fails is never the job's failure
             self._notice("preview_failed", f"a preview could not be made: {type(exc).__name__}: {exc}")
+
+    def _pass_on(self, last: object) -> None:
+        """Let the next request begin; `last` holds the latents of the last step."""
+        if not beside.room(self._loaded, self._request, self._count):
+            return
+        self.held.enter_context(beside.decoding(self._loaded, self._say.listening))
+        # The pipeline drops these before the decoder's stream has read them, and the other stream would write there.
+        self.held.callback(lambda _latents: None, last)
+        beside.done(self._own)
+        self._peaks.append(_peak(self._loaded.device))  # the next request counts anew
+        self.passed = True
+        self._passes()
+        self._say(Phase(name="decoding", device_free=True))
 
     def _show(self, step: int, total: int, clean: Any, estimate: bool) -> None:
         """Hand the present pictures to the projecting thread."""
@@ -164,10 +195,11 @@ class Drawing:
         facts: dict[str, Any] = {
             # Not of loading: that began before this process did, and is measured from outside.
             "timings": {name: round(seconds, 4) for name, seconds in self._spent.items() if name != "load"},
-            "drawn": self._loaded.words,
+            "drawn": self._loaded.words + (", decoded beside the next job" if self.passed else ""),
             "files": [*self._loaded.files],
-            **_peak(self._loaded.device),
         }
+        if peak := max(self._peaks):
+            facts |= {"vram_peak_mib": peak // 2**20, "vram_method": "torch.cuda.max_memory_allocated"}
         return Output(
             data=pixels.tobytes(),
             width=width,
@@ -213,7 +245,8 @@ def _synchronise(device: str) -> None:
     if kind == "mps":
         torch.mps.synchronize()  # there is one
     else:
-        getattr(torch, kind).synchronize(device)
+        # Not all of the device: what another call does there is none of our time.
+        getattr(torch, kind).current_stream(device).synchronize()
 
 
 def _measure_from_here(device: str) -> None:
@@ -223,10 +256,9 @@ def _measure_from_here(device: str) -> None:
         torch.cuda.reset_peak_memory_stats(device)
 
 
-def _peak(device: str) -> dict[str, Any]:
+def _peak(device: str) -> int:
     if not device.startswith("cuda"):
-        return {}
+        return 0
     import torch
 
-    peak = torch.cuda.max_memory_allocated(device)
-    return {"vram_peak_mib": peak // 2**20, "vram_method": "torch.cuda.max_memory_allocated"}
+    return int(torch.cuda.max_memory_allocated(device))

@@ -22,13 +22,17 @@ _NO_ROOM = re.compile(
     r"|failed to map segment",  # of a library, where `memory_limit_mib` is less than PyTorch itself takes
     re.IGNORECASE,
 )
+_NO_COMPILER = re.compile(r"working C\+\+ compiler|working triton|Python\.h", re.IGNORECASE)
 _DAMAGED = re.compile(r"safetensor|header|deserializ|size mismatch|gguf|magic", re.IGNORECASE)
 _LACKING = re.compile(r"meta tensor|ignore_mismatched_sizes|low_cpu_mem_usage")
 _MODULE = re.compile(r"`?pip install (?:-U |--upgrade )?['\"]?([\w.-]+)")
 
 
-def translated(exc: BaseException, doing: str, *, name: str) -> ImagenError:
-    """The error to raise instead; `doing` is `load` or `draw`, `name` is the model's."""
+def translated(exc: BaseException, doing: str, *, name: str, beside: bool = False) -> ImagenError:
+    """The error to raise instead; `doing` is `load` or `draw`, `name` is the model's.
+
+    `beside`: another call was computing at the same time, so that alone there may be memory enough.
+    """
     if isinstance(exc, ImagenError):
         return exc
     said = " ".join(str(exc).split())[:MAX_WORDS] or type(exc).__name__
@@ -36,7 +40,8 @@ def translated(exc: BaseException, doing: str, *, name: str) -> ImagenError:
         # The frames hold whatever they were computing with, and with that the memory that the next job needs.
         traceback.clear_frames(exc.__traceback__)
         return OutOfMemory(
-            f"there is not enough memory to {doing} {name}",
+            f"there is not enough memory to {doing} {name}{' while another picture is decoded' if beside else ''}",
+            retryable=True if beside else None,
             hint="ask for a smaller size, close what else uses the device, give the model `offload: group`, "
             "`float8: on` or a .gguf file under `parts`, or raise `memory_limit_mib` where one is set",
             detail=said,
@@ -45,6 +50,12 @@ def translated(exc: BaseException, doing: str, *, name: str) -> ImagenError:
         found = _MODULE.search(str(exc))
         hint = f"pip install {found[1]}" if found else f"install what it names, or all of it anew: {EXTRA}"
         return MissingExtra(f"{name} needs a package that is not installed: {said}", hint=hint)
+    if _NO_COMPILER.search(str(exc)):
+        return MissingExtra(
+            f"{name} cannot be compiled: {said}",
+            hint="install what it names (for a processor `sudo apt install g++ python3-dev`), or take `compile` out",
+            param="compile",
+        )
     if doing == "load":
         return _of_loading(exc, said, name)
     if isinstance(exc, ValueError | TypeError | KeyError) and not _ours(exc):

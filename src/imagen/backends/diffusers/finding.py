@@ -24,6 +24,7 @@ DEVICES = re.compile(r"cpu|mps|(cuda|xpu)(:\d+)?")
 NEEDED = ("torch", "diffusers", "transformers", "accelerate")
 EXTRA = "pip install 'imagen-platform[diffusers]'"
 DOUBLES = ("text_encoders",)  # folders of well-known repositories that hold the same once more, for other programs
+INDISPENSABLE = ("transformer", "unet", "vae", "scheduler", "text_encoder", "tokenizer")  # nothing is drawn without
 LIBRARIES = ("diffusers", "transformers", None)  # None: a part that this pipeline goes without
 WEIGHTS = (".safetensors", ".gguf")  # files that hold numbers and nothing that could be run
 
@@ -125,11 +126,20 @@ def parts(model: Model) -> list[Part]:
     folder = base(model)
     told = _read(folder / INDEX, model)
     left_out, replaced = model.keys["leave_out"], model.keys["parts"]
+    for name in left_out:
+        if name in INDISPENSABLE:
+            raise BadConfig(
+                f"{model.name} cannot draw without its {name}",
+                hint="take it out of `leave_out`, which is for what a pipeline can do without, such as text_encoder_3",
+                param="leave_out",
+            )
     for name in (*left_out, *replaced):
         if not isinstance(told.get(name), list):
             there = ", ".join(name for name, value in told.items() if isinstance(value, list))
             raise BadConfig(
-                f"the pipeline of {model.name} has no part {name!r}", hint=f"it has: {there}", param="weights"
+                f"the pipeline of {model.name} has no part {name!r}",
+                hint=f"it has: {there}",
+                param="leave_out" if name in left_out else "parts",
             )
     found = []
     for name, kind in told.items():

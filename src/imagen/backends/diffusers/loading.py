@@ -4,15 +4,17 @@ import gc
 import json
 import os
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import wraps
 from pathlib import Path
+from threading import Lock
 from typing import Any
 
 from imagen.backends.diffusers import finding, presets
-from imagen.backends.diffusers.errors import translated
+from imagen.backends.diffusers.errors import MAX_WORDS, translated
 from imagen.backends.diffusers.finding import Part
+from imagen.backends.diffusers.moving import pinned_parts
 from imagen.backends.diffusers.presets import DENOISERS, Machine, Preset
 from imagen.backends.weights import described
 from imagen.core.errors import BadConfig, MissingExtra, NotConfigured, OutOfMemory, Unsupported
@@ -33,6 +35,10 @@ class Loaded:
     prompts: "OrderedDict[str, Any]" = field(default_factory=OrderedDict)
     lora: tuple[Path, int, float] | None = None  # file, when it was changed, how much of it
     lora_unused: str = ""  # how much of it this pipeline has no place for, in words
+    decoder: Lock = field(default_factory=Lock)  # held by whoever decodes beside another call, or beside such a one
+    stream: Any = None  # on a card: where that is done
+    crowded: bool = False  # there was no memory for two at once; it is not tried again
+    free_mib: Callable[[str], int] = field(default_factory=lambda: free_mib)  # of a device, now
 
     @property
     def denoiser(self) -> Any:
@@ -47,7 +53,7 @@ class Loaded:
 
 def key(model: Model, settings: Mapping[str, Any]) -> str:
     """What tells loaded pipelines apart: what was asked for, and the files as they lie there now."""
-    called_with = ("arguments", "batch", "loras_folder")
+    called_with = ("arguments", "batch", "loras_folder", "overlap")
     keys = {name: value for name, value in model.keys.items() if name not in called_with}
     files = [finding.base(model) / finding.INDEX, *(file for part in finding.parts(model) for file in part.files)]
     states = [(str(file), file.stat().st_mtime_ns, file.stat().st_size) for file in files]
@@ -172,7 +178,18 @@ def machine_of(device: str) -> Machine:
             param="runs_on",
         )
     free, _ = card.mem_get_info(int(number or 0))
-    return Machine(device=device, memory_mib=free // 2**20, bfloat16=bool(card.is_bf16_supported()))
+    bfloat16 = bool(card.is_bf16_supported())
+    return Machine(device=device, memory_mib=free // 2**20, bfloat16=bfloat16, host_mib=_memory_mib())
+
+
+def free_mib(device: str) -> int:
+    """What can still be computed in, with what PyTorch keeps for that."""
+    free = machine_of(device).memory_mib
+    if device.startswith("cuda"):
+        import torch
+
+        free += (torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)) // 2**20
+    return free
 
 
 def _said(keys: Mapping[str, Any]) -> dict[str, Any]:
@@ -243,7 +260,7 @@ def _hasten(loaded: Loaded, model: Model) -> None:
 
     keys, pipe, guesser = model.keys, loaded.pipe, loaded.denoiser
     if keys["attention"]:
-        guesser.set_attention_backend(keys["attention"])
+        _attend(guesser, keys["attention"])
     if keys["cache"] != "none":
         _cache(guesser, keys)
     if loaded.preset.float8:
@@ -255,6 +272,17 @@ def _hasten(loaded: Loaded, model: Model) -> None:
     vae: Any = getattr(pipe, "vae", None)
     if loaded.preset.tiling and hasattr(vae, "enable_tiling"):
         vae.enable_tiling()
+
+
+def _attend(guesser: Any, name: str) -> None:
+    try:
+        guesser.set_attention_backend(name)
+    except (ValueError, RuntimeError, AttributeError) as exc:  # a name it has not, or one that this machine cannot do
+        raise BadConfig(
+            f"`attention: {name}` cannot be used: {' '.join(str(exc).split())[:MAX_WORDS]}",
+            hint="take `attention` out of the model's file, or name another: `native` is there always",
+            param="attention",
+        ) from exc
 
 
 def _cache(guesser: Any, keys: Mapping[str, Any]) -> None:
@@ -278,12 +306,19 @@ def _cache(guesser: Any, keys: Mapping[str, Any]) -> None:
 def _place(loaded: Loaded) -> None:
     import torch
 
-    pipe, device = loaded.pipe, torch.device(loaded.device)
-    match loaded.preset.offload:
+    pipe, preset, device = loaded.pipe, loaded.preset, torch.device(loaded.device)
+    match preset.offload:
         case "model":
+            if preset.pinned:
+                pinned_parts(pipe)
             pipe.enable_model_cpu_offload(device=device)
         case "group":
-            pipe.enable_group_offload(device, offload_type="leaf_level", use_stream=device.type == "cuda")
+            pipe.enable_group_offload(
+                device,
+                offload_type="leaf_level",
+                use_stream=bool(preset.pinned),
+                low_cpu_mem_usage=preset.pinned == "passing",
+            )
         case _:
             pipe.to(device)
 

@@ -4,6 +4,7 @@ import hashlib
 import json
 from collections.abc import Callable
 from pathlib import Path
+from threading import Lock
 from typing import Any
 
 import numpy as np
@@ -27,11 +28,12 @@ class Unknown(Exception):
 class Showing:
     """Previews of one loaded pipeline; its maps and decoders are made when the first preview is wanted."""
 
-    def __init__(self, pipe: Any, model: Model, device: str, kept: Path) -> None:
+    def __init__(self, pipe: Any, model: Model, device: str, kept: Path, decoder: "Lock | None" = None) -> None:
         self._pipe = pipe
         self._model = model
         self._device = device
         self._kept = kept  # a folder for fitted maps
+        self._decoder = decoder or Lock()  # some decoders keep notes while they decode: one at a time
         self._vae = getattr(pipe, "vae", None)
         self._factors: dict[bool, Factors] = {}
         self._tiny: Any = None
@@ -81,7 +83,7 @@ class Showing:
     def _fitted(self) -> Factors:
         import torch
 
-        with torch.no_grad():
+        with torch.no_grad(), self._decoder:
             seen = torch.from_numpy(fitting.swatches())
             latents = torch.cat([encoded(self._vae, one[None], self._device) for one in seen])
             pictures = torch.cat([decoded(self._vae, one[None], self._device) for one in latents])
@@ -100,7 +102,8 @@ class Showing:
         with torch.no_grad():
             given = torch.from_numpy(np.ascontiguousarray(small))[None]
             if method == "vae":
-                return _array(decoded(self._vae, given, self._device)[0])
+                with self._decoder:
+                    return _array(decoded(self._vae, given, self._device)[0])
             tiny = self._tiny_decoder()
             config = tiny.config
             given = given / config.scaling_factor + config.get("shift_factor", 0.0)
