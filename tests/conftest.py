@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
-from tests import NOWHERE, s3_kit
+from tests import NOWHERE, deploy_kit, netns_kit, nginx_kit, s3_kit
 from tests.postgres_kit import Postgres, installed
 from tests.postgres_kit import postgres as private
 from tests.s3_kit import S3
@@ -61,6 +61,24 @@ RINGS = (
         here=s3_kit.may_mount,
         needs="the right to mount a small disk",
         remedy="run as root on Linux",
+    ),
+    Ring(
+        marker="needs_netns",
+        here=netns_kit.may_split,
+        needs="the right to make network namespaces",
+        remedy="sudo apt install iproute2, and run as root on Linux",
+    ),
+    Ring(
+        marker="needs_nginx",
+        here=nginx_kit.installed,
+        needs="nginx",
+        remedy="sudo apt install nginx-light",
+    ),
+    Ring(
+        marker="needs_deploy_tools",
+        here=deploy_kit.installed,
+        needs="the tools that read the files of deploy/: promtool, docker-compose, hadolint",
+        remedy="sudo apt install prometheus; the others come with make dev, on Linux",
     ),
     Ring(
         marker="needs_browser",

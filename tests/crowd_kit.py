@@ -11,6 +11,7 @@ import resource
 import sys
 import time
 from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
@@ -97,14 +98,8 @@ def frames(client: Client) -> list[Frame]:
     """What one client received, in order; when a frame arrived is when its last byte did."""
     found: list[Frame] = []
     rest = b""
-    head = True
-    for arrived, data in client.pieces:
+    for arrived, data in _body(client):
         rest += data
-        if head:
-            start = rest.find(b"\r\n\r\n")
-            if start < 0:
-                continue
-            rest, head = rest[start + 4 :], False
         while (end := rest.find(b"\n\n")) >= 0:
             block, rest = rest[:end], rest[end + 2 :]
             frame = _frame(block, arrived)
@@ -159,12 +154,39 @@ def raise_limit() -> None:
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
 
 
+def _body(client: Client) -> Iterator[tuple[float, bytes]]:
+    """The bytes of the answer without its head and without the sizes of chunks: a proxy cuts them where it likes."""
+    raw, head, chunked, left = b"", True, False, 0
+    for arrived, data in client.pieces:
+        raw += data
+        if head:
+            start = raw.find(b"\r\n\r\n")
+            if start < 0:
+                continue
+            chunked = b"transfer-encoding: chunked" in raw[:start].lower()
+            raw, head = raw[start + 4 :], False
+        if not chunked:
+            yield arrived, raw
+            raw = b""
+            continue
+        told = b""
+        while raw:
+            told, raw, left = told + raw[:left], raw[left:], left - min(left, len(raw))
+            end = raw.find(b"\r\n", 2 if raw.startswith(b"\r\n") else 0)  # that of the chunk before, and the size
+            if left or end < 0:
+                break
+            left, raw = int(raw[:end].split(b";")[0], 16), raw[end + 2 :]
+            if left == 0:
+                break  # the last one
+        yield arrived, told
+
+
 def _frame(block: bytes, arrived: float) -> Frame | None:
     given: dict[bytes, bytes] = {}
     size = 1
     for line in block.replace(b"\r", b"").split(b"\n"):
         name, colon, value = line.partition(b":")
-        if name and colon:  # a line without one is the size of a chunk
+        if name and colon:
             given[name] = value.removeprefix(b" ")
             size += len(line) + 1
     if b"data" not in given:

@@ -1,4 +1,7 @@
-"""A PostgreSQL server of one's own: in a private folder, on a private socket, never on the network, never as root."""
+"""A PostgreSQL server of one's own: in a private folder, on a private socket, never as root.
+
+Never on the network either, but for one whose room is a namespace that nobody else is in.
+"""
 
 import os
 import pwd
@@ -12,6 +15,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
 
+from tests.netns_kit import Room
+
 USER = "imagen"
 DATABASE = "imagen"
 PATIENCE_S = 60.0  # for a machine that is busy with other tests; a start takes well under a second
@@ -22,8 +27,9 @@ IN_A_HURRY = ("fsync=off", "synchronous_commit=off", "full_page_writes=off")
 class Postgres:
     """One server with an empty database `imagen`; `restart` and `stop` as often as a test likes."""
 
-    def __init__(self, *, durable: bool = True, settings: tuple[str, ...] = ()) -> None:
+    def __init__(self, *, durable: bool = True, settings: tuple[str, ...] = (), room: Room | None = None) -> None:
         """`durable=False` never waits for the disk: fast, and good for everything but the end of the machine."""
+        self._room = room
         # Not pytest's folder: that one is closed to the server's user, and a socket's path is short (107 letters).
         self.folder = Path(tempfile.mkdtemp(prefix="imagen-pg-"))
         self._as = _servers_user()
@@ -37,6 +43,9 @@ class Postgres:
         made = self._run("initdb", *make, "--encoding", "UTF8", "--locale", "C")
         try:
             assert made.returncode == 0, made.stdout
+            if room is not None:
+                with (self.folder / "data/pg_hba.conf").open("a") as hba:
+                    hba.write(f"host all all {room.network} trust\n")
             self.start()
             self._ask("postgres", f"create database {DATABASE}")
         except BaseException:
@@ -48,6 +57,12 @@ class Postgres:
         """Where the database is, as imagen's settings take it."""
         return self._url(DATABASE)
 
+    @property
+    def address(self) -> str:
+        """The same over the network, for those in other rooms."""
+        assert self._room is not None, "it is on no network"
+        return f"postgresql://{USER}@{self._room.address}/{DATABASE}"
+
     def new_database(self) -> str:
         """The address of one more empty database on the same server, for a test that wants nobody else's rows."""
         self._made += 1
@@ -58,17 +73,22 @@ class Postgres:
     def start(self) -> None:
         """Start, and return when it answers."""
         assert self._server is None, "it runs already"
-        given = ["listen_addresses=", f"unix_socket_directories={self.folder}", "max_connections=200", *self._settings]
+        given = [f"listen_addresses={self._room.address if self._room else ''}", "max_connections=200"]
+        given += [f"unix_socket_directories={self.folder}", *self._settings]
+        command = [str(_program("postgres")), "-D", f"{self.folder}/data", *(f"--{setting}" for setting in given)]
+        become = self._as
+        if self._room is not None:  # which only root may enter; it becomes the other user inside
+            command, become = self._room.command(*command, user=self._as["user"], group=self._as["group"]), {}
         with (self.folder / "log").open("ab") as log:
             self._server = subprocess.Popen(
-                [_program("postgres"), "-D", self.folder / "data", *(f"--{setting}" for setting in given)],
+                command,
                 cwd=self.folder,
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
                 env=_environment(),
                 start_new_session=True,  # Ctrl-C is for the test; the server hears of its end from us
-                **self._as,
+                **become,
             )
         # Its pipe closes when this process ends, however it ends: then the server is asked to stop.
         order = f"read -r _; kill -INT {self._server.pid}"
@@ -142,9 +162,9 @@ class Postgres:
 
 
 @contextmanager
-def postgres(*, durable: bool = True, settings: tuple[str, ...] = ()) -> Iterator[Postgres]:
+def postgres(*, durable: bool = True, settings: tuple[str, ...] = (), room: Room | None = None) -> Iterator[Postgres]:
     """A server for as long as the block lasts."""
-    server = Postgres(durable=durable, settings=settings)
+    server = Postgres(durable=durable, settings=settings, room=room)
     try:
         yield server
     finally:

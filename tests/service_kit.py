@@ -19,6 +19,7 @@ import yaml
 
 import imagen
 from tests import NOWHERE
+from tests.netns_kit import Room
 
 PROGRAM = Path(sys.executable).parent / "imagen"
 PATIENCE_S = 60.0  # for a machine that is busy with other tests; a start takes a second
@@ -71,9 +72,11 @@ class House:
         told = yaml.safe_load(bundled.read_text()) | {"title": name} | keys
         (folder / "model.yaml").write_text(json.dumps(told))  # JSON is YAML
 
-    def start(self, *arguments: str, environment: Mapping[str, str] | None = None) -> "Program":
-        """`imagen ARGUMENTS`, beside us."""
-        program = Program(self, arguments, self.environment | dict(environment or {}))
+    def start(
+        self, *arguments: str, environment: Mapping[str, str] | None = None, room: Room | None = None
+    ) -> "Program":
+        """`imagen ARGUMENTS`, beside us, or in a room of its own."""
+        program = Program(self, arguments, self.environment | dict(environment or {}), room)
         self.processes.append(program)
         assert self._guard.stdin is not None
         self._guard.stdin.write(f"{program.pid}\n")
@@ -86,12 +89,12 @@ class House:
         program.ready()
         return program
 
-    def run(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+    def run(self, *arguments: str, environment: Mapping[str, str] | None = None) -> subprocess.CompletedProcess[str]:
         """`imagen ARGUMENTS`, to its end."""
         return subprocess.run(
             [PROGRAM, *arguments],
             cwd=self.folder,
-            env=self.environment,
+            env=self.environment | dict(environment or {}),
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,
@@ -123,13 +126,15 @@ class Program:
 
     _count = 0
 
-    def __init__(self, house: House, arguments: tuple[str, ...], environment: Mapping[str, str]) -> None:
+    def __init__(
+        self, house: House, arguments: tuple[str, ...], environment: Mapping[str, str], room: Room | None = None
+    ) -> None:
         Program._count += 1
         self.arguments = arguments
         self._said = house.folder / f"{arguments[0]}-{Program._count}.log"  # a pipe nobody reads would fill up
         with self._said.open("wb") as log:
             self.process = subprocess.Popen(
-                [PROGRAM, *arguments],
+                room.command(PROGRAM, *arguments) if room else [PROGRAM, *arguments],
                 cwd=house.folder,
                 env=environment,
                 stdin=subprocess.DEVNULL,

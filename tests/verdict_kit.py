@@ -2,7 +2,7 @@
 
 import hashlib
 from collections import Counter, defaultdict
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -40,8 +40,16 @@ class Verdict:
         return "\n".join(lines + [f"WRONG: {fault}" for fault in self.faults[:40]])
 
 
-def judge(connection: Connection, store: Path, capacity: Mapping[str, int], expected: Collection[str]) -> Verdict:
-    """`capacity` are the slots of each device, `expected` the prompts of which there is exactly one job each."""
+def judge(
+    connection: Connection,
+    store: Path | Callable[[str], bytes | None],
+    capacity: Mapping[str, int],
+    expected: Collection[str],
+) -> Verdict:
+    """`capacity` are the slots of each device, `expected` the prompts of which there is exactly one job each.
+
+    `store` is the folder of the pictures, or reads one of them by its path where there is no folder.
+    """
     verdict = Verdict()
     rows = connection.execute(select(jobs)).all()
     told: dict[str, list[Row[Any]]] = defaultdict(list)
@@ -144,18 +152,22 @@ def _devices(verdict: Verdict, order: Sequence[Row[Any]], capacity: Mapping[str,
             holds[where.pop(event.job_id)].discard(event.job_id)
 
 
-def _pictures(verdict: Verdict, rows: Sequence[Row[Any]], store: Path) -> None:
+def _pictures(verdict: Verdict, rows: Sequence[Row[Any]], store: Path | Callable[[str], bytes | None]) -> None:
     """Every recorded picture lies there, whole."""
     verdict.pictures = len(rows)
     for image in rows:
-        file = store / image.path
-        if not file.is_file():
+        data = _read(store / image.path) if isinstance(store, Path) else store(image.path)
+        if data is None:
             verdict.wrong(f"picture {image.id} is recorded and not there: {image.path}")
-        elif hashlib.sha256(file.read_bytes()).hexdigest() != image.sha256:
+        elif hashlib.sha256(data).hexdigest() != image.sha256:
             verdict.wrong(f"picture {image.id} is not what was recorded")
     for path, count in Counter(image.path for image in rows).items():
         if count > 1:
             verdict.wrong(f"{path} is recorded {count} times")
+
+
+def _read(file: Path) -> bytes | None:
+    return file.read_bytes() if file.is_file() else None
 
 
 def _counts(counted: Counter[Any]) -> str:

@@ -140,7 +140,9 @@ def config_page() -> str:
     parts.append(table(("key", "type", "default", "environment", "meaning"), rows))
     parts.append(
         "A setting of a backend can come from the environment too:\n"
-        f"`{config.PREFIX}NAME_KEY` sets `key` of the backend `name`."
+        f"`{config.PREFIX}NAME_KEY` sets `key` of the backend `name`.\n"
+        f"`_FILE` behind a variable named on this page names a file that holds the value, as containers are given\n"
+        f"secrets: `{config.PREFIX}DATABASE_FILE=/run/secrets/database_url`. Backends have no such files."
     )
     for backend, told in BACKENDS.items():
         parts.append(f"## `backends:` `{backend}:`")
@@ -343,10 +345,21 @@ def _public(name: str, value: Any) -> str:
 def _methods(kind: type) -> str:
     lines = [
         f"- `{name}{signature(value)}`: {line(value)}"
-        for name, value in vars(kind).items()
+        for name, value in (*vars(kind).items(), *_handed_on(kind))
         if not name.startswith("_") and inspect.isfunction(inspect.unwrap(value)) and value.__doc__
     ]
     return "\n\n" + "\n".join(lines) if lines else ""
+
+
+def _handed_on(kind: type) -> list[tuple[str, Any]]:
+    """The methods that each App has from its parts."""
+    from imagen.app import App
+    from imagen.config import load_settings
+
+    if kind is not App:
+        return []
+    made = vars(App(load_settings(home=Path("nowhere"), environ={})))
+    return [(name, value.__func__) for name, value in made.items() if inspect.ismethod(value)]
 
 
 def _schema_rows(

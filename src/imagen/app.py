@@ -4,50 +4,43 @@
 """
 
 import asyncio
-import secrets
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Mapping, Sequence
-from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import asdict, replace
 from datetime import UTC, datetime, timedelta
-from hashlib import sha256
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, Literal, overload
+from typing import Any, overload
 
 from sqlalchemy import Connection
 
-from imagen.backends.base import Adopted, Backend, Prepares
-from imagen.backends.registry import registration
-from imagen.config import Settings, load_settings, masked
-from imagen.core.errors import ImagenError
+from imagen.config import Settings, load_settings
 from imagen.core.events import Event, Preview
 from imagen.core.ids import new_id
-from imagen.core.job import Cell, Job, Series, StoredImage, cells_of
+from imagen.core.job import Cell, Job, Series, cells_of
 from imagen.core.model import Model
 from imagen.core.request import Draft, preview_policy
-from imagen.core.vote import Ballot, BlindFile, Vote
 from imagen.core.webhook import Webhook
 from imagen.door import Door, Drawings, follow
-from imagen.engine import album, orders, votes
-from imagen.engine.adopt import adopt
-from imagen.engine.album import StoredFile
+from imagen.engine import album, orders
+from imagen.engine.backends import Backends
 from imagen.engine.crew import Crew
 from imagen.engine.devices import Devices
 from imagen.engine.feed import Feeds, Watch
-from imagen.engine.gc import GcReport, gc
+from imagen.engine.health import Health
+from imagen.engine.images import Images
+from imagen.engine.keys import Keys
 from imagen.engine.outbox import Outbox
-from imagen.engine.ratings import Ratings
 from imagen.engine.states import ModelState, states, usable
 from imagen.engine.tide import Tides, WatchAll
-from imagen.engine.wiring import refuse_paid, watched_catalog
+from imagen.engine.votes import Votes
+from imagen.engine.wiring import watched_catalog
 from imagen.engine.worker import Worker, sweep
 from imagen.models.catalog import Catalog
-from imagen.store import history, intake, journal, keys, queue
+from imagen.store import history, intake, journal, queue
 from imagen.store.db import Database
-from imagen.store.images import ImageStore, side_path
-from imagen.store.intake import NewJob, Once
-from imagen.store.keys import Key
-from imagen.store.numbers import Happening, Numbers, happened, numbers
+from imagen.store.images import ImageStore
+from imagen.store.intake import NewJob
 
 ALIKE = timedelta(days=1)  # whoever repeats a request does so within seconds; a drawing may have taken hours by then
 VERSION = version("imagen-platform")
@@ -98,7 +91,8 @@ class App:
         self._watch = watched_catalog(settings)
         self._db = Database(settings.database_url, full_sync=settings.synchronous == "full")
         self._images = ImageStore(settings.storage, settings.images_folder, **asdict(settings.s3))
-        self._backends: dict[str, Backend] = {}
+        self._backends = Backends(settings)
+        self.backend_for, self.adopt_workflow = self._backends.of, self._backends.adopt
         self._crew = Crew(
             self._db,
             self._images,
@@ -114,6 +108,20 @@ class App:
         self._tides = Tides(self._db)
         self.outbox = Outbox(self._db, settings)
         self._drawings = Drawings(self, over=self._crew.mine.discard)
+        images = Images(self._db, self._images, job=self.job)
+        self.image, self.image_chunks, self.drawn_by = images.find, images.chunks, images.drawn_by
+        self.image_bytes, self.image_path, self.sidecar = images.read, images.path, images.sidecar
+        self.signed_url, self.check_images, self.gc = images.signed_url, images.check, images.gc
+        self.delete_image, self.delete_job = images.delete, images.delete_of
+        votes = Votes(self._db, self._images, catalog=lambda: self.catalog, series=self.series)
+        self.ballot, self.blind_picture = votes.ballot, votes.picture
+        self.vote, self.ratings = votes.cast, votes.ratings
+        health = Health(self._db, self._images, settings)
+        self.check_store, self.check_clock, self.ready = health.check_store, health.check_clock, health.ready
+        self.numbers, self.waiting = health.numbers, health.waiting
+        self.happened, self.happened_to = health.happened, health.happened_to
+        keys = Keys(self._db)
+        self.add_key, self.keys, self.remove_key, self.key_of = keys.add, keys.all, keys.remove, keys.of
 
     async def start(self) -> None:
         """Open the database, making it if it is new. A broken config.yaml is refused here."""
@@ -128,8 +136,7 @@ class App:
         await self._crew.stop()
         await self._feeds.close()
         await self._tides.close()
-        for backend in self._backends.values():
-            await backend.aclose()
+        await self._backends.aclose()
         await self._db.close()
 
     @property
@@ -158,7 +165,7 @@ class App:
         new = replace(self._resolve(draft), owner=owner)
         if body_hash is not None and idempotency_key is None:
             idempotency_key = intake.key_of_its_own(body_hash)
-        once = _once(route, owner, idempotency_key, body_hash or _hash_of(draft))
+        once = orders.once(route, owner, idempotency_key, body_hash or orders.hash_of(draft))
 
         def submitted(connection: Connection) -> Job:
             # Read back here: afterwards it would be in the way of the worker that takes it.
@@ -229,7 +236,7 @@ class App:
         """While inside, this process draws these models (None: every enabled one) for everybody."""
         for model in self.catalog.models.values():
             if model.enabled and (models is None or model.name in models):
-                self._prepare(model)
+                self._backends.prepare(model)
         return self._crew.drawing(models)
 
     async def cancel(self, job_id: str, *, by: str = "you", owner: str | None = None) -> Job:
@@ -245,11 +252,6 @@ class App:
         (new_job,) = await self._db.write(intake.submit_once, again, once=None, queue_limit=queue_limit)
         self._crew.mine.add(new_job)
         return await self.job(new_job)
-
-    async def delete_job(self, job_id: str, *, owner: str | None = None) -> None:
-        """Delete all pictures of a job that ended; the job stays in the history, with what was asked."""
-        job = await self.job(job_id, owner=owner)
-        await album.delete_job(self._db, self._images, job.id)
 
     async def job(self, job_id: str, *, owner: str | None = None) -> Job:
         """One job, by its id or a unique beginning or end of it."""
@@ -303,7 +305,7 @@ class App:
             owner=owner,
             new=new,
             webhook=webhook,
-            once=_once("/v1/series", owner, idempotency_key, body_hash),
+            once=orders.once("/v1/series", owner, idempotency_key, body_hash),
             queue_limit=queue_limit,
         )
         self._crew.mine.update(ids)
@@ -370,50 +372,6 @@ class App:
         """A series in the shape of compare.json."""
         return album.series_sidecar(await self.series(series_id, owner=owner), self._known)
 
-    async def ballot(self, series_id: str, *, voter: str = keys.LOCAL, owner: str | None = None) -> Ballot:
-        """Two pictures of a series without their names, the next ones that this voter has not compared."""
-        return await votes.ballot(self._db, await self.series(series_id, owner=owner), voter=voter)
-
-    async def blind_picture(
-        self, series_id: str, blind: str, *, width: int | None = None, owner: str | None = None
-    ) -> BlindFile:
-        """A picture of a pair; neither its bytes nor what is said of them tell the model."""
-        series = await self.series(series_id, owner=owner)
-        return await votes.picture(self._db, self._images, series, blind, width=width)
-
-    async def vote(
-        self,
-        series_id: str,
-        *,
-        round: int,
-        left: str,
-        right: str,
-        choice: str,
-        voter: str = keys.LOCAL,
-        owner: str | None = None,
-    ) -> tuple[Vote, bool]:
-        """Say which of a pair is better: left, right, tie or skip. Told with the names, and whether it is new."""
-        series = await self.series(series_id, owner=owner)
-        return await votes.cast(self._db, series.id, voter=voter, round=round, left=left, right=right, choice=choice)
-
-    async def ratings(
-        self,
-        *,
-        series_id: str | None = None,
-        models: Sequence[str] | None = None,
-        q: str | None = None,
-        voter: str | None = None,
-        owner: str | None = None,
-    ) -> Ratings:
-        """How good each model is by the votes, and how sure that is; of one series, some models, prompts or a voter."""
-        if series_id is not None:
-            series_id = (await self.series(series_id, owner=owner)).id
-        for name in await votes.unrated(self._db, models, owner=owner) if models else ():
-            # Told apart from a model that nobody has voted on yet: that one is known.
-            if name not in self.catalog.models and name not in self.catalog.broken:
-                self.catalog.get(name)
-        return await votes.ratings(self._db, owner=owner, series_id=series_id, models=models, q=q, voter=voter)
-
     async def orphans(self) -> list[Job]:
         """Jobs that wait and that nobody alive would draw: left by a process that ended or was killed."""
         return await self._db.read(self._crew.orphans)
@@ -422,49 +380,10 @@ class App:
         """Put the jobs of dead workers back into the queue."""
         return await sweep(self._db, self._crew.obituaries, self.log, tuple(self.catalog.models))
 
-    async def image(self, image_id: str, *, owner: str | None = None, width: int | None = None) -> StoredFile:
-        """A stored picture, or with `width` its smallest copy that is at least so wide."""
-        return await album.find(self._db, self._images, image_id, owner=owner, width=width)
-
-    def image_chunks(self, file: StoredFile, *, start: int = 0, end: int | None = None) -> AsyncGenerator[bytes]:
-        """Its bytes, a little at a time."""
-        return album.chunks(self._images, file, start=start, end=end)
-
-    async def drawn_by(self, image_id: str, *, owner: str | None = None) -> Job:
-        """The job that a picture belongs to."""
-        return await self.job((await self.image(image_id, owner=owner)).job, owner=owner)
-
-    async def sidecar(self, image_id: str, *, owner: str | None = None) -> dict[str, Any]:
-        """What is recorded beside a picture: how to draw it again, and how it was drawn."""
-        return await album.sidecar(self._images, await self.image(image_id, owner=owner))
-
     @property
     def pictures_origin(self) -> str | None:
         """The site that `signed_url` leads to, as a browser's policy names it; None where there is no such address."""
         return self._images.signed_origin
-
-    async def signed_url(self, file: StoredFile) -> tuple[str, int] | None:
-        """Where anybody may read it for so many seconds; None where its bytes go through this process."""
-        return await self._images.signed_url(file.path)
-
-    async def delete_image(self, image_id: str, *, owner: str | None = None) -> None:
-        """Delete one picture for ever; deleting it again changes nothing."""
-        await album.delete_image(self._db, self._images, image_id, owner=owner)
-
-    async def gc(self, *, dry_run: bool = True, older_than_s: float | None = None) -> GcReport:
-        """Look for what nobody needs any more and, without `dry_run`, remove it."""
-        return await gc(self._db, self._images, dry_run=dry_run, older_than_s=older_than_s)
-
-    async def image_bytes(
-        self, image: StoredImage | str, *, size: Literal["full", "cell", "thumbnail"] = "full"
-    ) -> bytes:
-        """The bytes of a stored picture or of one of its small copies."""
-        path = await self._path(image)
-        return await self._images.get(path if size == "full" else side_path(path, size))
-
-    async def image_path(self, image: StoredImage | str) -> Path | None:
-        """Where a stored picture lies, when it lies in a folder."""
-        return self._images.file_of(await self._path(image))
 
     async def models(self) -> Catalog:
         """The models that can be asked for."""
@@ -478,106 +397,15 @@ class App:
         """Every model: can it be asked for now, why not, and does somebody have it loaded?"""
         return await states(self.catalog, self.backend_for, await self._db.read(self._crew.loaded))
 
-    async def check_store(self) -> str:
-        """Raise what is wrong with the database; otherwise say where it is."""
-        await self._db.check()
-        return str(masked("database", self.settings.database_url))
-
-    async def check_images(self) -> str:
-        """Raise what keeps pictures from being stored; otherwise say where they lie."""
-        return await album.check(self._images)
-
-    async def ready(self) -> None:
-        """Raise what keeps jobs from being accepted and pictures from being kept."""
-        await self.check_store()
-        await self._images.ready()
-
-    async def numbers(self) -> Numbers:
-        """How the queue is doing."""
-        return await self._db.read(numbers, datetime.now(UTC))
-
-    async def waiting(self) -> Mapping[str, int]:
-        """How many jobs of each model wait or run."""
-        return (await self.numbers()).busy
-
-    async def happened(self, after: int | None) -> tuple[int, Sequence[Happening]]:
-        """What started, came back or ended after a position (None: from now on), and the position reached."""
-        if after is None:
-            return await self._db.read(journal.position), ()
-        told = await self._db.read(happened, after)
-        return (told[-1].pos if told else after), told
-
     async def workers(self) -> list[Mapping[str, Any]]:
         """The workers that are alive."""
         return [dict(row._mapping) for row in await self._db.read(self._crew.alive)]
 
-    async def add_key(self, name: str, *, admin: bool = False) -> str:
-        """A new key for a caller; the secret is given once and not kept."""
-        secret = keys.new_secret()
-        await self._db.write(keys.add, name, keys.hashed(secret), admin, datetime.now(UTC))
-        return secret
-
-    async def keys(self) -> list[Key]:
-        """Who may call."""
-        return await self._db.read(keys.listed)
-
-    async def remove_key(self, name: str) -> None:
-        """Whoever holds it is a stranger from now on."""
-        await self._db.write(keys.remove, name)
-
-    async def key_of(self, secret: str) -> Key | None:
-        """The key with this secret."""
-        return await self._db.read(keys.by_hash, keys.hashed(secret))
-
-    def backend_for(self, model: Model) -> Backend:
-        """The backend that draws this model; made once per process. A job may be older than the switch."""
-        if self.settings.paid_calls == "forbidden":
-            refuse_paid(self.settings, model)
-        if model.backend not in self._backends:
-            made = registration(model.backend).create(self.settings.backend(model.backend))
-            self._backends[model.backend] = made
-        return self._backends[model.backend]
-
-    async def adopt_workflow(
-        self, document: Mapping[str, Any], answers: Mapping[str, str], *, url: str | None = None
-    ) -> Adopted:
-        """What somebody's own workflow can be asked for; `answers` settle what is not certain."""
-        settings = self.settings.backend("comfyui") | ({"url": url} if url else {})
-        return await adopt(registration("comfyui").create(settings), document, answers)
-
     def _resolve(self, draft: Draft) -> NewJob:
-        resolved = self.catalog.resolve(draft, lambda: secrets.randbits(32))
-        return NewJob(
-            request=resolved.request,
-            model=resolved.model,
-            preview=draft.preview,
-            warnings=[(warned.code, warned.message) for warned in resolved.warnings],
-            priority=draft.priority,
-            webhook=draft.webhook,
-        )
-
-    def _prepare(self, model: Model) -> None:
-        """Let its backend begin before there is a job, where the settings want that."""
-        if self.settings.backend(model.backend).get("ready"):
-            with suppress(ImagenError):  # the first job will say it to somebody who reads it
-                backend = self.backend_for(model)
-                if isinstance(backend, Prepares):
-                    backend.prepare()
-
-    async def _path(self, image: StoredImage | str) -> str:
-        return (await self.image(image if isinstance(image, str) else image.id)).path
+        return orders.of_draft(draft, self.catalog)
 
     def _known(self, name: str) -> Model | None:
         return self.catalog.models.get(name)
 
     async def _again(self, old: Job) -> NewJob:
         return orders.again(old, self._resolve, await self._db.read(history.record, old.id))
-
-
-def _hash_of(draft: Draft) -> str:
-    hook = draft.webhook.as_text() if draft.webhook else None  # its address is not in what Python tells of it
-    return sha256(repr((draft, hook)).encode()).hexdigest()
-
-
-def _once(route: str, owner: str, key: str | None, body_hash: str) -> Once | None:
-    return Once(route=route, owner=owner, key=key, body_hash=body_hash) if key is not None else None

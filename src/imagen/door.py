@@ -15,6 +15,7 @@ from imagen.core.request import Draft, drafted
 from imagen.core.webhook import Webhook
 
 if TYPE_CHECKING:
+    from imagen.core.device import Device
     from imagen.core.vote import Ballot, BlindFile, Vote
     from imagen.engine.ratings import Ratings
     from imagen.engine.states import ModelState
@@ -34,8 +35,25 @@ class Watching(Protocol):
         """What is new, in order; nothing when nothing came in time, or when it has ended."""
 
 
+class Devices(Protocol):
+    """What draws one thing at a time, or a few: listed, paused and resumed."""
+
+    async def all(self) -> "list[Device]":
+        """Every device, by name."""
+
+    async def pause(self, names: Iterable[str] = (), *, by: str, reason: str = "", now: bool = False) -> "list[Device]":
+        """Begin nothing on these devices until they are resumed; `now` also gives back what runs there."""
+
+    async def resume(self, names: Iterable[str] = ()) -> "list[Device]":
+        """Let jobs begin on these devices again."""
+
+
 class Door(Protocol):
     """Submit, follow, cancel, show. `owner` matters here only: at another server the key says whose jobs are meant."""
+
+    @property
+    def devices(self) -> Devices:
+        """The devices of all workers."""
 
     async def submit(self, draft: Draft, *, owner: str = "local", queue_limit: int | None = None) -> Job:
         """Check, complete and queue a request. It is safe on disk when this returns."""

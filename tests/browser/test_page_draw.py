@@ -296,3 +296,19 @@ SWIPE = """(pane, left) => {
   pane.dispatchEvent(new TouchEvent("touchstart", { touches: [at(from)], changedTouches: [at(from)] }));
   pane.dispatchEvent(new TouchEvent("touchend", { touches: [], changedTouches: [at(to)] }));
 }"""
+
+
+def test_a_job_that_waits_says_for_what(browser: Browser, tmp_path: Path) -> None:
+    """Its card is paused: who did so and why stands below the empty frame, and it goes on when that is over."""
+    with House(folder=tmp_path) as house:
+        house.model("mock", device="card:0")
+        server = house.serve()
+        post(f"{server.url}/v1/devices/card:0/pause", {"reason": "a film"})
+        person = Person(browser, server.url)
+        tab = person.opens()
+        draws(tab, "a quiet lake [slow:0]")
+        expect(tab.locator(".easel .said")).to_contain_text("waits for card:0: paused by local: a film")
+        post(f"{server.url}/v1/devices/card:0/resume")
+        stands(tab, "completed")
+        person.context.close()
+        assert person.faults == []

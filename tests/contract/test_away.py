@@ -29,7 +29,7 @@ from imagen.away.client import Away
 from imagen.away.server import Server
 from imagen.config import load_settings
 from imagen.core import events
-from imagen.core.errors import ImagenError, NotConfigured, RequestError, ServerAway, Unauthorized
+from imagen.core.errors import ImagenError, NotConfigured, RequestError, ServerAway, StorageAway, Unauthorized
 from imagen.core.job import State
 from imagen.core.request import Draft
 from imagen.door import Door
@@ -242,8 +242,43 @@ async def test_an_older_server_is_read_as_far_as_it_goes(tmp_path: Path) -> None
     async with aclosing(door.follow("J")) as told:
         assert [event.type async for event in told] == ["queued", "started", "completed"]
     assert not (await door.models()).models["mock"].paid
-    with pytest.raises(RequestError, match="nothing here"):
+    with pytest.raises(NotConfigured, match="too old for this: it has no GET /v1/server") as refused:
         await door.about()
+    assert "update imagen there" in refused.value.hint
+    await door.aclose()
+
+
+NO_METHOD = {"type": "invalid_request_error", "code": "method_not_allowed", "message": "no", "hint": "?"}
+NO_FIELD = {
+    "type": "invalid_request_error",
+    "code": "request_error",
+    "message": "there is no field 'webhook'",
+    "hint": "?",
+}
+NO_PARAMETER = NO_FIELD | {"message": "there is no parameter 'part'; did you mean 'parts'?"}
+
+
+@pytest.mark.parametrize(
+    ("status", "answer", "words"),
+    [
+        (405, {"error": NO_METHOD}, "too old for this: it has no GET /v1/series/name"),
+        (400, {"error": NO_FIELD}, "too old for this: it has no field 'webhook' in GET /v1/series/name"),
+        (400, {"error": NO_PARAMETER}, "too old for this: it has no parameter 'part' in GET /v1/series/name"),
+        (200, {"prompts": ["a"]}, "too old for this: it has no 'id' in what it tells"),
+        (200, {"id": "01ABC", "prompts": 1}, "is not an imagen server: what it tells cannot be read"),
+    ],
+)
+async def test_what_an_older_server_lacks_is_named(tmp_path: Path, status: int, answer: Any, words: str) -> None:
+    """An address, a field or a part of the answer: never an error of Python."""
+
+    async def told(_request: Request) -> Response:
+        return JSONResponse(answer, status)
+
+    server = Server.of("http://gpu.example", load_settings(home=tmp_path, environ={}))
+    door = Away(Asking(server, transport=httpx2.ASGITransport(app=_app(told))))
+    with pytest.raises(NotConfigured) as refused:
+        await door.series("name")
+    assert words in refused.value.message
     await door.aclose()
 
 
@@ -261,6 +296,60 @@ async def test_a_picture_may_lie_elsewhere(tmp_path: Path) -> None:
     door = Away(Asking(server, transport=httpx2.ASGITransport(app=_app(answer))))
     assert await door.image_bytes("01ABC") == b"\x89PNG"
     assert asked == [("gpu.example", "Bearer imagen_one"), ("store.example", None)]
+    await door.aclose()
+
+
+@pytest.mark.parametrize(
+    ("status", "body", "code", "words"),
+    [
+        (
+            403,
+            "<Error><Code>RequestTimeTooSkewed</Code><Key>k</Key></Error>",
+            "not_configured",
+            "(RequestTimeTooSkewed)",
+        ),
+        (403, "no", "not_configured", "HTTP 403"),
+        (404, "<Error><Code>NoSuchKey</Code></Error>", "gone", "(NoSuchKey)"),
+        (503, "", "storage_away", "HTTP 503"),
+    ],
+)
+async def test_a_store_that_refuses_a_picture_is_told_from_the_server(
+    tmp_path: Path, status: int, body: str, code: str, words: str
+) -> None:
+    """By its address and its own word for it; nothing of the signed address is shown."""
+
+    async def answer(request: Request) -> Response:
+        if request.url.hostname == "gpu.example":
+            return RedirectResponse("https://store.example/bucket/x.png?signature=hush")
+        return PlainTextResponse(body, status)
+
+    server = Server.of("https://gpu.example", load_settings(home=tmp_path, environ={}))
+    door = Away(Asking(server, patience_s=0.2, transport=httpx2.ASGITransport(app=_app(answer))))
+    with pytest.raises(ImagenError) as refused:
+        await door.image_bytes("01ABC")
+    assert refused.value.code == code
+    assert "https://store.example" in refused.value.message
+    assert words in refused.value.message
+    assert "is not an imagen server" not in refused.value.message
+    assert "hush" not in str(refused.value.as_dict())
+    await door.aclose()
+
+
+async def test_a_store_that_is_away_is_told_from_the_server(tmp_path: Path) -> None:
+    """Nobody listens there: the server that sent us is well."""
+
+    async def answer(_request: Request) -> Response:
+        return RedirectResponse(f"{NOWHERE}/bucket/x.png?signature=hush")
+
+    class Apart(Between):
+        async def handle_async_request(self, request: httpx2.Request) -> httpx2.Response:
+            here = httpx2.ASGITransport(app=_app(answer)) if request.url.host == "gpu.example" else self.inner
+            return await here.handle_async_request(request)
+
+    server = Server.of("http://gpu.example", load_settings(home=tmp_path, environ={}))
+    door = Away(Asking(server, patience_s=0.2, transport=Apart()))
+    with pytest.raises(StorageAway, match=f"{NOWHERE}, where the server keeps its pictures, does not answer"):
+        await door.image_bytes("01ABC")
     await door.aclose()
 
 

@@ -362,3 +362,20 @@ async def test_many_claimers_never_exceed_the_budget(place: str, seed: int) -> N
 def test_the_kit_has_two_models() -> None:
     """Both are drawn on the device that is paused here."""
     assert MODEL.device == OTHER.device == PLACE.device
+
+
+async def test_a_job_says_that_whoever_draws_it_cannot_store_it(place: str) -> None:
+    """As long as that holds for all who draw its model; one that can is enough for it to be about to be taken."""
+    why = "the bucket s3://shelf does not answer"
+    async with database(place) as db:
+        await db.write(arrive, "w2", models=("test",))
+        (job,) = await db.write(intake.submit, [new()])
+        serves = {"test": PLACE}
+        await db.write(presence.beat, "w2", serves, (), why)
+        assert (await db.read(history.job, job)).waits_for == f"a worker that can store pictures: {why}"
+        await db.write(arrive, "w3", models=("test",))
+        assert (await db.read(history.job, job)).waits_for is None
+        await db.write(presence.beat, "w3", serves, (), why)
+        assert why in ((await db.read(history.job, job)).waits_for or "")
+        await db.write(presence.beat, "w2", serves)
+        assert (await db.read(history.job, job)).waits_for is None

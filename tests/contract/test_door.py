@@ -15,7 +15,7 @@ from tests.serving_kit import serving, until
 from imagen.app import open as open_app
 from imagen.config import load_settings
 from imagen.core import events
-from imagen.core.errors import ImagenError, RequestError, UnknownJob, UnknownModel, UnknownSeries
+from imagen.core.errors import ImagenError, RequestError, UnknownDevice, UnknownJob, UnknownModel, UnknownSeries
 from imagen.core.ids import new_id
 from imagen.core.job import Cell, Job, State
 from imagen.core.request import Draft, PreviewPolicy, Request
@@ -286,3 +286,21 @@ async def test_what_is_told_is_told_alike(tmp_path: Path) -> None:
         here = json.dumps(series_json(await away.series(name)), default=str)
         assert here.replace(served.url, "") == there
         assert job_json(failed) == job_json(await served.app.job(failed.id))
+
+
+async def test_a_device_is_paused_and_resumed(door: Door) -> None:
+    """It says who draws there and why not; a slip in one of several names pauses none."""
+    mine = next(device.name for device in await door.devices.all() if "mock" in device.models)
+    with pytest.raises(UnknownDevice, match="no device 'card:9'"):
+        await door.devices.pause([mine, "card:9"], by="me")
+    assert not any(device.paused for device in await door.devices.all())
+    (paused,) = await door.devices.pause([mine], by="me", reason="a film")
+    assert paused.paused is not None
+    assert paused.paused.reason == "a film"
+    assert paused.paused.since.tzinfo is not None
+    job = await door.submit(SMALL)
+    assert "a film" in ((await door.job(job.id)).waits_for or "")
+    (resumed,) = await door.devices.resume([mine])
+    assert resumed.paused is None
+    await told(door, job)
+    assert (await door.job(job.id)).state is State.COMPLETED

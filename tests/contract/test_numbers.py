@@ -83,3 +83,6 @@ async def test_what_happened_comes_in_order_and_only_once(place: str) -> None:
         assert told[3].body["reason"].endswith(" died")
         assert told[3].body["error"]["code"] == Crashed("x", hint="y").code
         assert await db.read(numbers.happened, told[-1].pos) == []
+        # Whoever had the second attempt hears of that alone, and of nobody else's jobs.
+        assert await db.read(numbers.happened_to, {second.job: second.attempt}) == told[2:]
+        assert await db.read(numbers.happened_to, {second.job: 3}) == []

@@ -530,7 +530,7 @@ async def test_a_restart_of_postgresql_is_waited_for(tmp_path: Path) -> None:
     """Writes and reads of the moment are done again when it is back; the bell is heard again too."""
     with postgres(durable=False) as server:
         async with database(server.url) as db:
-            mark = db.mark()
+            mark = db.mark(jobs=True)
             await db.write(intake.submit, [new()])
             await asyncio.to_thread(server.stop)
             writing = asyncio.create_task(db.write(intake.submit, [new()]))
@@ -541,15 +541,49 @@ async def test_a_restart_of_postgresql_is_waited_for(tmp_path: Path) -> None:
             assert len(await reading) >= 1
             assert len(await db.read(history.jobs_list)) == 2
             async with asyncio.timeout(30):
-                while not (db._ear and db._ear.hears):
+                while not all(ear.hears for ear in db._ears.values()):
                     await asyncio.sleep(0.05)
-            mark = db.mark()
+            mark = db.mark(jobs=True)
             other = Database(server.url)
             (job,) = await other.write(intake.submit, [new()])
             async with asyncio.timeout(10):
                 while not await db.changed(mark, 5, frozenset((job,))):
                     pass
             await other.close()
+
+
+@pytest.mark.needs_postgres
+async def test_who_follows_no_jobs_hears_nothing_of_them(postgres: Postgres) -> None:
+    """Neither of steps nor of what SQL cancels; of queues and devices it does hear, for a worker waits for those."""
+    address = postgres.new_database()
+    waits, follows = Database(address), Database(address)
+
+    async def told(listening: Database, *, jobs: bool) -> set[str]:
+        listening.mark(jobs=jobs)
+        async with asyncio.timeout(10):
+            while not all(ear.hears for ear in list(listening._ears.values())[: 1 + jobs]):
+                await asyncio.sleep(0.01)
+        return set(listening._bell._rung)
+
+    async with database(address) as draws:
+        assert not await told(waits, jobs=False) | await told(follows, jobs=True)
+        ids = await draws.write(intake.submit, [new(), new()])
+        claim = await take(draws)
+        assert claim is not None
+        await draws.write(journal.set_live, claim.job, claim.attempt, 1, None, None)
+        await draws.write(_by_sql, ids[1])
+        await end(draws, claim)
+        work = {"model:test", "device:cpu@here"}
+        async with asyncio.timeout(10):
+            while not (work <= await told(waits, jobs=False) and work | {*ids} <= await told(follows, jobs=True)):
+                await asyncio.sleep(0.01)
+        assert await told(waits, jobs=False) == work
+    await waits.close()
+    await follows.close()
+
+
+def _by_sql(connection: Connection, job: str) -> None:
+    connection.execute(text("update imagen.jobs set cancel_requested = true where id = :job"), {"job": job})
 
 
 async def test_only_what_others_write_to_sqlite_wakes_everybody(tmp_path: Path) -> None:

@@ -367,3 +367,24 @@ async def test_a_webhook_by_sql_is_told(place: str) -> None:
         await drawn(db)
         (message,) = await taken(db)
         assert (message.id, message.owner, message.webhook.url) == ("mine", "local", "https://hook.example/sql")
+
+
+async def test_what_was_told_long_ago_is_forgotten(place: str) -> None:
+    """Delivered or given up, more of them than go at a time; never what still waits, nor what is younger."""
+    async with database(place) as db:
+        made = [await ended(db) for _ in range(7)]
+
+        def aged(connection: Connection) -> None:
+            for number, job in enumerate(made):
+                state = "waiting" if number == 5 else ("delivered", "failed")[number % 2]
+                over = None if number == 5 else datetime.now(UTC) - timedelta(days=40 if number < 5 else 20)
+                values = {"id": f"00{job[2:]}", "state": state, "ended_at": over}
+                connection.execute(update(deliveries).where(deliveries.c.job_id == job).values(**values))
+
+        await db.write(aged)
+        counts = [await db.write(webhooks.forget, 30, 2) for _ in range(4)]
+        assert counts == [2, 2, 1, 0]
+        assert {row.job_id for row in (await db.read(rows)).values()} == set(made[5:])
+        assert (await db.read(history.job, made[0])).delivery is None
+        with pytest.raises(Conflict, match="nothing that a webhook would be told"):
+            await db.write(webhooks.again, None)

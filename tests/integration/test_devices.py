@@ -115,3 +115,29 @@ def test_the_command_line_refuses_a_device_that_is_not_there(house: House) -> No
     back = json.loads(house.run("worker", "resume", "--json").stdout)["devices"]
     assert [device["name"] for device in back] == [device["name"] for device in both]
     assert not any(device["paused"] for device in back)
+
+
+def test_a_device_is_paused_through_a_server(house: House, tmp_path: Path, until: Until) -> None:
+    """`--server` with the key of an admin; without a name it asks which, and another key is refused."""
+    boss, ann = (house.run("keys", "add", *words).stdout.split()[0] for words in (("boss", "--admin"), ("ann",)))
+    server = house.serve()
+
+    def away(*words: str, key: str = boss) -> Any:
+        return house.run("--server", server.url, "worker", *words, environment={"IMAGEN_KEY": key})
+
+    said = away("pause", CARD, "--reason", "a film", "--json")
+    assert said.returncode == 0, said.stderr
+    (card,) = json.loads(said.stdout)["devices"]
+    assert (card["paused"]["by"], card["paused"]["reason"]) == ("boss", "a film")
+    assert "paused by boss" in away("list", key=ann).stdout
+    refused = away("resume", CARD, key=ann)
+    assert refused.returncode == 2
+    assert "key of an admin" in refused.stderr
+    for words, told in ((("pause",), CARD), (("pause", "card:1"), f"did you mean '{CARD}'")):
+        wrong = away(*words)
+        assert wrong.returncode == 2
+        assert told in wrong.stderr
+    assert json.loads(away("resume", CARD, "--json").stdout)["devices"][0]["paused"] is None
+    alone = away()
+    assert alone.returncode == 2
+    assert "leave out --server" in alone.stderr

@@ -10,6 +10,8 @@ from prometheus_client.parser import text_string_to_metric_families
 from tests.serve_kit import Until, ask, drawing, ended, endless, submit, told
 from tests.service_kit import House
 
+from imagen.app import VERSION
+
 
 @pytest.fixture
 def house(tmp_path: Path) -> Iterator[House]:
@@ -33,9 +35,13 @@ def test_the_metrics_parse_and_count(house: House, until: Until) -> None:
             for sample in family.samples
         }
 
-    numbers()
+    before = numbers()
+    assert before["imagen_jobs_ended_total", "mock,failed"] == 0, "a series that begins at one never rose"
+    assert before["imagen_jobs_requeued_total", "lost"] == 0
+    assert before["imagen_job_warnings_total", "storage_away,mock"] == 0
     drawn = ended(server, submit(server, preview={"count": 2}), until)
     failed = ended(server, submit(server, prompt="[fail:rejected]"), until)
+    ended(server, submit(server, prompt="[notice:careful]", model="mock-cool"), until)
     assert (drawn["state"], failed["state"]) == ("completed", "failed")
     running = endless(server)
     waiting = endless(server)
@@ -50,7 +56,11 @@ def test_the_metrics_parse_and_count(house: House, until: Until) -> None:
     assert now["imagen_queue_depth", "mock"] == 1
     assert now["imagen_queue_oldest_seconds", "mock"] >= 0
     assert now["imagen_jobs_running", "mock"] == 1
+    assert now["imagen_job_warnings_total", "ordered,mock-cool"] == 1
     assert now["imagen_workers", ""] == 1
+    assert now["imagen_model_workers", "mock"] == 1
+    assert now["imagen_daemons", VERSION] == 1
+    assert now["imagen_ready", ""] == 1
     assert now["imagen_streams_open", ""] == 0
     assert now["imagen_images_free_bytes", ""] > 0
     for job in (running, waiting):
@@ -85,6 +95,7 @@ def test_it_is_not_ready_where_no_picture_could_be_kept(house: House, until: Unt
     assert refused["error"]["type"] == "setup_error"
     assert refused["error"]["hint"]
     assert ask(f"{server.url}/healthz")[0] == 200
+    assert "imagen_ready 0.0" in ask(f"{server.url}/metrics")[1].splitlines()
     images.unlink()
     until(lambda: ask(f"{server.url}/readyz")[0] == 200)
 
@@ -115,6 +126,8 @@ def test_it_is_not_ready_with_a_database_of_another_version(house: House, until:
     connection.close()
     _, refused = until(lambda: (told := ask(f"{server.url}/readyz"))[0] == 503 and told)
     assert refused["error"]["code"] == "wrong_database"
+    # What runs goes on: an upgrade of many machines takes a while.
+    assert ended(server, submit(server), until)["state"] == "completed"
 
 
 @pytest.mark.parametrize("arguments", [(), ("--no-worker",)], ids=["with a worker", "without"])
@@ -145,6 +158,17 @@ def test_the_log_is_json_and_tells_requests_and_jobs_without_what_was_in_them(ho
     assert {"model": "mock", "owner": "local", "attempt": 1}.items() <= jobs[1].items()
     assert jobs[1]["ms"] > 0
     assert "private" not in server.said()
+
+
+def test_the_log_tells_what_a_job_was_warned_of(house: House, until: Until) -> None:
+    """The code and the words, so that a store that is away shows where it is looked for."""
+    server = house.serve()
+    job = submit(server, prompt="[notice:careful]")
+    ended(server, job, until)
+    assert server.stop() == 0
+    (warned,) = [line for line in told(server) if line.get("job") == job and line["level"] == "warning"]
+    assert {"event": "job warned", "code": "ordered", "said": "careful", "model": "mock"}.items() <= warned.items()
+    assert [line["event"] for line in told(server) if line.get("job") == job][-1] == "job completed"
 
 
 def test_a_server_that_cannot_keep_a_picture_draws_no_more(house: House, until: Until) -> None:

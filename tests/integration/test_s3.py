@@ -334,11 +334,25 @@ def test_a_store_that_stays_away_gives_the_job_back(tmp_path: Path, mortal: S3, 
         waiting = submit(server)
         time.sleep(5)
         assert job_of(server, waiting)["attempt"] == 0
+        assert "a worker that can store pictures: " in job_of(server, waiting)["waits_for"]
+        assert "Connection refused" in house.run("jobs", "show", waiting).stdout
         assert job_of(server, job)["attempt"] == 1
         mortal.start()
         assert [ended(server, one, until)["state"] for one in (job, waiting)] == ["completed"] * 2
         house.check(2)
         until(lambda: "pictures can be stored again" in server.said())
+
+
+def test_a_command_does_not_wait_for_ever_for_a_store_that_is_away(tmp_path: Path, mortal: S3) -> None:
+    """It says that the picture is drawn and waits, and after that fails once, instead of drawing it again and again."""
+    with Bucketed(tmp_path, mortal) as house:
+        mortal.kill()
+        ran = house.run("generate", "a hare", "--size", "64x64", "--steps", "2")
+        assert ran.returncode == 3, ran.stderr
+        assert "warning: the picture is drawn and waits to be stored" in ran.stderr
+        assert "Connection refused" in ran.stderr
+        (job,) = json.loads(house.run("jobs", "list", "--json").stdout)["jobs"]
+        assert (job["state"], job["attempt"]) == ("failed", 1)
 
 
 @pytest.mark.needs_small_disk

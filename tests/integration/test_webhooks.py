@@ -180,7 +180,39 @@ def test_receivers_that_hang_hold_up_neither_drawing_nor_others(house: House, un
         assert ended(server, last, until)["state"] == "completed"
         listens.until(1)
         assert time.monotonic() - began < 30
-        assert 1 <= len(hangs.told) <= 8, "a few at a time to one host"
+        at = [one.at for one in hangs.told]
+        assert at
+        assert all(fifth - first > 2 for first, fifth in zip(at, at[4:], strict=False)), "four at a time to one host"
+
+
+def test_what_a_request_brings_is_shown_to_nobody(house: House, until: Until) -> None:
+    """Neither its secret nor the path of its address: not by a route, in an event, a file, a command or the log."""
+    own = "whsec_" + "QUJD" * 11
+    server = house.serve()
+    with Receiver() as receiver:
+        hook = {"url": f"{receiver.url}&token=hush", "secret": own}
+        job = submit(server, webhook=hook)
+        receiver.until(1)[0].checked(own)
+        until(lambda: state_of(server, job)["state"] == "delivered")
+        image = job_of(server, job)["images"][0]["id"]
+        status, series = ask(
+            f"{server.url}/v1/series", {"prompts": ["a"], "models": ["mock"], "seeds": [1], **SMALL, "webhook": hook}
+        )
+        assert status == 202, series
+        status, wrong = ask(f"{server.url}/v1/jobs", {"prompt": "a", "webhook": hook | {"secret": own[:-1]}})
+        assert status in (400, 422)
+        shown = [json.dumps(wrong), json.dumps(series)]
+        for path in ("jobs", f"jobs/{job}", f"images/{image}/sidecar.json", "series", f"series/{series['id']}"):
+            shown.append(json.dumps(ask(f"{server.url}/v1/{path}")[1]))
+        shown.append(json.dumps(ask(f"{server.url}/v1/jobs/{job}/retry", {})[1]))
+        shown += [house.run("jobs", "show", job, *more).stdout for more in ((), ("--json",))]
+        shown.append(house.run("jobs", "watch", job, "--json").stdout)  # all its events
+    shown += [file.read_text() for file in (house.home / "images").rglob("*.json")]
+    shown.append(server.said())
+    for text in shown:
+        assert text
+        assert own[:-1] not in text
+        assert "hush" not in text
 
 
 def test_each_key_has_its_own_secret_and_sees_its_own(house: House, until: Until) -> None:
@@ -397,3 +429,20 @@ def test_what_a_command_cannot_do_with_a_webhook_is_refused(imagen: Any) -> None
         run = imagen("generate", "a fox", "--webhook", url)
         assert run.returncode == 2
         assert "webhook" in run.stderr
+
+
+def test_a_server_forgets_what_was_told_long_ago(house: House, until: Until) -> None:
+    """Its courier does so by itself; the job is there and says that it is forgotten."""
+    with Receiver() as receiver:
+        server = house.serve()
+        job = submit(server, webhook=receiver.url)
+        until(lambda: state_of(server, job)["state"] == "delivered")
+        server.stop()
+        with sqlite3.connect(house.home / "imagen.db", timeout=30) as connection:
+            connection.execute("update deliveries set id = '00' || substr(id, 3), ended_at = '2020-01-01T00:00:00Z'")
+        connection.close()
+        server = house.serve()
+        until(lambda: state_of(server, job)["state"] == "forgotten")
+        status, refused = ask(f"{server.url}/v1/jobs/{job}/webhook", {})
+        assert status == 409
+        assert "keep_days" in refused["error"]["hint"]

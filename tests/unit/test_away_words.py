@@ -73,7 +73,9 @@ def test_an_error_of_a_later_version_keeps_whose_turn_it_is(kind: type[ImagenErr
 
 def test_a_key_that_is_wrong_is_told_with_where_to_put_one() -> None:
     """The hint over HTTP is about headers, which nobody types here."""
-    error = error_of(Unauthorized("this key is not known here", hint="send `Authorization`").as_dict(), SERVER)
+    error = error_of(
+        Unauthorized("this key is not known here", hint="send `Authorization`").as_dict(), SERVER, "GET /v1/jobs"
+    )
     assert isinstance(error, Unauthorized)
     assert "IMAGEN_KEY" in error.hint
     assert SERVER in error.message
@@ -81,8 +83,8 @@ def test_a_key_that_is_wrong_is_told_with_where_to_put_one() -> None:
 
 def test_errors_of_others_are_none_of_ours() -> None:
     """They have no hint."""
-    assert error_of({"message": "Not found", "code": "model_not_found"}, SERVER) is None
-    assert error_of({}, SERVER) is None
+    assert error_of({"message": "Not found", "code": "model_not_found"}, SERVER, "GET /v1/jobs") is None
+    assert error_of({}, SERVER, "GET /v1/jobs") is None
 
 
 def test_what_is_in_the_way_is_told_apart() -> None:

@@ -280,3 +280,38 @@ def test_a_bucket_without_tls_must_be_allowed(tmp_path: Path, key: str) -> None:
     (problem,) = load_settings(home=tmp_path, environ=told).problems
     assert f"`s3.{key}` has no TLS" in problem.message
     assert load_settings(home=tmp_path, environ=told | {"IMAGEN_S3_ALLOW_HTTP": "true"}).problems == ()
+
+
+def test_a_setting_may_lie_in_a_file(tmp_path: Path) -> None:
+    """As containers are given secrets; without its last line break, and said of it is where it came from."""
+    (tmp_path / "database").write_text("postgresql://me:word@host/db\n")
+    (tmp_path / "port").write_text("9000\n")
+    environ = {
+        f"IMAGEN_{name}_FILE": str(tmp_path / name.split("_")[-1].lower()) for name in ("DATABASE", "SERVER_PORT")
+    }
+    settings = load_settings(home=tmp_path, environ=environ)
+    assert settings.problems == ()
+    assert (settings.database, settings.server.port) == ("postgresql://me:word@host/db", 9000)
+    assert settings.provenance["database"] == "environment IMAGEN_DATABASE_FILE"
+    assert settings.provenance["server.port"] == "environment IMAGEN_SERVER_PORT_FILE"
+    again = load_settings(home=tmp_path, environ=settings.environ)  # as a catalog does whose files changed
+    assert (again.database, again.problems) == (settings.database, ())
+
+
+def test_a_variable_goes_before_its_file(tmp_path: Path) -> None:
+    """Whoever types one wants that one; the file is not even looked for."""
+    environ = {"IMAGEN_STORAGE": "s3://here", "IMAGEN_STORAGE_FILE": str(tmp_path / "missing")}
+    settings = load_settings(home=tmp_path, environ=environ)
+    assert (settings.storage, settings.problems) == ("s3://here", ())
+    assert settings.provenance["storage"] == "environment IMAGEN_STORAGE"
+
+
+@pytest.mark.parametrize("content", [None, b"\xff\xfe"], ids=["missing", "no text"])
+def test_a_file_that_cannot_be_read_is_named(tmp_path: Path, content: bytes | None) -> None:
+    """Going on with SQLite would hide that a secret was not mounted."""
+    file = tmp_path / "database"
+    if content is not None:
+        file.write_bytes(content)
+    (problem,) = load_settings(home=tmp_path, environ={"IMAGEN_DATABASE_FILE": str(file)}).problems
+    assert problem.message.startswith(f"IMAGEN_DATABASE_FILE: cannot read {file}")
+    assert problem.hint

@@ -87,6 +87,12 @@ def test_every_exception_that_diffusers_defines_is_looked_at() -> None:
         (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20 GiB"), "draw", OutOfMemory),
         (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20 GiB"), "load", OutOfMemory),
         (
+            RuntimeError("InvalidCxxCompiler: No working C++ compiler found in torch._inductor.config"),
+            "draw",
+            MissingExtra,
+        ),
+        (RuntimeError("Cannot find a working triton installation."), "draw", MissingExtra),
+        (
             RuntimeError("[enforce fail at alloc_cpu.cpp:121] DefaultCPUAllocator: not enough memory"),
             "draw",
             OutOfMemory,
@@ -160,3 +166,11 @@ def test_memory_that_was_held_is_let_go() -> None:
         error = translated(exc, "draw", name="mine")
         assert seen[0]() is None
         assert isinstance(error, OutOfMemory)
+
+
+def test_memory_that_was_short_beside_another_is_worth_another_try() -> None:
+    """Alone it may be enough; where it was alone it was not."""
+    full = torch.OutOfMemoryError("CUDA out of memory")
+    assert translated(full, "draw", name="mine", beside=True).retryable
+    assert not translated(full, "draw", name="mine").retryable
+    assert not translated(RuntimeError("it broke"), "draw", name="mine", beside=True).retryable

@@ -16,7 +16,16 @@ from imagen.backends.mock import registration
 from imagen.config import Settings, load_settings
 from imagen.core.errors import Check, ImagenError, SetupError, Unreachable
 from imagen.core.model import Model
-from imagen.engine.doctor import Finding, check_daemons, check_models, diagnose, package_changed_at
+from imagen.engine.doctor import (
+    LISTEN_S,
+    Finding,
+    check_daemons,
+    check_models,
+    diagnose,
+    heard_of,
+    package_changed_at,
+    told_of,
+)
 from imagen.engine.wiring import catalog_of
 from imagen.store.presence import host
 
@@ -183,6 +192,32 @@ class TestDaemons:
         assert package_changed_at() <= datetime.now(UTC)
 
 
+class TestHeard:
+    """Who lives on another machine is known only by counting up."""
+
+    async def test_who_counts_up_is_heard(self) -> None:
+        """Those of this machine are not waited for; one that is silent costs a beat and is named so."""
+        here, there, gone = (
+            worker(id=name, beat=1, host=at) for name, at in (("a", host()), ("b", "b:1"), ("c", "c:1"))
+        )
+        slept: list[float] = []
+
+        async def sleep(seconds: float) -> None:
+            slept.append(seconds)
+
+        async def look() -> list[dict[str, Any]]:
+            return [here, there | {"beat": 2}, gone]
+
+        assert await heard_of([here], look, sleep=sleep) == {"a"}
+        assert slept == []
+        heard = await heard_of([here, there, gone], look, sleep=sleep)
+        assert heard == {"a", "b"}
+        assert sum(slept) == pytest.approx(LISTEN_S)
+        told = told_of(gone | {"places": {"cuda:0@c": ["x", "y"]}, "troubled": "the disk is full"}, heard)
+        assert told.startswith(f"c {os.getpid()}: imagen 2.0, since ")
+        assert told.endswith("not heard for 4 s, models: 2 on cuda:0@c; begins nothing: the disk is full")
+
+
 class TestCommand:
     """What a person sees."""
 
@@ -197,6 +232,10 @@ class TestCommand:
         assert ran.code == 0
         assert "FAIL" not in ran.out
         assert "note  mock-broken" in ran.out
+        (models,) = [line for line in ran.out.splitlines() if line.startswith("ok    models: ")]
+        assert int(models.split()[2]) > 3
+        assert "ok    mock" not in ran.out, "what is ready is not listed one by one"
+        assert "ok    mock" in imagen("doctor", "mock").out
 
     def test_a_named_model_decides(self) -> None:
         """Exit code 3 when it would fail, 2 when there is none of that name."""
@@ -226,7 +265,7 @@ class TestCommand:
         ran = imagen("doctor")
         assert ran.code == 3, ran.out
         assert ran.out.count("FAIL  ") == 1
-        assert "ok    mock: draws" in ran.out
+        assert "ok    models: " in ran.out
         assert "hunter2" not in ran.out + ran.err
 
     def test_a_database_that_is_none_is_found(self, home: Path) -> None:

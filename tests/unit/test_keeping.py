@@ -1,5 +1,6 @@
 """A finished picture on its way into the image store: patience with a place that is away, and nothing half done."""
 
+import asyncio
 import itertools
 from collections.abc import Iterable
 from datetime import UTC, datetime, timedelta
@@ -7,12 +8,14 @@ from pathlib import Path
 
 import pytest
 
-from imagen.core.errors import ImagenError, StorageAway, Unwritable
+from imagen.core.errors import DatabaseAway, DiskFull, ImagenError, StorageAway, Unwritable
 from imagen.engine import album, keeping
-from imagen.engine.keeping import keep
+from imagen.engine.keeping import keep, stored
 from imagen.store.images import ImageStore
+from imagen.store.queue import LeaseLost
 
 FILES = {"a.png": b"picture", "a.json": b"sidecar"}
+FULL = DiskFull("cannot store the picture a.png: the disk is full", hint="free some space")
 AWAY = StorageAway("cannot store the picture a.png: the bucket does not answer", hint="see whether it runs")
 
 
@@ -62,13 +65,13 @@ class Clock:
         self.now += seconds
 
 
-async def kept(shelf: Shelf, clock: Clock) -> list[str]:
+async def kept(shelf: Shelf, clock: Clock, *, patient: bool = True) -> list[str]:
     told: list[str] = []
 
     async def waiting(message: str) -> None:
         told.append(message)
 
-    await keep(shelf, FILES, waiting=waiting, monotonic=clock, sleep=clock.sleep)
+    await keep(shelf, FILES, waiting=waiting, monotonic=clock, sleep=clock.sleep, patient=patient)
     return told
 
 
@@ -92,12 +95,109 @@ async def test_patience_has_an_end() -> None:
     assert clock.slept[-1] == keeping.LONGEST_S
 
 
+async def test_a_command_that_somebody_waits_for_gives_up_sooner() -> None:
+    """After a lease, however patient the settings are; that it waits is told all the same."""
+    shelf, clock = Shelf(*itertools.repeat(AWAY, 100)), Clock()
+    told: list[str] = []
+
+    async def waiting(message: str) -> None:
+        told.append(message)
+
+    with pytest.raises(StorageAway):
+        await keep(shelf, FILES, waiting=waiting, monotonic=clock, sleep=clock.sleep)
+    assert clock.now <= keeping.HURRIED_S
+    assert told == [f"the picture is drawn and waits to be stored: {AWAY.message}"]
+
+
 async def test_what_cannot_be_stored_leaves_nothing() -> None:
     """A refusal is final: no patience, and the part that was stored goes again."""
     shelf, clock = Shelf(None, Unwritable("access is denied", hint="ask")), Clock()
     with pytest.raises(Unwritable):
         await kept(shelf, clock)
     assert (shelf.kept, clock.slept) == ({}, [])
+
+
+async def test_a_full_disk_is_waited_for_by_a_worker_and_by_nobody_at_a_terminal() -> None:
+    """Room comes back; but who waits for the answer hears at once, and can make it."""
+    shelf, clock = Shelf(None, FULL, FULL), Clock()
+    assert await kept(shelf, clock, patient=True) == [f"the picture is drawn and waits to be stored: {FULL.message}"]
+    assert shelf.kept == FILES
+    shelf, clock = Shelf(None, FULL), Clock()
+    with pytest.raises(DiskFull):
+        await kept(shelf, clock, patient=False)
+    assert (shelf.kept, clock.slept) == ({}, [])
+
+
+async def test_a_disk_that_stays_full_gets_its_room_back() -> None:
+    """The job is drawn again later: what is there of its picture goes, and it is told as a place that is away."""
+    shelf, clock = Shelf(None, *itertools.repeat(FULL, 100)), Clock()
+    with pytest.raises(StorageAway, match="the disk is full") as away:
+        await kept(shelf, clock, patient=True)
+    assert (away.value.hint, away.value.retryable) == (FULL.hint, True)
+    assert shelf.kept == {}
+
+
+@pytest.mark.parametrize(
+    ("flush", "record", "left"),
+    [
+        (None, None, FILES),
+        (None, LeaseLost(), {}),  # another attempt has the job
+        (AWAY, None, FILES),  # a fault that nobody thought of deletes nothing
+        (DatabaseAway("the database does not answer", hint="see"), None, {}),
+        (None, DatabaseAway("the database does not answer", hint="see"), FILES),  # it may have been recorded
+    ],
+)
+async def test_what_nobody_will_record_does_not_stay(
+    flush: Exception | None, record: Exception | None, left: dict[str, bytes]
+) -> None:
+    """A picture of a worker that was cut off, say; and what may be recorded is never taken away."""
+
+    async def flushing() -> None:
+        if flush:
+            raise flush
+
+    async def recording() -> int:
+        if record:
+            raise record
+        return 7
+
+    async def waiting(_message: str) -> None:
+        raise AssertionError("nothing has to wait")
+
+    shelf = Shelf()
+    storing = stored(shelf, FILES, flush=flushing, record=recording, waiting=waiting, monotonic=Clock())
+    (end,) = await asyncio.gather(storing, return_exceptions=True)
+    assert end == (flush or record or 7)
+    assert shelf.kept == left
+
+
+@pytest.mark.parametrize("lost", [False, True])
+async def test_who_is_cancelled_while_it_is_recorded_waits_for_what_became_of_it(lost: bool) -> None:
+    """As a worker that was cut off: the word that the job is another's, and the refusal to record, come together."""
+    recording, answer = asyncio.Event(), asyncio.Event()
+
+    async def flush() -> None:
+        """There is nothing left to say."""
+
+    async def record() -> int:
+        recording.set()
+        await answer.wait()
+        if lost:
+            raise LeaseLost
+        return 7
+
+    async def waiting(_message: str) -> None:
+        raise AssertionError("nothing has to wait")
+
+    shelf = Shelf()
+    storing = asyncio.create_task(stored(shelf, FILES, flush=flush, record=record, waiting=waiting, monotonic=Clock()))
+    await recording.wait()
+    storing.cancel()
+    await asyncio.sleep(0)
+    answer.set()
+    with pytest.raises(asyncio.CancelledError):
+        await storing
+    assert shelf.kept == ({} if lost else FILES)
 
 
 @pytest.mark.parametrize(

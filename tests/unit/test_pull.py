@@ -429,6 +429,15 @@ def test_a_model_that_keeps_no_files_needs_none(home: Path, hub: Hub) -> None:
     assert "mock names no files" in ran.err
 
 
+def test_weights_that_are_a_repository_are_not_called_there(home: Path, hub: Hub) -> None:
+    """Exit 3 with the command that fetches it, until it is here: an exit of 0 would say that it can draw."""
+    model = {"backend": "diffusers", "weights": "somebody/nothing"}
+    (home / "config.yaml").write_text(json.dumps({"models": {"theirs": model}}))
+    ran = imagen("models", "pull", "theirs")
+    assert ran.code == 3
+    assert "hint: hf download somebody/nothing " in ran.err
+
+
 def test_without_the_library_it_says_what_to_install(home: Path, tmp_path: Path) -> None:
     """A look works all the same, with the sizes of the model's file."""
     code = (

@@ -1,6 +1,7 @@
 """The contact sheet: readable at any number of cells and in any script, and never the reason why something fails."""
 
 import io
+import time
 from pathlib import Path
 
 import pytest
@@ -140,3 +141,17 @@ def test_wrapping_loses_no_word() -> None:
     assert len(cut) == 2
     assert cut[-1].endswith("…")
     assert "".join(text.wrap("x" * 300, 90, 99)) == "x" * 300
+
+
+def test_a_prompt_as_long_as_a_book_costs_no_more_than_a_page() -> None:
+    """Only as much of it is looked at as there may be room for, and the last line says that there is more."""
+    signs = [chr(code) for code in range(0x100, 0x2000) if chr(code).isprintable()]
+    text = Lettering(14)
+    text.wrap("".join(signs), 300, 2)  # fonts are looked for once
+    took = []
+    for words in ("".join(signs[:1200]), "".join(signs) * 40):
+        began = time.perf_counter()
+        lines = text.wrap(words, 300, 2)
+        took.append(time.perf_counter() - began)
+        assert lines[-1].endswith("…")
+    assert took[1] < 10 * took[0]

@@ -83,7 +83,7 @@ def test_it_is_kept_as_it_was_said() -> None:
 def test_nothing_that_is_shown_tells_address_or_secret() -> None:
     """Neither its text in Python nor its JSON: the path of an address is often the only password it has."""
     hook = Webhook(url=URL, secret=SECRET)
-    shown = repr(hook) + json.dumps(webhook_json(hook, Delivery(id="J", state="failed"), ended=True))
+    shown = repr(hook) + json.dumps(webhook_json(hook, Delivery(id="J", state="failed"), end="failed"))
     assert "secret" not in shown.replace("'secret'", "")
     assert SECRET not in shown
     assert "token" not in shown
@@ -91,11 +91,11 @@ def test_nothing_that_is_shown_tells_address_or_secret() -> None:
 
 
 def test_the_state_before_and_without_a_delivery() -> None:
-    """`set` until the end, `unwanted` where the end was none that was asked for."""
-    hook = Webhook(url=URL)
-    assert webhook_json(None, None, ended=True) is None
-    for ended, state in ((False, "set"), (True, "unwanted")):
-        told = webhook_json(hook, None, ended=ended)
+    """`set` until the end, `unwanted` where the end was none that was asked for, `forgotten` where it was."""
+    hook = Webhook(url=URL, events=("failed",))
+    assert webhook_json(None, None, end="failed") is None
+    for end, state in ((None, "set"), ("completed", "unwanted"), ("failed", "forgotten")):
+        told = webhook_json(hook, None, end=end)
         assert told is not None
         assert told["state"] == state
 

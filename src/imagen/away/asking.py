@@ -8,8 +8,8 @@ import asyncio
 import json
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
-from typing import Any, TypeVar
-from urllib.parse import urljoin
+from typing import Any, NoReturn, TypeVar
+from urllib.parse import urljoin, urlsplit
 
 import httpx2
 
@@ -84,7 +84,7 @@ class Asking:
         async def fetched() -> bytes:
             place, more = path, said
             for _ in range(REDIRECTS):
-                with self._heard():
+                with self._heard(place):
                     async with self._http.stream("GET", place, silence_s=ANSWER_S, **more) as response:
                         if response.is_redirect:
                             to = urljoin(str(response.request.url), response.headers.get("location", ""))
@@ -94,6 +94,8 @@ class Asking:
                             data = await whole(response)
                         else:
                             await response.aread()
+                if place is not path and not response.is_success:
+                    self._refused_by_store(response)
                 self._check(response)
                 return data
             raise words.no_server(self.url, "it sends us from one place to the next for a picture")
@@ -129,6 +131,12 @@ class Asking:
             self._said = True
             self.say(f"{absent.error.message}; trying again for {self.patience_s:.0f} s")
 
+    def _refused_by_store(self, response: httpx2.Response) -> NoReturn:
+        store, status = _site(str(response.request.url)), response.status_code
+        if status in BETWEEN or status == 500:
+            raise Absent(words.store_away(store, f"HTTP {status}"))
+        raise words.store_refused(self.url, store, status, response.text)
+
     def _check(self, response: httpx2.Response) -> None:
         """Raise what the server said is wrong."""
         if response.is_success:
@@ -138,7 +146,7 @@ class Asking:
         if response.is_redirect:
             to = response.headers.get("location", "nowhere")
             raise words.no_server(self.url, f"{asked} is sent on to {to}, which may be the right address")
-        error = words.error_of(_shape(response), self.url)
+        error = words.error_of(_shape(response), self.url, asked)
         if error is not None:
             self.was_there = True
             raise Absent(error) if isinstance(error, SetupError) and error.retryable else error
@@ -148,12 +156,14 @@ class Asking:
         raise words.no_server(self.url, found)
 
     @contextmanager
-    def _heard(self) -> Iterator[None]:
-        """What the HTTP client says of a service becomes what is said of a server."""
+    def _heard(self, place: str = "/") -> Iterator[None]:
+        """What the HTTP client says of a service becomes what is said of a server, or of the store of its pictures."""
         try:
             yield
         except (Unreachable, TimedOut, RateLimited) as error:
             why = error.detail or error.message
+            if not place.startswith("/"):
+                raise Absent(words.store_away(_site(place), why)) from error
             told = words.away(self.url, why, was_there=self.was_there)
             raise Absent(told, begun=maybe_sent(error)) from error
         except Rejected as error:
@@ -182,6 +192,12 @@ class Patience:
             raise absent.error from absent
         self._asking.waited_for(absent)
         await asyncio.sleep(pause_s)
+
+
+def _site(url: str) -> str:
+    """Scheme and host of an address: its path and what follows may hold a signature."""
+    parts = urlsplit(url)
+    return f"{parts.scheme}://{parts.netloc}"
 
 
 def _shape(response: httpx2.Response) -> Mapping[str, Any]:

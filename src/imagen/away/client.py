@@ -6,11 +6,12 @@ from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, M
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 from urllib.parse import quote
 
 from imagen.away import reading, words
 from imagen.away.asking import Asking
+from imagen.away.devices import Devices
 from imagen.away.server import Server
 from imagen.away.watch import watching
 from imagen.config import Settings
@@ -27,6 +28,8 @@ if TYPE_CHECKING:
     from imagen.engine.ratings import Ratings
     from imagen.engine.states import ModelState
     from imagen.models.catalog import Catalog
+
+T = TypeVar("T")
 
 PAGE = 500  # jobs of one request; the most that is given
 AT_ONCE = 8  # requests of one verb
@@ -60,6 +63,7 @@ class Away:
         self.keyed = asking.keyed  # whether its pictures want a key
         self._asking = asking
         self._drawings = Drawings(self)
+        self.devices = Devices(asking, self._read)
 
     async def aclose(self) -> None:
         """Cancel what was left behind in a `generate` loop, and close every connection."""
@@ -195,7 +199,7 @@ class Away:
 
     async def ballot(self, series_id: str) -> Ballot:
         """Two pictures of a series without their names, the next ones that this voter has not compared."""
-        return reading.ballot_of(await self._asking.json("GET", f"/v1/series/{series_id}/pairs"))
+        return self._read(reading.ballot_of, await self._asking.json("GET", f"/v1/series/{series_id}/pairs"))
 
     async def blind_picture(self, series_id: str, blind: str) -> BlindFile:
         """A picture of a pair; nothing in or around it tells the model."""
@@ -206,7 +210,7 @@ class Away:
         """Say which of a pair is better: the same said again is no second vote."""
         body = {"round": round, "left": left, "right": right, "choice": str(choice)}
         response = await self._asking.ask("POST", f"/v1/series/{series_id}/votes", json=body)
-        return reading.vote_of(response.json()), response.status_code == 201
+        return self._read(reading.vote_of, response.json()), response.status_code == 201
 
     async def ratings(
         self,
@@ -217,22 +221,11 @@ class Away:
         voter: str | None = None,
     ) -> "Ratings":
         """How good each model is by the votes, and how sure that is."""
-        from imagen.engine.ratings import Group, Meeting, Rating, Ratings
-
         series = (await self.series(series_id)).id if series_id is not None else None
         named = ",".join(models) if models is not None else None
         wanted = _given({"series": series, "models": named, "q": q, "voter": voter})
         told = await self._asking.json("GET", "/v1/ratings", params=wanted)
-        return Ratings(
-            votes=told["votes"],
-            sides=told.get("sides", {}),
-            groups=tuple(
-                Group(votes=one["votes"], ties=one["ties"], models=reading.known(Rating, one["models"]))
-                for one in told["groups"]
-            ),
-            meetings=reading.known(Meeting, told.get("pairs", ())),
-            confidence=told["confidence"],
-        )
+        return self._read(reading.ratings_of, told)
 
     async def image_bytes(
         self, image: StoredImage | str, *, size: Literal["full", "cell", "thumbnail"] = "full"
@@ -278,19 +271,7 @@ class Away:
 
     async def model_states(self) -> "list[ModelState]":
         """Every model: can it be asked for now, why not, and does somebody have it loaded?"""
-        from imagen.engine.states import ModelState
-
-        told = await self._asking.json("GET", "/v1/models")
-        return [
-            ModelState(
-                model=reading.model_of(one),
-                available=one.get("available", False),
-                error=words.rebuilt(one["error"]) if one.get("error") else None,
-                loaded=one.get("loaded", False),
-                default=one.get("default", False),
-            )
-            for one in told["models"]
-        ]
+        return self._read(reading.states_of, await self._asking.json("GET", "/v1/models"))
 
     async def usable_models(self) -> list[str]:
         """Every enabled model that costs nothing and could draw now; the mocks only if nothing else could."""
@@ -332,10 +313,19 @@ class Away:
         return found
 
     def _job(self, shape: Mapping[str, Any]) -> Job:
-        return reading.job_of(shape, self.url)
+        return self._read(lambda told: reading.job_of(told, self.url), shape)
 
     def _series(self, shape: Mapping[str, Any]) -> Series:
-        return reading.series_of(shape, self.url)
+        return self._read(lambda told: reading.series_of(told, self.url), shape)
+
+    def _read(self, of: Callable[[Any], T], shape: Any) -> T:
+        """What it told; where something is missing that cannot be done without, it is of another version."""
+        try:
+            return of(shape)
+        except KeyError as missing:
+            raise words.too_old(self.url, f"{missing} in what it tells") from missing
+        except (TypeError, ValueError, AttributeError) as wrong:
+            raise words.no_server(self.url, f"what it tells cannot be read: {wrong}") from wrong
 
 
 def _width(image: StoredImage, size: str) -> int | None:

@@ -3,16 +3,22 @@
 import base64
 import binascii
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from imagen.away.words import rebuilt
+from imagen.core.device import Device, Pause
 from imagen.core.events import Event, from_body
 from imagen.core.job import Cell, Job, Series, State, StoredImage
 from imagen.core.model import Model
 from imagen.core.request import Draft, Request
 from imagen.core.vote import Ballot, Choice, Hidden, Pair, Side, Vote
 from imagen.core.webhook import Delivery, Webhook
+
+if TYPE_CHECKING:
+    from imagen.engine.ratings import Ratings
+    from imagen.engine.states import ModelState
 
 Shape = Mapping[str, Any]
 
@@ -163,6 +169,17 @@ def moment_of(text: Any) -> datetime | None:
         return None
 
 
+def device_of(shape: Shape) -> Device:
+    """One device, and why it is paused."""
+    why = shape.get("paused")
+    paused = None
+    if why:
+        since, until = moment_of(why.get("since")), moment_of(why.get("until"))
+        paused = Pause(reason=why["reason"], by=why["by"], since=since or datetime.now(UTC), until=until)
+    device: Device = known(Device, [{**shape, "paused": paused}])[0]
+    return replace(device, models=tuple(device.models), workers=tuple(device.workers))
+
+
 def _webhook_of(shape: Shape) -> dict[str, Any]:
     """The fields `webhook` and `delivery`; of an address a server tells only whose it is."""
     told = shape.get("webhook")
@@ -177,8 +194,39 @@ def _webhook_of(shape: Shape) -> dict[str, Any]:
         next_at=moment_of(told.get("next_at")),
         ended_at=moment_of(told.get("ended_at")),
     )
-    sent = delivery.state in ("waiting", "delivered", "failed")
-    return {"webhook": Webhook(url=told["origin"], each=True), "delivery": delivery if sent else None}
+    known = None if delivery.state == "set" else delivery
+    return {"webhook": Webhook(url=told["origin"], each=True), "delivery": known}
+
+
+def ratings_of(shape: Shape) -> "Ratings":
+    """What the votes say of the models."""
+    from imagen.engine.ratings import Group, Meeting, Rating, Ratings
+
+    return Ratings(
+        votes=shape["votes"],
+        sides=shape.get("sides", {}),
+        groups=tuple(
+            Group(votes=one["votes"], ties=one["ties"], models=known(Rating, one["models"])) for one in shape["groups"]
+        ),
+        meetings=known(Meeting, shape.get("pairs", ())),
+        confidence=shape["confidence"],
+    )
+
+
+def states_of(shape: Shape) -> "list[ModelState]":
+    """Every model, and whether it is ready."""
+    from imagen.engine.states import ModelState
+
+    return [
+        ModelState(
+            model=model_of(one),
+            available=one.get("available", False),
+            error=rebuilt(one["error"]) if one.get("error") else None,
+            loaded=one.get("loaded", False),
+            default=one.get("default", False),
+        )
+        for one in shape["models"]
+    ]
 
 
 def _hidden(shape: Shape) -> Hidden:

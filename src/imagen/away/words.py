@@ -6,24 +6,33 @@ from typing import Any
 
 from imagen.core.errors import (
     BackendError,
+    Gone,
     ImagenError,
     NotConfigured,
     RequestError,
     ServerAway,
     SetupError,
+    StorageAway,
     Unauthorized,
 )
 
+_OLDER = ("not_found", "method_not_allowed")  # how a server says that it has no such address
+_NO_FIELD = re.compile(r"there is no (field|parameter) ('\w+')")
+_STORE_CODE = re.compile(r"<Code>(\w{1,60})</Code>")
 # The other way round than `without_commands`: over HTTP a server names addresses, because its callers have no commands.
 _ADDRESS = re.compile(r"`?\b(GET|POST) /v1/(jobs|series|models)(?:/([^\s/`]+))?(?:/(events|cancel|retry))?(?![\w/])`?")
 _TYPES: Mapping[str, type[ImagenError]] = {kind.type: kind for kind in (RequestError, SetupError, BackendError)}
 _SELF_SIGNED = re.compile(r"CERTIFICATE_VERIFY_FAILED\S*(?: certificate verify failed:)? ?([^(]*)", re.IGNORECASE)
 
 
-def error_of(shape: Mapping[str, Any], server: str) -> ImagenError | None:
+def error_of(shape: Mapping[str, Any], server: str, asked: str) -> ImagenError | None:
     """The error that a server answered with; None when it is none of ours."""
     if not isinstance(shape.get("message"), str) or not isinstance(shape.get("hint"), str):
         return None
+    if shape.get("code") in _OLDER:
+        return too_old(server, asked)
+    if found := _NO_FIELD.match(shape["message"]):  # we ask for nothing that this version does not have
+        return too_old(server, f"{found[1]} {found[2]} in {asked}")
     error = rebuilt(shape)
     if isinstance(error, Unauthorized):
         return Unauthorized(
@@ -101,4 +110,33 @@ def no_server(server: str, found: str) -> ImagenError:
 
 def too_old(server: str, what: str) -> ImagenError:
     """The server is of a version that cannot do this."""
-    return NotConfigured(f"{server} is too old for this: it has no {what}", hint="update imagen there", param="server")
+    return NotConfigured(
+        f"the imagen at {server} is too old for this: it has no {what}",
+        hint="update imagen there; where it is new, give the root of its address, with nothing behind the port",
+        param="server",
+    )
+
+
+def store_refused(server: str, store: str, status: int, said: str) -> ImagenError:
+    """The server answers, and the store of its pictures, to which it sends us, gives us nothing."""
+    code = _STORE_CODE.search(said)
+    why = f"HTTP {status}" + (f" ({code[1]})" if code else "")
+    if status in (404, 410):
+        return Gone(
+            f"the picture is not at {store} any more: {why}",
+            hint=f"it may have been deleted there; the owner of {server} sees what is missing with `imagen gc`",
+        )
+    return NotConfigured(
+        f"{store}, where {server} keeps its pictures, does not give them: {why}",
+        hint="the server works, its pictures cannot be read from here: its owner sets the rights and the clock of the "
+        "bucket, or `s3: {reads: proxied}`",
+        param="server",
+    )
+
+
+def store_away(store: str, why: str) -> ImagenError:
+    """The server answers, and the store of its pictures does not."""
+    return StorageAway(
+        f"{store}, where the server keeps its pictures, does not answer: {why}",
+        hint="see whether it can be reached from here; else its owner sets `s3: {reads: proxied}`",
+    )

@@ -10,6 +10,7 @@ from urllib.parse import urlsplit
 
 from imagen.config.devices import devices_of
 from imagen.config.keys import FROM_ENVIRONMENT, GROUPS, KEYS, PAID_CALLS, SYNCHRONOUS
+from imagen.config.secret_files import SUFFIX, read_files
 from imagen.core.device import Sharing
 from imagen.core.errors import BadConfig, ImagenError, RequestError, Unwritable
 from imagen.core.request import preview_policy
@@ -88,6 +89,7 @@ class Webhooks:
 
     secret: str | None
     allow: tuple[str, ...]
+    keep_days: int | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -153,11 +155,11 @@ def load_settings(
     flags: Mapping[str, Any] | None = None,
 ) -> Settings:
     """Read everything. What is wrong stands in `problems`; the rest is usable."""
-    environ = os.environ if environ is None else environ
+    given = os.environ if environ is None else environ
+    environ, problems = read_files(given, PREFIX)
     folders: dict[str, Any] = dict(folders_of(home, environ))
     provenance = dict.fromkeys([*KEYS, *(f"{group}.{key}" for group in GROUPS for key in GROUPS[group])], "default")
     values: dict[str, Any] = {name: default for name, (_, default, _) in KEYS.items() if name not in GROUPS}
-    problems: list[ImagenError] = []
     document = Document(file=folders["config_file"])
     try:
         if folders["config_file"].exists():
@@ -198,6 +200,10 @@ def load_settings(
         name: _group(name, document, environ, (flags or {}).get(name) or {}, provenance, problems) for name in GROUPS
     }
     problems += _bare(groups["s3"])
+    for key, origin in provenance.items():
+        variable = origin.removeprefix("environment ")
+        if not given.get(variable) and given.get(variable + SUFFIX):
+            provenance[key] = f"environment {variable}{SUFFIX}"
     return Settings(
         **folders,
         **values,

@@ -230,7 +230,7 @@ class DatabaseAway(SetupError):
 
 
 class StorageAway(SetupError):
-    """The bucket of the pictures does not take or give them now; nothing is wrong with what was asked."""
+    """The place of the pictures does not take or give them now; nothing is wrong with what was asked."""
 
     retryable = True
 

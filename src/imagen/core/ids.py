@@ -2,6 +2,7 @@
 
 import secrets
 import time
+from datetime import datetime
 
 ALPHABET = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"
 
@@ -14,4 +15,13 @@ def new_id() -> str:
     fresh = (time.time_ns() // 1_000_000) << 80 | secrets.randbits(80)
     # Within one millisecond, or when the clock steps back, count on: jobs of one series keep their order.
     _last = fresh if fresh >> 80 > _last >> 80 else _last + 1 + secrets.randbits(32)
-    return "".join(ALPHABET[_last >> shift & 31] for shift in range(125, -1, -5))
+    return _written(_last)
+
+
+def first_id(at: datetime) -> str:
+    """The smallest id that could be made at this moment."""
+    return _written(int(at.timestamp() * 1000) << 80)
+
+
+def _written(number: int) -> str:
+    return "".join(ALPHABET[number >> shift & 31] for shift in range(125, -1, -5))

@@ -77,7 +77,7 @@ class Delivery:
     """One message to a webhook, and what became of it."""
 
     id: str
-    state: str  # waiting, delivered, failed
+    state: str  # waiting, delivered, failed; what another server tells may also be unwanted or forgotten
     tries: int = 0
     status: int | None = None  # of the last answer
     said: str | None = None  # why the last try failed

@@ -52,9 +52,12 @@ class Devices:
         """Those on which nothing is begun now, and why."""
         return await self._db.read(devices.paused, datetime.now(UTC))
 
-    async def pause(self, names: Iterable[str], *, by: str, reason: str = "", now: bool = False) -> list[Device]:
-        """Begin nothing on these devices until they are resumed; `now` also gives back what runs there."""
-        wanted = await self._known(names)
+    async def pause(self, names: Iterable[str] = (), *, by: str, reason: str = "", now: bool = False) -> list[Device]:
+        """Begin nothing on these devices (none named: those `here`) until they are resumed.
+
+        `now` also gives back what runs there.
+        """
+        wanted = await self._known(list(names) or self.here)
         why = Pause(reason=" ".join(reason.split()), by=by, since=datetime.now(UTC))
         for name in wanted:
             await self._db.write(devices.pause, name, why)
@@ -62,9 +65,9 @@ class Devices:
                 await self._db.write(devices.give_back, name, why)
         return await self._named(wanted)
 
-    async def resume(self, names: Iterable[str]) -> list[Device]:
+    async def resume(self, names: Iterable[str] = ()) -> list[Device]:
         """Let jobs begin on these devices again."""
-        wanted = await self._known(names)
+        wanted = await self._known(list(names) or self.here)
         for name in wanted:
             await self._db.write(devices.resume, name)
         return await self._named(wanted)

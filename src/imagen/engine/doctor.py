@@ -4,7 +4,7 @@ import asyncio
 import os
 import re
 import shutil
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, distribution
@@ -20,6 +20,7 @@ from imagen.models.catalog import Catalog
 from imagen.reading import maybe
 from imagen.store import presence
 
+LOOK_S, LISTEN_S = 0.5, presence.HEARTBEAT_S + 1.0  # for a worker to count up
 CHECK_S = 2.0  # a check is a look, not a job; one that takes longer has failed
 ROOM_MIB = 256  # a few dozen pictures of 1024 px and the database's own log
 
@@ -83,6 +84,33 @@ def check_daemons(workers: Iterable[Mapping[str, Any]], *, version: str, changed
     host = worker["host"].partition(":")[0]
     more = f", and {len(old) - 1} more" if len(old) > 1 else ""
     raise SetupError(f"process {worker['pid']} on {host} {why}{more}", hint=_restart(worker["pid"], host, here))
+
+
+async def heard_of(
+    workers: Sequence[Mapping[str, Any]],
+    look: Callable[[], Awaitable[Sequence[Mapping[str, Any]]]],
+    *,
+    sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+) -> set[str]:
+    """Which of these workers count up while one looks, by their ids: those on other machines cannot be seen else."""
+    known = {worker["id"]: worker["beat"] for worker in workers}
+    heard: set[str] = {worker["id"] for worker in workers if worker["host"] == presence.host()}
+    for _ in range(round(LISTEN_S / LOOK_S)):
+        if heard >= known.keys():
+            break
+        await sleep(LOOK_S)
+        heard |= {worker["id"] for worker in await look() if worker["beat"] != known.get(worker["id"])}
+    return heard
+
+
+def told_of(worker: Mapping[str, Any], heard: Collection[str]) -> str:
+    """One worker in a line: where, since when, heard of or not, and what it draws."""
+    host, began = worker["host"].partition(":")[0], worker["started_at"]
+    seen = "heard now" if worker["id"] in heard else f"not heard for {LISTEN_S:.0f} s"
+    draws = "; ".join(f"{len(models)} on {device}" for device, models in sorted((worker["places"] or {}).items()))
+    what = "its own jobs" if worker["solo"] else f"models: {draws or 'none'}"
+    told = f"{host} {worker['pid']}: imagen {worker['version']}, since {began:%Y-%m-%d %H:%M} UTC, {seen}, {what}"
+    return told + (f"; begins nothing: {worker['troubled']}" if worker["troubled"] else "")
 
 
 def package_changed_at() -> datetime:

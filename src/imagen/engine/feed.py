@@ -164,7 +164,7 @@ class _Feed:
     async def _read(self) -> None:
         try:
             while not self.ended:
-                mark = self._db.mark()
+                mark = self._db.mark(jobs=True)
                 wanted = any(watch.previews for watch in self.watches)
                 if wanted and time.monotonic() >= self._renew_at:
                     # Rows with an expiry: whoever dies is drawn previews for only a little longer.

@@ -1,14 +1,47 @@
-"""The files of a finished picture, brought into the image store: all of them, or none."""
+"""The files of a finished picture, brought into the image store and recorded: all of them, or none."""
 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
+from typing import Any
 
-from imagen.core.errors import ImagenError, StorageAway
+from imagen.core.errors import DatabaseAway, DiskFull, ImagenError, StorageAway
 from imagen.store.images import ImageStore
+from imagen.store.queue import LeaseLost
 
 FIRST_S = 1.0  # how soon it is tried again; then twice as long each time
 LONGEST_S = 10.0
+HURRIED_S = 12.0  # for how long a command that somebody waits for tries, whatever the store's own patience
+DROP_S = 3.0  # for taking away what nobody will record; what is left after that is found by gc
+
+
+async def stored(
+    images: ImageStore,
+    files: Mapping[str, bytes],
+    *,
+    flush: Callable[[], Awaitable[None]],
+    record: Callable[[], Awaitable[int]],
+    **how: Any,
+) -> int:
+    """Store them as `keep` does, `flush` what was said before, and `record` them; what that said.
+
+    Where it turns out that nobody will record them, because the job is another's by now, they go again.
+    """
+    try:
+        await keep(images, files, **how)
+        await flush()
+    except (asyncio.CancelledError, DatabaseAway, LeaseLost):
+        await _drop(images, files)
+        raise
+    recording = asyncio.ensure_future(record())
+    recording.add_done_callback(lambda done: done.cancelled() or done.exception())  # also if nobody waits any more
+    try:
+        return await asyncio.shield(recording)
+    finally:
+        # Who is cancelled here does not know yet whether it was recorded: that is worth a moment.
+        await asyncio.wait({recording}, timeout=DROP_S)
+        if recording.done() and not recording.cancelled() and isinstance(recording.exception(), LeaseLost):
+            await _drop(images, files)
 
 
 async def keep(
@@ -18,8 +51,13 @@ async def keep(
     waiting: Callable[[str], Awaitable[None]],
     monotonic: Callable[[], float],
     sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+    patient: bool = False,
 ) -> None:
-    """Store them. A place that is away costs time and not the picture, which is drawn: `waiting` is told why, once."""
+    """Store them. A place that is away costs time and not the picture, which is drawn: `waiting` is told why, once.
+
+    So does a full disk for who is `patient`: room comes back, and somebody who waits at a terminal can make it.
+    """
+    passing = (StorageAway, DiskFull) if patient else (StorageAway,)
     left = dict(files)
     until: float | None = None
     wait_s = FIRST_S
@@ -27,20 +65,28 @@ async def keep(
         # At once: to a bucket far away each is a journey, and the device may be waiting.
         ends = await asyncio.gather(*(images.put(path, data) for path, data in left.items()), return_exceptions=True)
         failed = {path: end for path, end in zip(left, ends, strict=True) if end is not None}
-        if refused := next((end for end in failed.values() if not isinstance(end, StorageAway)), None):
-            # What belongs to no recorded picture would lie there for ever.
-            with suppress(ImagenError):
-                await images.delete_all(files)
+        if refused := next((end for end in failed.values() if not isinstance(end, passing)), None):
+            await _drop(images, files)
             raise refused
         if not failed:
             return
         left = {path: left[path] for path in failed}
         away = failed[next(iter(failed))]
-        assert isinstance(away, StorageAway)
+        assert isinstance(away, StorageAway | DiskFull)
         if until is None:
-            until = monotonic() + images.patience_s
+            until = monotonic() + (images.patience_s if patient else min(images.patience_s, HURRIED_S))
             await waiting(f"the picture is drawn and waits to be stored: {away.message}")
         if monotonic() + wait_s > until:
-            raise away  # it would not delete either; what is there already is found by gc
+            if isinstance(away, StorageAway):
+                raise away  # it would not delete either; what is there already is found by gc
+            await _drop(images, files)
+            raise StorageAway(away.message, hint=away.hint) from away
         await sleep(wait_s)
         wait_s = min(2 * wait_s, LONGEST_S)
+
+
+async def _drop(images: ImageStore, files: Mapping[str, bytes]) -> None:
+    """What belongs to no recorded picture would lie there for ever."""
+    with suppress(ImagenError, TimeoutError):
+        async with asyncio.timeout(DROP_S):
+            await images.delete_all(files)

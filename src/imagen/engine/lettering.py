@@ -1,9 +1,10 @@
 """Lettering: text in any script, drawn with the fonts there are, and never a crash for lack of a glyph."""
 
 import subprocess
+from bisect import bisect
 from collections.abc import Iterator
 from functools import cache, cached_property
-from itertools import groupby
+from itertools import groupby, islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 from unicodedata import bidirectional, category
@@ -18,6 +19,7 @@ BOLD, PLAIN, WIDE = FONTS / "Inter-SemiBold.otf", FONTS / "Inter-Regular.otf", F
 JOINERS = "\u200c\u200d"  # said between letters and between emoji, to part or to join them
 INVISIBLE = ("Cc", "Cf", "Cs", "Zl", "Zp")  # controls and line ends: nothing to see, much to go wrong
 NOWHERE = "\uffff"  # no font has a glyph for it: what is drawn for it is drawn for everything that is missing
+READ = 1000  # characters looked at: more than any sheet has room for, where a prompt may have 20,000
 ELSEWHERE = (  # where systems without fontconfig keep fonts with many scripts
     "/System/Library/Fonts/Supplemental/Arial Unicode.ttf",
     "/System/Library/Fonts/PingFang.ttc",
@@ -55,6 +57,7 @@ class Lettering:
 
     def fit(self, text: str, width: float) -> str:
         """The text, cut with … if it is wider than that."""
+        text = _read(text)
         if self.width(text) <= width:
             return text
         low, high = 0, len(text)
@@ -65,7 +68,7 @@ class Lettering:
 
     def wrap(self, text: str, width: float, lines: int) -> list[str]:
         """Broken at spaces, or anywhere in a word that is wider than a line; the last line says if there was more."""
-        rest = " ".join(text.split())
+        rest = _read(" ".join(text.split()))
         told: list[str] = []
         while rest and len(told) < lines - 1:
             if self.width(rest) <= width:
@@ -126,6 +129,10 @@ class Lettering:
             canvas.text((middle, top + self.size * 0.36), code[:-2], font=tiny, fill=fill, anchor="ms")
             canvas.text((middle, baseline - self.size * 0.06), code[-2:], font=tiny, fill=fill, anchor="ms")
         return width
+
+
+def _read(text: str) -> str:
+    return text if len(text) <= READ else text[:READ] + "…"
 
 
 def _visual(runs: list[tuple[ImageFont.FreeTypeFont | None, str]]) -> list[tuple[ImageFont.FreeTypeFont | None, str]]:
@@ -205,14 +212,31 @@ def _elsewhere(character: str) -> Path | None:
     return None
 
 
+def _by_fontconfig(character: str) -> Iterator[Path]:
+    """Up to four fonts that say they have it."""
+    code = ord(character)
+    having = (path for path, starts, ends in _fontconfig() if starts[0] <= code <= ends[bisect(starts, code) - 1])
+    return islice(having, 4)
+
+
 @cache
-def _by_fontconfig(character: str) -> tuple[Path, ...]:
-    wanted = [f":charset={ord(character):x}:scalable=true", "file"]
+def _fontconfig() -> tuple[tuple[Path, list[int], list[int]], ...]:
+    """Every font with the first and the last character of each stretch it has: asked once, for asking is a process."""
+    wanted = [":scalable=true", "file", "charset"]
     try:
-        told = subprocess.run(["fc-list", *wanted], capture_output=True, text=True, timeout=5, check=False).stdout
-    except (OSError, subprocess.SubprocessError):
+        told = subprocess.run(["fc-list", *wanted], capture_output=True, text=True, timeout=20, check=False).stdout
+    except (OSError, subprocess.SubprocessError, UnicodeDecodeError):
         return ()
-    paths = sorted(line.strip().rstrip(":") for line in told.splitlines())
+    fonts = []
+    for line in sorted(told.splitlines()):
+        path, _, charset = line.rpartition(": :charset=")
+        spans = [[int(end, 16) for end in span.split("-")] for span in charset.split(":")[0].split()]
+        if path and spans:
+            fonts.append((Path(path), [span[0] for span in spans], [span[-1] for span in spans]))
     # Sans before Serif before the rest, and nothing italic, to keep one voice.
-    paths.sort(key=lambda path: ("Sans" not in path, "Italic" in path or "Oblique" in path, "Bold" in path))
-    return tuple(Path(path) for path in paths[:4])
+    fonts.sort(key=lambda font: _oddity(str(font[0])))
+    return tuple(fonts)
+
+
+def _oddity(path: str) -> tuple[bool, bool, bool]:
+    return "Sans" not in path, "Italic" in path or "Oblique" in path, "Bold" in path

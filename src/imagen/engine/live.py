@@ -10,6 +10,7 @@ from typing import Any
 from sqlalchemy import Connection
 
 from imagen.core import events, signals
+from imagen.core.errors import DatabaseAway
 from imagen.core.request import PreviewPolicy
 from imagen.previews import policy as policies
 from imagen.store import journal
@@ -182,9 +183,14 @@ class Live:
             self._urgent.clear()
             self._written = self._monotonic()
             frames, self._frames = self._frames, []
-            # The tick as of now: one that rose meanwhile belongs to a frame that the next write brings,
-            # and a follower who had seen it already would skip that frame.
-            self._note(await self._db.write(self._write, self._tick, self._phase, self._progress, frames))
+            try:
+                # The tick as of now: one that rose meanwhile belongs to a frame that the next write brings,
+                # and a follower who had seen it already would skip that frame.
+                self._note(await self._db.write(self._write, self._tick, self._phase, self._progress, frames))
+            except DatabaseAway:
+                self._frames[:0] = frames if self._promised or not self._frames else []
+                self._dirty.set()
+                raise
 
     def _note(self, told: journal.Attention) -> None:
         self._watched = told.watched
@@ -211,17 +217,24 @@ class Live:
 
     async def _keep_writing(self, on_cancel: Callable[[], object]) -> None:
         while True:
-            # Not wait_for: before Python 3.12 it swallows a cancellation that comes together with the event.
-            with suppress(TimeoutError):
-                async with asyncio.timeout(LOOK_S):
-                    await self._dirty.wait()
-            if self._dirty.is_set():
-                with suppress(TimeoutError):
-                    async with asyncio.timeout(self._written + STEP_S - self._monotonic()):
-                        await self._urgent.wait()
-                await self.flush()
-            else:
-                self._note(await self._db.read(journal.attention, self._claim.job, datetime.now(UTC)))
+            try:
+                await self._written_once()
+            except DatabaseAway:
+                await asyncio.sleep(LOOK_S)  # it has been tried for long; what is drawn meanwhile is told afterwards
             if self.cancel_asked or self.lost:
                 on_cancel()
                 return
+
+    async def _written_once(self) -> None:
+        """What is new, or a look at who wants what while nothing is."""
+        # Not wait_for: before Python 3.12 it swallows a cancellation that comes together with the event.
+        with suppress(TimeoutError):
+            async with asyncio.timeout(LOOK_S):
+                await self._dirty.wait()
+        if self._dirty.is_set():
+            with suppress(TimeoutError):
+                async with asyncio.timeout(self._written + STEP_S - self._monotonic()):
+                    await self._urgent.wait()
+            await self.flush()
+        else:
+            self._note(await self._db.read(journal.attention, self._claim.job, datetime.now(UTC)))

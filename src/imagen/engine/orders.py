@@ -1,18 +1,45 @@
-"""What is asked for, made ready for the queue: the cells of a series, and a job that ended once more."""
+"""What is asked for, made ready for the queue: a draft, the cells of a series, and a job that ended once more."""
 
+import secrets
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from hashlib import sha256
 from typing import Any
 
 from imagen.core.errors import Conflict, UnknownModel
 from imagen.core.job import Cell, Job, Series, State, cells_of
 from imagen.core.model import Model
 from imagen.core.request import Draft, Request
-from imagen.store.intake import NewJob
+from imagen.models.catalog import Catalog
+from imagen.store.intake import NewJob, Once
 
 Resolve = Callable[[Draft], NewJob]
 
 _SERIES_FIELDS = ("width", "height", "steps", "negative", "guidance", "options")
+
+
+def of_draft(draft: Draft, catalog: Catalog) -> NewJob:
+    """What somebody typed, checked and completed."""
+    resolved = catalog.resolve(draft, lambda: secrets.randbits(32))
+    return NewJob(
+        request=resolved.request,
+        model=resolved.model,
+        preview=draft.preview,
+        warnings=[(warned.code, warned.message) for warned in resolved.warnings],
+        priority=draft.priority,
+        webhook=draft.webhook,
+    )
+
+
+def hash_of(draft: Draft) -> str:
+    """What tells one draft from another."""
+    hook = draft.webhook.as_text() if draft.webhook else None  # its address is not in what Python tells of it
+    return sha256(repr((draft, hook)).encode()).hexdigest()
+
+
+def once(route: str, owner: str, key: str | None, body_hash: str) -> Once | None:
+    """By what a request that comes again is known; None where the caller gave it no key."""
+    return Once(route=route, owner=owner, key=key, body_hash=body_hash) if key is not None else None
 
 
 def of_cells(

@@ -12,6 +12,8 @@ from imagen.store import webhooks
 from imagen.store.db import Database
 from imagen.store.webhooks import Answer, Message
 
+FORGET_S = 3600.0
+
 
 class Outbox:
     """Messages for webhooks, taken by a courier one at a time. Part of the app."""
@@ -20,6 +22,8 @@ class Outbox:
         self.reach = Reach(settings)
         self._db = db
         self._seeds = (settings.webhooks.secret or "").split()
+        self._keep_days = settings.webhooks.keep_days
+        self._forget_at = time.monotonic()
 
     def check(self, webhook: Webhook | None, owner: str) -> None:
         """Raise what keeps this owner from using this webhook, as far as its address alone tells."""
@@ -44,6 +48,16 @@ class Outbox:
     async def all_again(self) -> list[str]:
         """Begin anew with everything that was given up; its ids."""
         return await self._db.write(webhooks.all_again)
+
+    async def forget(self) -> int:
+        """Once an hour forget what was delivered or given up long ago; how many these were."""
+        if self._keep_days is None or time.monotonic() < self._forget_at:
+            return 0
+        self._forget_at = time.monotonic() + FORGET_S
+        gone = 0
+        while count := await self._db.write(webhooks.forget, self._keep_days):
+            gone += count
+        return gone
 
     async def secrets(self, owner: str) -> Sequence[str]:
         """The secrets that sign what is told for an owner; the first is the one to use, others are on their way out.

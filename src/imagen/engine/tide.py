@@ -209,7 +209,7 @@ class _Tide:
         try:
             self.safe = await self._db.read(journal.position)
             while True:
-                mark = self._db.mark()
+                mark = self._db.mark(jobs=True)
                 rows = await self._db.read(journal.since, self.safe, limit=PAGE)
                 news = self._note(rows)
                 ticks = {

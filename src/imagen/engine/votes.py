@@ -2,8 +2,9 @@
 
 import asyncio
 import io
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from datetime import UTC, datetime
+from typing import Protocol
 
 from sqlalchemy import Connection
 
@@ -12,11 +13,74 @@ from imagen.core.job import Series
 from imagen.core.vote import Ballot, BlindFile, Choice, Vote
 from imagen.engine import album, pairs
 from imagen.engine.ratings import Ratings, rate
-from imagen.store import history, votes
+from imagen.models.catalog import Catalog
+from imagen.store import history, keys, votes
 from imagen.store.db import Database
 from imagen.store.images import ImageStore
 
 PNG = "image/png"
+
+
+class SeriesOf(Protocol):
+    """Finds a series that an owner may see."""
+
+    def __call__(self, series_id: str, *, owner: str | None = None) -> Awaitable[Series]:
+        """One series with its cells, by its id or a unique part of it."""
+
+
+class Votes:
+    """Blind votes on the series of an owner. Part of the app."""
+
+    def __init__(self, db: Database, images: ImageStore, *, catalog: Callable[[], Catalog], series: SeriesOf) -> None:
+        self._db = db
+        self._images = images
+        self._catalog = catalog
+        self._series = series
+
+    async def ballot(self, series_id: str, *, voter: str = keys.LOCAL, owner: str | None = None) -> Ballot:
+        """Two pictures of a series without their names, the next ones that this voter has not compared."""
+        return await ballot(self._db, await self._series(series_id, owner=owner), voter=voter)
+
+    async def picture(
+        self, series_id: str, blind: str, *, width: int | None = None, owner: str | None = None
+    ) -> BlindFile:
+        """A picture of a pair; neither its bytes nor what is said of them tell the model."""
+        series = await self._series(series_id, owner=owner)
+        return await picture(self._db, self._images, series, blind, width=width)
+
+    async def cast(
+        self,
+        series_id: str,
+        *,
+        round: int,
+        left: str,
+        right: str,
+        choice: str,
+        voter: str = keys.LOCAL,
+        owner: str | None = None,
+    ) -> tuple[Vote, bool]:
+        """Say which of a pair is better: left, right, tie or skip. Told with the names, and whether it is new."""
+        series = await self._series(series_id, owner=owner)
+        return await cast(self._db, series.id, voter=voter, round=round, left=left, right=right, choice=choice)
+
+    async def ratings(
+        self,
+        *,
+        series_id: str | None = None,
+        models: Sequence[str] | None = None,
+        q: str | None = None,
+        voter: str | None = None,
+        owner: str | None = None,
+    ) -> Ratings:
+        """How good each model is by the votes, and how sure that is; of one series, some models, prompts or a voter."""
+        if series_id is not None:
+            series_id = (await self._series(series_id, owner=owner)).id
+        catalog = self._catalog()
+        for name in await unrated(self._db, models, owner=owner) if models else ():
+            # Told apart from a model that nobody has voted on yet: that one is known.
+            if name not in catalog.models and name not in catalog.broken:
+                catalog.get(name)
+        return await ratings(self._db, owner=owner, series_id=series_id, models=models, q=q, voter=voter)
 
 
 async def ballot(db: Database, series: Series, *, voter: str) -> Ballot:

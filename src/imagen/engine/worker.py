@@ -33,6 +33,7 @@ from imagen.store.intake import NewJob
 from imagen.store.order import Place
 from imagen.store.queue import Claim
 
+MANY = 10_000  # jobs are remembered for whoever tells of them, where somebody does
 IDLE_S = 1.0  # a worker that hears nothing looks this often; run_after of a failed job has no bell
 PROVE_S = 5.0  # how often a worker that cannot store pictures tries it
 
@@ -75,6 +76,7 @@ class Worker:
         self._log = log
         self._monotonic = monotonic
         self._running: dict[str, tuple[Claim, asyncio.Task[None]]] = {}
+        self._begun: dict[str, int] = {}
         self._turns = Turns(monotonic)
         self._sharing = sharing
         self._memory = Memory(backend_for, monotonic, sharing=sharing, others=self._others, log=log)
@@ -100,6 +102,14 @@ class Worker:
                 surely = True
                 task = asyncio.create_task(self._work(claimed), name=f"job-{claimed.job}")
                 self._running[claimed.job] = (claimed, task)
+                self._begun[claimed.job] = claimed.attempt
+                if len(self._begun) > MANY:  # nobody asks
+                    self._begun.clear()
+
+    def begun(self) -> Mapping[str, int]:
+        """The jobs that were taken since this was asked last, and which attempt of each it is."""
+        begun, self._begun = self._begun, {}
+        return begun
 
     def stop_claiming(self) -> None:
         """Begin nothing new; what runs goes on."""
@@ -175,8 +185,6 @@ class Worker:
         only = self._only(connection) if self._only is not None else None
         if only is not None and not only:
             return None
-        if not presence.listed(connection, self.id):
-            self._arrive(connection)  # we slept and were buried; what we claimed now would be taken away again
         places = self._all_places(order.places_of(connection, only) if only is not None else {})
         return queue.claim(
             connection,
@@ -188,7 +196,12 @@ class Worker:
             loaded=self._turns.preferred(),
             may_pass=self._turns.may_pass,
             only=only,
+            enlist=self._enlist,
         )
+
+    def _enlist(self, connection: Connection) -> None:
+        if not presence.listed(connection, self.id):
+            self._arrive(connection)  # we slept and were buried; what we claimed now would be taken away again
 
     def _free(self, places: Mapping[str, Place]) -> dict[str, Place]:
         """Those whose device this worker does not fill by itself."""
@@ -213,7 +226,8 @@ class Worker:
                         reason = error.message if error else "the database was away"
                         await self._db.write(queue.give_back, claim, reason=reason, error=error)
                     self._returns.remove((claim, error))
-                if not await self._db.write(presence.beat, self.id, self._serves(), self._turns.loaded()):
+                trouble = self._unstored or None
+                if not await self._db.write(presence.beat, self.id, self._serves(), self._turns.loaded(), trouble):
                     await self._db.write(self._arrive)
                 if self._only is None and self._models is None:
                     self._left_over = await self._db.read(order.left_over, tuple(self._catalog()))
@@ -261,7 +275,7 @@ class Worker:
         except ImagenError as error:
             if error.message != self._unstored:
                 self._log(f"nothing is drawn here until pictures can be stored: {error.message}; hint: {error.hint}")
-            self._unstored = error.message
+            self._unstored = error.message  # the next beat tells it to who asks what a job waits for
             await asyncio.sleep(PROVE_S)
             return False
         if self._unstored:
@@ -302,6 +316,7 @@ class Worker:
                 policy=self._policy(claim),
                 drawn=self._note_drawn,
                 monotonic=self._monotonic,
+                patient=self._only is None,
             )
         except HookFailed as error:
             await self._rest(claim, error)

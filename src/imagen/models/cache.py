@@ -42,7 +42,8 @@ def _programs() -> list[str]:
     """The folders of installed packages, which change with every installation, and the code that reads models."""
     packages = [place for place in sys.path if place.endswith(("site-packages", "dist-packages"))]
     models = Path(__file__).parent
-    readers = [*models.glob("*.py"), models.parent / "config.py", models.parent / "surfaces/cli/models.py"]
+    config = (models.parent / "config").glob("*.py")
+    readers = [*models.glob("*.py"), *config, models.parent / "reading.py", models.parent / "surfaces/cli/models.py"]
     return packages + [str(file) for file in sorted(readers)]
 
 

@@ -1,8 +1,9 @@
 """The bell: wakes who waits for a topic, whether the news came from this process or from another.
 
-A topic is a job's id, or `model:NAME` (a job waits for it), or `device:NAME` (a slot came free). SQLite
-cannot say what another process changed, only that something did: then everybody is woken. PostgreSQL says it
-with NOTIFY.
+A topic is a job's id, or `model:NAME` (a job waits for it), or `device:NAME` (a slot came free), or `webhooks:`.
+SQLite cannot say what another process changed, only that something did: then everybody is woken. PostgreSQL says it
+with NOTIFY, on two channels: what happens to jobs is heard only where somebody follows jobs. A thousand workers that
+heard each step of each other would keep the database busier than all the jobs do.
 """
 
 import asyncio
@@ -10,9 +11,15 @@ from collections.abc import Callable, Iterable
 from contextlib import suppress
 from typing import Any, Protocol
 
-from sqlalchemy import Connection, text
+from sqlalchemy import Connection
 
-CHANNEL = "imagen"
+from imagen.store import driver
+
+WORK = "imagen"  # what workers and couriers wait for
+JOBS = "imagen_jobs"  # what followers of jobs wait for
+NOTIFY = (
+    "select pg_notify(channel, topic) from unnest(%(channels)s::text[], %(topics)s::text[]) as said(channel, topic)"
+)
 POLL_S = 0.02  # how often another process's write to SQLite is looked for while somebody waits
 AGAIN_S = 0.5  # between two tries to hear PostgreSQL again
 MANY = 4096  # topics remembered; beyond it everybody is woken once, which costs a look
@@ -33,13 +40,19 @@ def slot_of(device: str | None) -> str:
     return f"device:{device or ''}"
 
 
+def channel_of(topic: str) -> str:
+    """Who hears of a topic; no id of a job has a colon in it."""
+    return WORK if ":" in topic else JOBS
+
+
 def announce(connection: Connection) -> None:
     """Tell the other processes, with the commit that follows. SQLite's find out by themselves."""
     topics = connection.info.get("touched")
     if topics and connection.dialect.name == "postgresql":
+        channels = [channel_of(topic) for topic in sorted(topics)]
         # What is too long for a notification (a device named by an address) wakes everybody.
-        said = [{"channel": CHANNEL, "topic": topic if len(topic) < 4000 else ""} for topic in sorted(topics)]
-        connection.execute(text("select pg_notify(:channel, :topic)"), said)
+        said = [topic if len(topic) < 4000 else "" for topic in sorted(topics)]
+        driver.run(connection, NOTIFY, {"channels": channels, "topics": said})
 
 
 class Ear(Protocol):
@@ -51,19 +64,22 @@ class Ear(Protocol):
 class Bell:
     """Counts rings, so that nothing slips between looking and waiting."""
 
-    def __init__(self, ear: Ear) -> None:
+    def __init__(self, ear: Ear, jobs: Ear | None = None) -> None:
+        """`jobs` hears what `ear` does not; it listens from when somebody first follows a job."""
         self._rings = 0
         self._all = 0  # when everybody was last woken
         self._rung: dict[str, int] = {}
         self._waiting: dict[asyncio.Future[bool], frozenset[str] | None] = {}
         self._ear = ear
-        self._listening: asyncio.Task[None] | None = None
+        self._jobs = jobs
+        self._listening: dict[Ear, asyncio.Task[None]] = {}
 
-    def mark(self) -> int:
-        """Take this before looking, hand it to `wait`."""
-        if self._listening is None:
-            listen = self._ear.listen(self.ring, lambda: bool(self._waiting))
-            self._listening = asyncio.create_task(listen, name="imagen-bell")
+    def mark(self, *, jobs: bool = False) -> int:
+        """Take this before looking, hand it to `wait`. Whoever waits for what happens to `jobs` says so."""
+        for ear in (self._ear, self._jobs if jobs else None):
+            if ear is not None and ear not in self._listening:
+                listen = ear.listen(self.ring, lambda: bool(self._waiting))
+                self._listening[ear] = asyncio.create_task(listen, name="imagen-bell")
         return self._rings
 
     def ring(self, topics: Iterable[str] | None) -> None:
@@ -100,9 +116,9 @@ class Bell:
             del self._waiting[future]
 
     async def close(self) -> None:
-        if self._listening:
-            self._listening.cancel()
-            await asyncio.gather(self._listening, return_exceptions=True)
+        for listening in self._listening.values():
+            listening.cancel()
+        await asyncio.gather(*self._listening.values(), return_exceptions=True)
         self.ring(None)
 
 
@@ -122,10 +138,13 @@ class FileEar:
 
 
 class NotifyEar:
-    """PostgreSQL says what changed, to a connection of its own."""
+    """PostgreSQL says what changed, on one channel, to a connection of its own."""
 
-    def __init__(self, address: dict[str, Any]) -> None:
+    def __init__(self, channel: str, address: dict[str, Any], begin: str) -> None:
+        """`begin` is said first on each connection."""
+        self._channel = channel
         self._address = address
+        self._begin = begin
         self.hears = False  # while it does not, this process has to ring for itself
 
     async def listen(self, ring: Callable[[Iterable[str] | None], None], waiting: Callable[[], bool]) -> None:
@@ -136,7 +155,8 @@ class NotifyEar:
             with suppress(psycopg.Error, OSError):
                 connection = await psycopg.AsyncConnection.connect(**self._address, autocommit=True)
                 async with connection:
-                    await connection.execute(sql.SQL("listen {}").format(sql.Identifier(CHANNEL)))
+                    await connection.execute(self._begin.encode())
+                    await connection.execute(sql.SQL("listen {}").format(sql.Identifier(self._channel)))
                     self.hears = True
                     ring(None)  # whatever happened while nobody listened
                     async for notice in connection.notifies():

@@ -16,7 +16,7 @@ from sqlalchemy.exc import ArgumentError, DatabaseError, DBAPIError, InterfaceEr
 
 from imagen.core.errors import BadConfig, DatabaseAway, DiskFull, MissingExtra, SetupError, Unwritable
 from imagen.store import schema
-from imagen.store.bell import POLL_S, Bell, FileEar, NotifyEar, announce
+from imagen.store.bell import JOBS, POLL_S, WORK, Bell, FileEar, NotifyEar, announce, channel_of
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -33,6 +33,13 @@ PATIENCE = {
     "keepalives_count": 3,
     "tcp_user_timeout": 12_000,
 }
+# The same for the server's side: what a machine has locked that was cut off in the middle of a transaction would stay
+# locked for the two hours of TCP, and so it would with one that was stopped there.
+ITS_PATIENCE = """
+    select set_config('tcp_keepalives_idle', '5', false), set_config('tcp_keepalives_interval', '2', false),
+           set_config('tcp_keepalives_count', '3', false), set_config('tcp_user_timeout', '12000', false),
+           set_config('idle_in_transaction_session_timeout', '30000', false)
+"""
 
 
 class Database:
@@ -41,7 +48,7 @@ class Database:
     def __init__(self, url: str, *, full_sync: bool = False) -> None:
         self._file = Path(url.removeprefix("sqlite:///")) if url.startswith("sqlite:///") else None
         self._inode: int | None = None
-        self._ear: NotifyEar | None = None
+        self._ears: dict[str, NotifyEar] = {}
         self._writer: Connection | None = None
         self._writing = threading.Lock()
         if self._file is not None:
@@ -49,8 +56,9 @@ class Database:
             self._bell = Bell(FileEar(self._version))
         else:
             self.engine = _postgresql(url)
-            self._ear = NotifyEar({**self.engine.dialect.create_connect_args(self.engine.url)[1], **PATIENCE})
-            self._bell = Bell(self._ear)
+            address = {**self.engine.dialect.create_connect_args(self.engine.url)[1], **PATIENCE}
+            self._ears = {channel: NotifyEar(channel, address, ITS_PATIENCE) for channel in (WORK, JOBS)}
+            self._bell = Bell(self._ears[WORK], self._ears[JOBS])
         # SQLite lets one write at a time: one thread saves them from waiting for each other inside the library.
         self._writers = ThreadPoolExecutor(1 if self._file else WRITERS, thread_name_prefix="imagen-write")
         self._readers = ThreadPoolExecutor(READERS, thread_name_prefix="imagen-read")
@@ -99,8 +107,9 @@ class Database:
         running = asyncio.ensure_future(self._run(self._writers, transaction))
         running.add_done_callback(lambda done: done.cancelled() or done.exception())  # also if nobody waits any more
         result = await asyncio.shield(running)
-        if touched and not (self._ear and self._ear.hears):
-            self._bell.ring(touched)
+        ears = self._ears
+        if unheard := {topic for topic in touched if not (ears and ears[channel_of(topic)].hears)}:
+            self._bell.ring(unheard)
         return result
 
     async def read(self, work: Callable[Concatenate[Connection, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
@@ -112,9 +121,12 @@ class Database:
 
         return await self._run(self._readers, transaction)
 
-    def mark(self) -> int:
-        """Take this before looking, hand it to `changed`: nothing can slip between the two."""
-        return self._bell.mark()
+    def mark(self, *, jobs: bool = False) -> int:
+        """Take this before looking, hand it to `changed`: nothing can slip between the two.
+
+        Whoever waits for what happens to `jobs` says so: others are not told of it at once.
+        """
+        return self._bell.mark(jobs=jobs)
 
     async def changed(self, mark: int, timeout_s: float, topics: frozenset[str] | None = None) -> bool:
         """Return when one of these topics (None: anything) may have changed since `mark`, or after `timeout_s`.
@@ -206,7 +218,7 @@ class Database:
             while True:
                 try:
                     return work()
-                except (OperationalError, InterfaceError) as exc:
+                except DBAPIError as exc:
                     if not self._passes(exc, opening) or time.monotonic() > until:
                         raise
                     time.sleep(POLL_S if self._file else 10 * POLL_S)
@@ -221,10 +233,11 @@ class Database:
     def _passes(self, exc: DBAPIError, opening: bool) -> bool:
         """Is it worth trying again? SQLite does not always wait as long as it was told when it is locked."""
         if self._file is not None:
-            return "locked" in str(exc.orig)
+            return isinstance(exc, OperationalError) and "locked" in str(exc.orig)
         if opening:  # an address that was never right does not get right by waiting
             return "starting up" in str(exc.orig)
-        return exc.connection_invalidated or _away(exc)
+        # Whatever it says of a connection that is gone, what was begun on it is undone: that of one who slept too long.
+        return exc.connection_invalidated or (isinstance(exc, OperationalError | InterfaceError) and _away(exc))
 
     def _explain(self, exc: DBAPIError) -> SetupError:
         said = str(exc.orig).strip()
@@ -332,7 +345,7 @@ def _postgresql(url: str) -> Engine:
             param="database",
         )
     try:
-        return create_engine(
+        engine = create_engine(
             address.set(drivername="postgresql+psycopg"),
             pool_size=READERS + WRITERS,
             hide_parameters=True,
@@ -342,3 +355,12 @@ def _postgresql(url: str) -> Engine:
         raise MissingExtra(
             "PostgreSQL needs the package psycopg", hint="pip install 'psycopg[binary]' where imagen is installed"
         ) from exc
+
+    @event.listens_for(engine, "connect")
+    def _connect(connection: Any, _record: Any) -> None:
+        # Not as a part of the address: a pooler in between passes on statements, and no options that it does not know.
+        with connection.cursor() as cursor:
+            cursor.execute(ITS_PATIENCE)
+        connection.commit()
+
+    return engine

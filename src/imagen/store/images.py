@@ -24,6 +24,7 @@ CHUNK = 256 * 2**10  # bytes read at a time: what one slow reader costs in memor
 FAR_CHUNK = 2**20  # out of a bucket each costs a request, and most pictures are one or two of these
 PART = 8 * 2**20  # of an upload in parts: what is larger is sent so, and what breaks off is sent again from there
 PARTS_AT_ONCE = 4
+FULL_S = 120.0  # for somebody to make room in a folder; as long as a bucket is given by default
 LOOK_S = 15.0  # for how long a bucket that took a picture is said to take pictures
 LOOKS_AT_ONCE = 16  # questions after single files that are under way together
 LISTED = 1000  # files of one page of a listing
@@ -64,8 +65,8 @@ class ImageStore:
 
     @property
     def patience_s(self) -> float:
-        """How long a finished picture waits for a place that is away. A folder is never away."""
-        return self._bucket.patience_s if self._bucket else 0
+        """How long a finished picture waits for a place that is away. A folder is never away, but it may be full."""
+        return self._bucket.patience_s if self._bucket else FULL_S
 
     def path_of(self, image_id: str, extension: str, at: datetime) -> str:
         """Folders by month keep a folder of many years listable."""

@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from sqlalchemy import Connection, Row, and_, func, insert, or_, select, update
+from sqlalchemy import Connection, Row, and_, func, insert, select, update
 
 from imagen.core.errors import Conflict, ImagenError, RequestError, TooMany, UnknownModel
 from imagen.core.events import Failed, Warning
@@ -17,6 +17,7 @@ from imagen.core.webhook import Webhook
 from imagen.store import journal, templates
 from imagen.store.bell import queue_of, touch
 from imagen.store.columns import upsert
+from imagen.store.order import unresolved
 from imagen.store.tables import idempotency, is_queued, jobs, series
 from imagen.store.webhooks import TOPIC
 
@@ -176,11 +177,7 @@ def adopt(
     connection: Connection, resolve: Resolve, knows: Sequence[str], only: Sequence[str] | None, now: datetime
 ) -> None:
     """Resolve rows that came by SQL, or end them with the reason why they cannot be."""
-    raw = select(jobs).where(
-        is_queued,
-        jobs.c.record.is_(None),
-        or_(jobs.c.model.is_(None), jobs.c.model.in_(knows)),  # another worker may know the others
-    )
+    raw = select(jobs).where(unresolved(jobs.c.model.in_(knows)))
     if only is not None:
         raw = raw.where(jobs.c.id.in_(only))
     first = raw.order_by(jobs.c.priority.desc(), jobs.c.created_at).limit(16).with_for_update(skip_locked=True)

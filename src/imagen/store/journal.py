@@ -1,14 +1,17 @@
 """Events: appended in the transaction of the state they tell of, read again in order by anybody who follows."""
 
+import functools
+import json
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from sqlalchemy import Connection, RowMapping, delete, exists, func, insert, select, update
+from sqlalchemy import Connection, Insert, RowMapping, Select, bindparam, delete, exists, func, insert, select, update
 
 from imagen.core.events import Event, Phase, Preview, Progress, body_of, from_body
 from imagen.core.job import State, StoredImage
+from imagen.store import driver
 from imagen.store.bell import touch
 from imagen.store.columns import upsert
 from imagen.store.tables import events, images, is_running, jobs, live, previews, watchers
@@ -49,16 +52,17 @@ def append(connection: Connection, event: Event) -> int:
 def record(connection: Connection, event: Event, seq: int) -> None:
     """Record it under a number that the job was given with the change of its state."""
     touch(connection, event.job)
-    connection.execute(
-        insert(events).values(
-            job_id=event.job,
-            seq=seq,
-            type=event.type,
-            at=event.at,
-            attempt=event.attempt,
-            body=body_of(event),
-        )
-    )
+    said = {"job_id": event.job, "seq": seq, "type": event.type, "at": event.at, "attempt": event.attempt}
+    body = body_of(event)
+    if connection.dialect.name == "postgresql":
+        driver.run(connection, driver.spoken(connection, _telling), said | {"body": json.dumps(body)})
+    else:
+        connection.execute(_telling(), said | {"body": body})
+
+
+@functools.cache
+def _telling() -> Insert:
+    return insert(events).values({name: bindparam(name) for name in ("job_id", "seq", "type", "at", "attempt", "body")})
 
 
 def stored_images(connection: Connection, job_id: str) -> tuple[StoredImage, ...]:
@@ -69,10 +73,15 @@ def stored_images(connection: Connection, job_id: str) -> tuple[StoredImage, ...
 def pictures_of(connection: Connection, job_ids: Sequence[str]) -> dict[str, list[StoredImage]]:
     """The pictures of several jobs so far."""
     found: dict[str, list[StoredImage]] = {}
-    rows = connection.execute(select(images).where(images.c.job_id.in_(job_ids)).order_by(images.c.idx)).mappings()
+    rows = connection.execute(_pictures(), {"of": list(job_ids)}).mappings()
     for row in rows:
         found.setdefault(row["job_id"], []).append(StoredImage.from_dict({**row, "index": row["idx"]}))
     return found
+
+
+@functools.cache  # putting it together takes longer than asking
+def _pictures() -> Select[Any]:
+    return select(images).where(images.c.job_id.in_(bindparam("of", expanding=True))).order_by(images.c.idx)
 
 
 def set_live(

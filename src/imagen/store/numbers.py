@@ -5,14 +5,14 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Connection, func, select
+from sqlalchemy import ColumnElement, Connection, func, select
 
 from imagen.store import webhooks
 from imagen.store.devices import paused
 from imagen.store.tables import events, is_queued, is_running, jobs, slots
 
 PAGE = 2000  # what is read at a time
-TOLD = ("started", "requeued", "completed", "failed", "cancelled")
+TOLD = ("started", "warning", "requeued", "completed", "failed", "cancelled")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,7 +72,17 @@ def numbers(connection: Connection, now: datetime) -> Numbers:
 
 
 def happened(connection: Connection, after: int) -> Sequence[Happening]:
-    """Starts, requeues and ends after a position, oldest first, at most a page of them."""
+    """Starts, warnings, requeues and ends after a position, oldest first, at most a page of them."""
+    return _happenings(connection, events.c.pos > after)
+
+
+def happened_to(connection: Connection, attempts: Mapping[str, int]) -> Sequence[Happening]:
+    """The same of these attempts of jobs, however many others there are."""
+    found = _happenings(connection, events.c.job_id.in_(attempts))
+    return [one for one in found if one.attempt == attempts[one.job]]
+
+
+def _happenings(connection: Connection, which: ColumnElement[bool]) -> Sequence[Happening]:
     rows = connection.execute(
         select(
             events.c.pos,
@@ -85,7 +95,7 @@ def happened(connection: Connection, after: int) -> Sequence[Happening]:
             events.c.body,
         )
         .join(jobs, jobs.c.id == events.c.job_id)
-        .where(events.c.pos > after, events.c.type.in_(TOLD))
+        .where(which, events.c.type.in_(TOLD))
         .order_by(events.c.pos)
         .limit(PAGE)
     )

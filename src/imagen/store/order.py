@@ -7,10 +7,13 @@ from datetime import UTC, datetime
 from typing import Any
 
 from sqlalchemy import (
+    ColumnElement,
     Connection,
+    Integer,
     Row,
     Select,
     Text,
+    and_,
     bindparam,
     func,
     literal,
@@ -26,6 +29,7 @@ from imagen.store.columns import Instant
 from imagen.store.tables import is_queued, jobs
 
 MOST_SLOTS = 16  # of a shared device: a row each, and each is a job in memory of one worker
+ONE = literal_column("1", Integer)  # written out: a plan that is made before the number is known is one for many rows
 MANY = 1000  # waiting jobs are counted so far; who would pass more passes nobody
 
 
@@ -85,14 +89,17 @@ def anything(
     connection: Connection, places: Mapping[str, Place], knows: Sequence[str], only: Sequence[str] | None = None
 ) -> bool:
     """Might a claim find something? A look that disturbs nobody, before one that takes the write lock."""
-    raw = select(jobs.c.id).where(
-        is_queued, jobs.c.record.is_(None), or_(jobs.c.model.is_(None), jobs.c.model.in_(knows))
-    )
+    raw = select(jobs.c.id).where(unresolved(jobs.c.model.in_(knows)))
     if only is not None:
         raw = raw.where(jobs.c.id.in_(only))
     if connection.execute(raw.limit(1)).first():
         return True
     return bool(places) and bool(heads(connection, list(places), datetime.now(UTC), only, take=False))
+
+
+def unresolved(known: ColumnElement[bool]) -> ColumnElement[bool]:
+    """A row that came by SQL, for a model that the caller knows; another worker may know the others."""
+    return and_(is_queued, jobs.c.record.is_(None), or_(jobs.c.model.is_(None), known))
 
 
 def left_over(connection: Connection, knows: Sequence[str]) -> dict[str, Place]:
@@ -172,6 +179,18 @@ def heads(
 
 @functools.lru_cache(maxsize=64)  # a worker asks the same for weeks, and putting it together takes longer than asking
 def _heads(models: tuple[str, ...], limited: bool, take: bool) -> Select[Any]:
+    names = union_all(*(select(literal(model, Text).label("name")) for model in models)).subquery("served")
+    head = first_of(names.c.name, limited=limited)
+    if take:
+        head = head.with_for_update(skip_locked=True)
+    best = select(head.scalar_subquery().label("id")).select_from(names).subquery("heads")
+    turn = (jobs.c.id, jobs.c.model, jobs.c.priority, jobs.c.created_at)
+    size = (jobs.c.width, jobs.c.height, jobs.c.series_id)
+    return select(*turn, *size).join(best, best.c.id == jobs.c.id).order_by(*by_turn(jobs.c))
+
+
+def first_of(model: ColumnElement[str], *, limited: bool = False) -> Select[Any]:
+    """The first job that waits for a model; `now` is given when it is asked, and `only` with `limited`."""
     first = jobs.alias()
     ready = [
         first.c.state == literal_column("'queued'"),
@@ -180,17 +199,9 @@ def _heads(models: tuple[str, ...], limited: bool, take: bool) -> Select[Any]:
     ]
     if limited:
         ready.append(first.c.id.in_(bindparam("only", expanding=True)))
-    names = union_all(*(select(literal(model, Text).label("name")) for model in models)).subquery("served")
-    head = (
-        select(first.c.id)
-        .where(first.c.model == names.c.name, *ready)
-        .order_by(first.c.priority.desc(), first.c.created_at, first.c.id)
-        .limit(1)
-    )
-    if take:
-        head = head.with_for_update(skip_locked=True)
-    best = select(head.scalar_subquery().label("id")).select_from(names).subquery("heads")
-    turn = (jobs.c.id, jobs.c.model, jobs.c.priority, jobs.c.created_at)
-    size = (jobs.c.width, jobs.c.height, jobs.c.series_id)
-    by_turn = (jobs.c.priority.desc(), jobs.c.created_at, jobs.c.id)
-    return select(*turn, *size).join(best, best.c.id == jobs.c.id).order_by(*by_turn)
+    return select(first.c.id).where(first.c.model == model, *ready).order_by(*by_turn(first.c)).limit(ONE)
+
+
+def by_turn(job: Any) -> tuple[ColumnElement[Any], ...]:
+    """The order in which jobs are served, by their columns."""
+    return (job.priority.desc(), job.created_at, job.id)

@@ -51,9 +51,15 @@ def listed(connection: Connection, worker: str) -> bool:
     return connection.execute(row).one_or_none() is not None
 
 
-def beat(connection: Connection, worker: str, serves: Mapping[str, Place], loaded: Iterable[str] = ()) -> bool:
-    """Still here; false when we were taken for dead and have to arrive anew."""
-    told = {"models": sorted(serves), "places": _by_device(serves), "loaded": sorted(loaded)}
+def beat(
+    connection: Connection,
+    worker: str,
+    serves: Mapping[str, Place],
+    loaded: Iterable[str] = (),
+    troubled: str | None = None,
+) -> bool:
+    """Still here; false when we were taken for dead and have to arrive anew. `troubled`: why nothing is begun."""
+    told = {"models": sorted(serves), "places": _by_device(serves), "loaded": sorted(loaded), "troubled": troubled}
     touched = connection.execute(update(workers).where(workers.c.id == worker).values(beat=workers.c.beat + 1, **told))
     return touched.rowcount == 1
 

@@ -4,6 +4,7 @@ Every write of a worker is fenced by `attempt`, which rises with each claim: a w
 for longer than its lease and wakes up finds its number too old and records nothing.
 """
 
+import functools
 import random
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -12,19 +13,22 @@ from typing import Any
 
 from sqlalchemy import (
     Connection,
+    Integer,
     Row,
+    bindparam,
     false,
     insert,
     select,
     update,
 )
+from sqlalchemy.sql.dml import ReturningUpdate
 
 from imagen.core.errors import ImagenError
 from imagen.core.events import Cancelled, Completed, Event, Failed, Image, Requeued, Started
 from imagen.core.job import State, StoredImage
 from imagen.core.model import Model
 from imagen.core.request import PreviewPolicy, Request, preview_policy
-from imagen.store import journal, order, slots, templates
+from imagen.store import journal, order, slots, taking, templates
 from imagen.store.bell import queue_of, touch
 from imagen.store.intake import Resolve, adopt, request_of
 from imagen.store.order import MayPass, Place, Turn
@@ -70,14 +74,22 @@ def claim(
     loaded: Sequence[str] = (),
     may_pass: MayPass = lambda _device, _oldest, _younger, _waiting: True,
     only: Sequence[str] | None = None,
+    enlist: Callable[[Connection], None] = lambda _connection: None,
 ) -> Claim | None:
     """Take the next job and a free slot of its device, in one transaction; None when there is nothing to do.
 
     `places` are the models this worker draws, `knows` the names `resolve` understands,
     `only` restricts it to these jobs, and a model in `loaded` goes before others of the same priority
-    while `may_pass` allows it.
+    while `may_pass` allows it. `enlist` enters the worker in the list of workers if it is not there.
     """
     now = datetime.now(UTC)
+    if only is None and taking.possible(connection, places):
+        found, sure = taking.take(connection, worker=worker, places=places, knows=knows, loaded=loaded, now=now)
+        if found is not None:
+            return _begun(connection, found, now, found.watched, started)
+        if sure:
+            return None
+    enlist(connection)
     adopt(connection, resolve, knows, only, now)
     free = slots.rooms(connection, places.values(), now)
     models = [model for model, place in places.items() if place.device in free]
@@ -91,30 +103,17 @@ def claim(
     row = connection.execute(
         update(jobs)
         .where(jobs.c.id == chosen.id, is_queued)
-        .values(
-            state=State.RUNNING,
-            attempt=jobs.c.attempt + 1,
-            worker=worker,
-            device=device,
-            started_at=now,
-            run_after=None,
-            seq=jobs.c.seq + 1,
-        )
+        .values(**taking.changes(jobs, worker, device, now))
         .returning(*jobs.c)
     ).one()
     need_mib = places[chosen.model].need_mib(chosen)
     slots.take(connection, device, free[device].slot, job=row.id, attempt=row.attempt, vram_mib=need_mib)
-    if row.attempt > 1:
-        journal.drop_previews(connection, row.id)
-    taken = _claim_of(connection, row, now)
-    journal.record(connection, started(taken, journal.watched(connection, row.id, now)), row.seq)
-    return taken
+    return _begun(connection, row, now, journal.watched(connection, row.id, now), started)
 
 
 def say(connection: Connection, claim: Claim, event: Event) -> int:
     """Record a durable event of a running attempt (`warning`); LeaseLost when it is not ours any more."""
-    _fence(connection, claim)
-    return journal.append(connection, event)
+    return _told(connection, claim, event)
 
 
 def keep_handle(connection: Connection, claim: Claim, handle: Mapping[str, Any]) -> None:
@@ -125,12 +124,12 @@ def keep_handle(connection: Connection, claim: Claim, handle: Mapping[str, Any])
 def free_device(connection: Connection, claim: Claim) -> None:
     """This attempt needs its device no more: the next job may have it, while this one is being saved."""
     _fence(connection, claim)
-    slots.free(connection, claim.job)
+    slots.free(connection, claim.job, claim.model.device)
 
 
 def add_image(connection: Connection, claim: Claim, event: Image, *, path: str, mime: str) -> int:
     """Record a picture that lies safely in the image store, and say so."""
-    _fence(connection, claim)
+    seq = _told(connection, claim, event)
     image = event.image
     connection.execute(
         insert(images).values(
@@ -148,7 +147,7 @@ def add_image(connection: Connection, claim: Claim, event: Image, *, path: str, 
             created_at=event.at,
         )
     )
-    return journal.append(connection, event)
+    return seq
 
 
 def finish(
@@ -162,9 +161,10 @@ def finish(
 ) -> int:
     """The end of a job: its state, its last event (made by `end` from the stored pictures) and its slot, at once."""
     event = end(journal.stored_images(connection, claim.job))
-    _fence(
+    seq = _told(
         connection,
         claim,
+        event,
         state=state,
         finished_at=event.at,
         error=event.error.as_dict() if isinstance(event, Failed) else None,
@@ -173,10 +173,10 @@ def finish(
         facts=dict(facts),
         failures=claim.failures + (state is State.FAILED),
     )
-    slots.free(connection, claim.job)
+    slots.free(connection, claim.job, claim.model.device)
     if claim.webhook:
         touch(connection, TOPIC)
-    return journal.append(connection, event)
+    return seq
 
 
 def give_back(
@@ -220,7 +220,7 @@ def requeue(
         changes |= {"state": State.QUEUED, "run_after": now + timedelta(seconds=wait_s) if wait_s else None}
         event = Requeued(job=job_id, at=now, attempt=row.attempt, reason=reason, error=error)
     connection.execute(update(jobs).where(jobs.c.id == job_id).values(**changes))
-    slots.free(connection, job_id)
+    slots.free(connection, job_id, row.device)
     touch(connection, queue_of(row.model), *([TOPIC] if row.webhook else ()))
     journal.append(connection, event)
     return State(changes["state"])
@@ -246,6 +246,16 @@ def cancel(connection: Connection, job_id: str, *, by: str) -> None:
         touch(connection, TOPIC)
 
 
+def _begun(
+    connection: Connection, row: Row[Any], now: datetime, watched: bool, started: Callable[[Claim, bool], Started]
+) -> Claim:
+    if row.attempt > 1:
+        journal.drop_previews(connection, row.id)
+    taken = _claim_of(connection, row, now)
+    journal.record(connection, started(taken, watched), row.seq)
+    return taken
+
+
 def _claim_of(connection: Connection, row: Row[Any], now: datetime) -> Claim:
     return Claim(
         job=row.id,
@@ -266,12 +276,26 @@ def _claim_of(connection: Connection, row: Row[Any], now: datetime) -> Claim:
     )
 
 
-def _fence(connection: Connection, claim: Claim, **values: Any) -> None:
-    """Write only while this attempt is the current one."""
-    touched = connection.execute(
-        update(jobs)
-        .where(jobs.c.id == claim.job, jobs.c.state == State.RUNNING, jobs.c.attempt == claim.attempt)
-        .values(**(values or {"worker": claim.worker}))
-    )
-    if touched.rowcount != 1:
+def _told(connection: Connection, claim: Claim, event: Event, **values: Any) -> int:
+    """Record a durable event of this attempt with the change that it tells of, under the job's next number."""
+    seq = _fence(connection, claim, more=1, **values)
+    journal.record(connection, event, seq)
+    return seq
+
+
+def _fence(connection: Connection, claim: Claim, *, more: int = 0, **values: Any) -> int:
+    """Write only while this attempt is the current one; the number of the job's last event, with `more` of them."""
+    given = {f"to_{name}": value for name, value in values.items()}
+    its = {"its_id": claim.job, "its_attempt": claim.attempt, "more": more}
+    seq = connection.execute(_fenced(tuple(values)), its | given).scalar_one_or_none()
+    if seq is None:
         raise LeaseLost(claim.job)
+    return int(seq)
+
+
+@functools.lru_cache(maxsize=64)  # putting it together takes longer than asking
+def _fenced(names: tuple[str, ...]) -> ReturningUpdate[Any]:
+    ours = (jobs.c.id == bindparam("its_id"), is_running, jobs.c.attempt == bindparam("its_attempt"))
+    values = {name: bindparam(f"to_{name}", type_=jobs.c[name].type) for name in names}
+    seq = jobs.c.seq + bindparam("more", type_=Integer)
+    return update(jobs).where(*ours).values(seq=seq, **values).returning(jobs.c.seq)

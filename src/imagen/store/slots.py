@@ -12,6 +12,7 @@ from datetime import datetime
 from typing import Any
 
 from sqlalchemy import ColumnElement, Connection, Row, Select, and_, bindparam, or_, select, update
+from sqlalchemy.sql.dml import ReturningUpdate
 
 from imagen.store.bell import slot_of, touch
 from imagen.store.columns import Instant, upsert
@@ -64,15 +65,17 @@ def take(connection: Connection, device: str, slot: int, *, job: str, attempt: i
     )
 
 
-def free(connection: Connection, job_id: str) -> None:
+def free(connection: Connection, job_id: str, device: str) -> None:
     """A job needs its device no more."""
-    rows = connection.execute(
-        update(slots)
-        .where(slots.c.job_id == job_id)
-        .values(job_id=None, attempt=None, vram_mib=None)
-        .returning(slots.c.device)
-    )
-    touch(connection, *(slot_of(device) for device in rows.scalars()))
+    freed = connection.execute(_freeing(), {"its_device": device, "its_job": job_id}).scalars()
+    touch(connection, *(slot_of(device) for device in freed))
+
+
+@functools.cache  # putting it together takes longer than asking
+def _freeing() -> ReturningUpdate[Any]:
+    # The device too: it leads there by the key, and a fleet has a thousand slots.
+    held = (slots.c.device == bindparam("its_device"), slots.c.job_id == bindparam("its_job"))
+    return update(slots).where(*held).values(job_id=None, attempt=None, vram_mib=None).returning(slots.c.device)
 
 
 def anchor(connection: Connection, device: str) -> Any:
@@ -98,11 +101,16 @@ def _looking(shared: bool) -> Select[Any]:
     if shared:
         inside = slots.c.device.in_(bindparam("shared", expanding=True))
         open_ = or_(and_(~inside, open_), and_(inside, slots.c.slot == 0))
+    return looking(slots.c.device.in_(bindparam("devices", expanding=True)), open_)
+
+
+def looking(ours: ColumnElement[bool], open_: ColumnElement[bool]) -> Select[Any]:
+    """The slots of our devices that are open and not paused, locked; `now` is given when it is asked."""
     # `paused` stands in the row that is locked: a claim that waits for a pause to be written sees it then.
     awake = or_(slots.c.paused.is_(None), slots.c.paused_until <= bindparam("now", type_=Instant))
     return (
         select(slots.c.device, slots.c.slot)
-        .where(slots.c.device.in_(bindparam("devices", expanding=True)), open_, awake)
+        .where(ours, open_, awake)
         .order_by(slots.c.device, slots.c.slot.desc())
         .with_for_update(skip_locked=True)
     )

@@ -221,6 +221,7 @@ workers = Table(
     Column("started_at", Instant, nullable=False),
     Column("loaded", Json),  # what it drew last on each of its devices
     Column("places", Json),  # by device: the models it draws there
+    Column("troubled", Text),  # why it begins nothing now, although it lives
 )
 
 slots = Table(

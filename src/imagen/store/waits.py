@@ -16,11 +16,14 @@ def waits_for(connection: Connection, row: Row[Any]) -> str | None:
     now = datetime.now(UTC)
     if row.run_after is not None and row.run_after > now:
         return _next_try(connection, row, (row.run_after - now).total_seconds())
-    crew = connection.execute(select(workers.c.solo, workers.c.models, workers.c.places)).all()
+    crew = connection.execute(select(workers.c.solo, workers.c.models, workers.c.places, workers.c.troubled)).all()
     drawn_on = devices.drawn_on(crew, row.model) or {row.device}
     paused = {device: why for device, why in devices.paused(connection, now).items() if device in drawn_on}
     if paused.keys() == drawn_on:
         return "; ".join(f"{device}: {why}" for device, why in sorted(paused.items()))
+    drawers = [one for one in crew if not one.solo and row.model in one.models]
+    if drawers and all(one.troubled for one in drawers):
+        return "a worker that can store pictures: " + "; ".join(sorted({one.troubled for one in drawers}))
     open_ = drawn_on - paused.keys()
     held = connection.execute(
         select(jobs.c.id, jobs.c.model, jobs.c.worker, slots.c.device, slots.c.vram_mib)

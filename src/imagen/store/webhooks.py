@@ -8,23 +8,26 @@ import random
 import secrets as chance
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from sqlalchemy import Connection, Row, and_, delete, exists, func, or_, select, update
 
 from imagen.core.errors import Conflict, RequestError
+from imagen.core.ids import first_id
 from imagen.core.job import State, state_of
 from imagen.core.webhook import Delivery, Webhook
 from imagen.store.bell import touch
 from imagen.store.columns import later, now, upsert
 from imagen.store.tables import deliveries, is_open, jobs, secrets, series
 
-TOPIC = "webhooks"  # somebody may have something to tell
+TOPIC = "webhooks:"  # somebody may have something to tell
+SEED = "webhooks"
 LEASE_S = 30.0  # three times what one try may take: a courier that dies holds a message up for no longer
 FIRST_S, LONGEST_S = 1.0, 3600.0  # between two tries
 GROWTH = 3.0  # each wait is three times what was waited in all: 1 s, 3 s, 12 s, 48 s … an hour
 GIVE_UP_S = 86_400.0
+FORGOTTEN = 500  # ends forgotten at a time, for the same reason as FRESH
 FRESH = 25  # ends looked through at a time: SQLite has one writer, which draws too
 
 _waits = and_(is_open, deliveries.c.state == "waiting")
@@ -125,7 +128,8 @@ def again(connection: Connection, delivery_id: str | None) -> None:
     if found is None:
         raise Conflict(
             "there is nothing that a webhook would be told",
-            hint="it is told of ends, where the request named a `webhook` that wants them",
+            hint="it is told of ends, where the request named a `webhook` that wants them; what became of a message "
+            "is forgotten after a while: `webhooks: keep_days:`",
             param="webhook",
         )
     touch(connection, TOPIC)
@@ -138,6 +142,17 @@ def all_again(connection: Connection) -> list[str]:
     return sorted(ids)
 
 
+def forget(connection: Connection, days: int, few: int = FORGOTTEN) -> int:
+    """Drop what was delivered or given up so many days ago, a few at a time; how many these were."""
+    before = datetime.now(UTC) - timedelta(days=days)
+    # An id begins with the moment at which its job or series was made: the primary key finds the old ones, and what
+    # is left among them is little.
+    old = and_(deliveries.c.id < first_id(before), deliveries.c.state != "waiting", deliveries.c.ended_at < before)
+    oldest = select(deliveries.c.id).where(old).order_by(deliveries.c.id).limit(few)
+    going = connection.execute(oldest.with_for_update(skip_locked=True)).scalars().all()
+    return connection.execute(delete(deliveries).where(deliveries.c.id.in_(going))).rowcount if going else 0
+
+
 def counts(connection: Connection) -> dict[str, tuple[int, datetime]]:
     """How many wait and how many were given up, and since when the oldest."""
     told = select(deliveries.c.state, func.count(), func.min(deliveries.c.since)).where(is_open)
@@ -146,9 +161,9 @@ def counts(connection: Connection) -> dict[str, tuple[int, datetime]]:
 
 def seed(connection: Connection) -> str:
     """What the secrets of this database are made from; drawn by lot when it is first needed."""
-    row = {"name": TOPIC, "value": chance.token_urlsafe(48), "created_at": datetime.now(UTC)}
+    row = {"name": SEED, "value": chance.token_urlsafe(48), "created_at": datetime.now(UTC)}
     connection.execute(upsert(connection, secrets).values(row).on_conflict_do_nothing())
-    return str(connection.execute(select(secrets.c.value).where(secrets.c.name == TOPIC)).scalar_one())
+    return str(connection.execute(select(secrets.c.value).where(secrets.c.name == SEED)).scalar_one())
 
 
 def wish_of(text: str | None) -> Webhook | None:

@@ -6,7 +6,7 @@ Front ends are written against these names, so they only ever gain: tests/golden
 import base64
 import re
 from collections.abc import Mapping
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any, Literal
 
 from imagen.core.device import Device
@@ -56,7 +56,7 @@ def job_json(job: Job, *, reader: Reader = "here") -> dict[str, Any]:
         "series": job.series,
         "cell": job.cell,
         "retry_of": job.retry_of,
-        "webhook": _job_webhook(job),
+        "webhook": job_webhook(job),
         "created_at": moment(job.created_at),
         "started_at": moment(job.started_at),
         "finished_at": moment(job.finished_at),
@@ -162,16 +162,36 @@ def series_json(series: Series, *, reader: Reader = "here") -> dict[str, Any]:
             }
             for cell in series.cells
         ],
-        "webhook": webhook_json(series.webhook, series.delivery, ended=series.state != "running"),
+        "webhook": series_webhook(series),
         "created_at": moment(series.created_at),
     }
 
 
-def webhook_json(webhook: Webhook | None, delivery: Delivery | None, *, ended: bool) -> dict[str, Any] | None:
+def job_webhook(job: Job) -> dict[str, Any] | None:
+    """Who is told of the end of a job, and whether that worked."""
+    # A cell carries the webhook of its series; unless that wants to hear of each, it is told of the series alone.
+    if job.webhook is None or (job.series is not None and job.delivery is None and not job.webhook.each):
+        return None
+    return webhook_json(job.webhook, job.delivery, end=job.state if job.state.terminal else None)
+
+
+def series_webhook(series: Series) -> dict[str, Any] | None:
+    """Who is told of the end of a series, and whether that worked."""
+    ends = [cell.job.finished_at for cell in series.cells if cell.job and cell.job.finished_at]
+    # That it ended is seen by a courier, a moment later. Nothing is forgotten within a day.
+    seen = bool(ends) and max(ends) < datetime.now(UTC) - timedelta(days=1)
+    wanted = series.webhook is not None and series.webhook.wants(series.state)
+    over = series.state != "running" and (seen or not wanted)
+    return webhook_json(series.webhook, series.delivery, end=series.state if over else None)
+
+
+def webhook_json(webhook: Webhook | None, delivery: Delivery | None, *, end: str | None) -> dict[str, Any] | None:
     """Who is told of the end, and whether that worked; of the address only whose it is, for the rest may be secret."""
     if webhook is None:
         return None
-    told = delivery or Delivery(id="", state="unwanted" if ended else "set")
+    # `forgotten`: it was told or given up, so long ago that nothing is kept of it.
+    state = "set" if end is None else "forgotten" if webhook.each or webhook.wants(end) else "unwanted"
+    told = delivery or Delivery(id="", state=state)
     return {
         "origin": webhook.origin,
         "state": told.state,
@@ -232,13 +252,6 @@ def moment(at: datetime | None) -> str | None:
     if at is None:
         return None
     return at.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
-
-
-def _job_webhook(job: Job) -> dict[str, Any] | None:
-    # A cell carries the webhook of its series; unless that wants to hear of each, it is told of the series alone.
-    if job.webhook is None or (job.series is not None and job.delivery is None and not job.webhook.each):
-        return None
-    return webhook_json(job.webhook, job.delivery, ended=job.state.terminal)
 
 
 def _progress(job: Job) -> dict[str, Any] | None:

@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING
 import click
 
 from imagen.surfaces.cli.output import age, print_json, print_table
+from imagen.surfaces.cli.where import open_door
 
 if TYPE_CHECKING:
-    from imagen.app import App
     from imagen.core.device import Device
+    from imagen.door import Devices
 
 JSON = click.option("--json", "json_output", is_flag=True, help="Print one JSON document.")
 DEVICES = click.argument("devices", nargs=-1, metavar="[DEVICE]...")
@@ -22,7 +23,7 @@ DEVICES = click.argument("devices", nargs=-1, metavar="[DEVICE]...")
 @JSON
 def list_(json_output: bool) -> None:
     """Every device: who draws there and what, how much of it is taken, and whether it is paused."""
-    _show(_ask(lambda app: app.devices.all()), json_output)
+    _show(_ask(lambda there: there.all()), json_output)
 
 
 @click.command()
@@ -33,14 +34,12 @@ def list_(json_output: bool) -> None:
 def pause(devices: tuple[str, ...], reason: str, now: bool, json_output: bool) -> None:
     """Begin nothing on DEVICE until it is resumed, whatever stops and starts meanwhile.
 
-    Without DEVICE every device is meant on which the models of this machine's settings are drawn. Jobs wait, and say
+    Without DEVICE every device is meant on which the models of this machine's settings are drawn; with --server it has
+    to be named, and the key has to be an admin's. Jobs wait, and say
     why. What is given back by --now has not failed.
     """
 
-    async def paused(app: "App") -> list["Device"]:
-        return await app.devices.pause(devices or app.devices.here, by=_me(), reason=reason, now=now)
-
-    _show(_ask(paused), json_output)
+    _show(_ask(lambda there: there.pause(devices, by=_me(), reason=reason, now=now)), json_output)
 
 
 @click.command()
@@ -48,7 +47,7 @@ def pause(devices: tuple[str, ...], reason: str, now: bool, json_output: bool) -
 @JSON
 def resume(devices: tuple[str, ...], json_output: bool) -> None:
     """Let jobs begin on DEVICE again; without DEVICE on every device that `pause` alone means."""
-    _show(_ask(lambda app: app.devices.resume(devices or app.devices.here)), json_output)
+    _show(_ask(lambda there: there.resume(devices)), json_output)
 
 
 def _show(devices: Sequence["Device"], json_output: bool) -> None:
@@ -85,11 +84,9 @@ def _me() -> str:
     return f"{name}@{platform.node() or 'localhost'}"
 
 
-def _ask(question: Callable[["App"], Awaitable[list["Device"]]]) -> list["Device"]:
+def _ask(question: Callable[["Devices"], Awaitable[list["Device"]]]) -> list["Device"]:
     async def asked() -> list["Device"]:
-        from imagen.app import open as open_app
-
-        async with open_app() as app:
-            return await question(app)
+        async with open_door() as door:
+            return await question(door.devices)
 
     return asyncio.run(asked())

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from imagen.engine.doctor import Finding, Look
 
 NOT_READY = 3
+WORKERS = 20  # that are told one by one; `imagen worker list` has all devices
 
 
 @click.command()
@@ -61,7 +62,7 @@ def doctor(
         checks = [{**check_json(finding.check), "needed": finding.needed} for finding in findings]
         print_json({"ok": ok, "checks": checks})
     else:
-        for finding in _once(findings):
+        for finding in _once(findings if model else list(_short(findings))):
             _print(finding)
         click.echo("everything needed is fine" if ok else "something needs you: see FAIL above")
     sys.exit(0 if ok else NOT_READY)
@@ -134,7 +135,7 @@ def _usable(settings: "Settings") -> "Settings":
 def _looks(app: "App", refused: ImagenError | None) -> Mapping[str, "Look"]:
     from imagen.app import VERSION
     from imagen.config import masked
-    from imagen.engine.doctor import check_daemons, package_changed_at
+    from imagen.engine.doctor import check_daemons, heard_of, package_changed_at, told_of
 
     async def database() -> str:
         if refused is not None:
@@ -152,9 +153,17 @@ def _looks(app: "App", refused: ImagenError | None) -> Mapping[str, "Look"]:
         return f"{len(left)} that nobody draws; run one with `imagen jobs watch {left[0].id}`"
 
     async def workers() -> str:
-        alive = [] if refused else await app.workers()
-        check_daemons(alive, version=VERSION, changed_at=package_changed_at())
-        return f"{len(alive)} alive"
+        if refused:
+            return "0 alive"
+        before = await app.workers()
+        check_daemons(before, version=VERSION, changed_at=package_changed_at())
+        heard = await heard_of(before, app.workers)
+        silent = sum(worker["id"] not in heard for worker in before)
+        told = f"{len(before) - silent} alive" + (f", {silent} not heard" if silent else "")
+        return "\n".join([told, *(told_of(worker, heard) for worker in before[:WORKERS])])
+
+    async def clock() -> str:
+        return await app.check_clock()
 
     async def devices() -> str:
         asleep = [] if refused else [device for device in await app.devices.all() if device.paused]
@@ -163,7 +172,21 @@ def _looks(app: "App", refused: ImagenError | None) -> Mapping[str, "Look"]:
 
     # A folder is looked at with the other folders; a bucket can only be tried.
     bucket = {} if refused or app.settings.storage == "local" else {"image store": pictures}
-    return {"database": database, **bucket, "waiting jobs": waiting, "workers": workers, "devices": devices}
+    several = app.settings.database != "sqlite" and not refused  # else there is one clock
+    clocks = {"clock": clock} if several else {}
+    return {"database": database, **clocks, **bucket, "waiting jobs": waiting, "workers": workers, "devices": devices}
+
+
+def _short(findings: Sequence["Finding"]) -> Iterator["Finding"]:
+    """All models that are ready as one: who asks for none wants to know of those that are not."""
+    fine = [finding for finding in findings if finding.check.error is None and ": " in finding.check.name]
+    for finding in findings:
+        if finding not in fine:
+            yield finding
+    names = {finding.check.name.partition(": ")[0] for finding in findings if ": " in finding.check.name}
+    names -= {finding.check.name.partition(": ")[0] for finding in findings if finding.check.error is not None}
+    if names:
+        yield replace(fine[0], check=replace(fine[0].check, name="models", note=f"{len(names)} ready"))
 
 
 def _once(findings: Sequence["Finding"]) -> Iterator["Finding"]:
@@ -187,7 +210,10 @@ def _once(findings: Sequence["Finding"]) -> Iterator["Finding"]:
 def _print(finding: "Finding") -> None:
     check = finding.check
     if check.error is None:
-        click.echo(f"ok    {check.name}" + (f": {one_line(check.note)}" if check.note else ""))
+        first, *more = check.note.splitlines() or [""]
+        click.echo(f"ok    {check.name}" + (f": {one_line(first)}" if first else ""))
+        for line in more:
+            click.echo(f"        {one_line(line)}")
         return
     click.echo(f"{'FAIL' if finding.needed else 'note'}  {check.name}: {one_line(check.error.message)}")
     click.echo(f"      hint: {one_line(check.error.hint)}")

@@ -14,7 +14,7 @@ from imagen.surfaces.cli.follow import face, run, say_end, tell_orphans, to_the_
 from imagen.surfaces.cli.generate import hand_over
 from imagen.surfaces.cli.output import age, one_line, print_json, print_table
 from imagen.surfaces.cli.where import open_door
-from imagen.surfaces.wire import PreviewForm, job_json
+from imagen.surfaces.wire import PreviewForm, job_json, job_webhook
 
 if TYPE_CHECKING:
     from imagen.door import Door
@@ -203,7 +203,7 @@ async def _facts(app: "Door", job: Job) -> list[tuple[str, Any]]:
     for image in job.images:
         path = await app.image_path(image) if image.state == "stored" else None
         told.append((f"image {image.index + 1}", image.state if image.state != "stored" else path or image.url))
-    told += webhooks.facts(job.webhook, job.delivery, ended=job.state.terminal)
+    told += webhooks.facts(job_webhook(job))
     if isinstance(job.error, ImagenError):
         told += [("error", one_line(job.error.message)), ("hint", job.error.hint), ("detail", job.error.detail)]
     return [(name, value) for name, value in told if value not in (None, "")]

@@ -46,8 +46,9 @@ def pull(
     models, folders = asyncio.run(_asked(name, to.expanduser().absolute() if to else None))
     plan = planned(models, folders, only=files, world=World())
     if not plan.items:
-        more = f"; what it needs: `imagen models check {name}`" if name else ""
-        click.echo(f"note: {name or 'no model'} names no files to fetch{more}", err=True)
+        click.echo(f"note: {name or 'no model'} names no files to fetch one by one", err=True)
+        if name and not files:
+            asyncio.run(_weights_there(name))
     if dry_run:
         _tell(plan, folders, json_output)
         return
@@ -80,6 +81,24 @@ async def _asked(name: str | None, to: Path | None) -> "tuple[list[Model], Mappi
         return models, await folders_of(models, app.backend_for, to)
     finally:
         await app.aclose()
+
+
+async def _weights_there(name: str) -> None:
+    """Raise when a model's weights are a whole repository that is not here; how to get that is in the hint."""
+    from imagen.app import App
+    from imagen.core.errors import MissingFile
+    from imagen.engine.doctor import check_models
+    from imagen.surfaces.cli.models import read_catalog
+
+    catalog, settings = read_catalog()
+    app = App(settings)
+    try:
+        (checks,) = await check_models([catalog.get(name)], app.backend_for)
+    finally:
+        await app.aclose()
+    for check in checks:
+        if isinstance(check.error, MissingFile):  # what else is in the way is no matter of fetching
+            raise check.error
 
 
 def _tell(plan: "Plan", folders: "Mapping[str, Folders | None]", json_output: bool, err: bool = False) -> None:

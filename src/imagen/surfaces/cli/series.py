@@ -9,7 +9,7 @@ from imagen.surfaces.cli.follow import run, tell_orphans
 from imagen.surfaces.cli.jobs import SHORT
 from imagen.surfaces.cli.output import age, one_line, print_json, print_table
 from imagen.surfaces.cli.where import open_door
-from imagen.surfaces.wire import series_json
+from imagen.surfaces.wire import series_json, series_webhook
 
 
 @click.group(cls=options.ListingGroup)
@@ -51,7 +51,7 @@ def show(series_id: str, json_output: bool) -> None:
                 print_json(series_json(one))
                 return 0
             click.echo(f"series {one.id}  {one.state}  {_counts(one)}")
-            for name, value in webhooks.facts(one.webhook, one.delivery, ended=one.state != "running"):
+            for name, value in webhooks.facts(series_webhook(one)):
                 if value:
                     click.echo(f"{name:<10}{value}")
             print_table(("CELL", "JOB", "STATE", "MODEL", "SEED", "TOLD"), [_cell_row(cell) for cell in one.cells])

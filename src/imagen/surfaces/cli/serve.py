@@ -40,7 +40,6 @@ def serve(host: str | None, port: int | None, no_worker: bool, grace_s: float) -
             await auth.may_listen(app, settings.server.host)
             guard.make_room(settings)
             listener = stack.enter_context(listening(settings.server.host, settings.server.port))
-            after, _ = await app.happened(None)
             # Without a worker there is still somebody who sweeps, and whom the doctor sees when he is too old.
             drawing = await stack.enter_async_context(app.drawing(models=[] if no_worker else None))
 
@@ -59,7 +58,7 @@ def serve(host: str | None, port: int | None, no_worker: bool, grace_s: float) -
                 log.info("stopping")
                 await leaving.let_finish(drawing, log)
 
-            async with telling(app, log, drawing.id, after), delivering(app, log=log):
+            async with telling(app, log, drawing), delivering(app, log=log):
                 left = asyncio.create_task(leave())
                 try:
                     await server.serve(app, listener, stop=leaving.asked, ready=ready, log=log, grace_s=grace_s)

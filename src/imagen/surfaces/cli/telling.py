@@ -9,6 +9,7 @@ from imagen.core.errors import ImagenError
 
 if TYPE_CHECKING:
     from imagen.app import App
+    from imagen.engine.worker import Worker
     from imagen.store.numbers import Happening
     from imagen.surfaces.logs import Log
 
@@ -16,12 +17,9 @@ LOOK_S = 2.0  # how late a line may be
 
 
 @asynccontextmanager
-async def telling(app: "App", log: "Log", worker: str, after: int) -> AsyncIterator[None]:
-    """While inside, tell of the files of models and of the jobs that this worker draws.
-
-    `after` is what `App.happened` said before the worker began.
-    """
-    teller = _Teller(app, log, worker, after)
+async def telling(app: "App", log: "Log", worker: "Worker") -> AsyncIterator[None]:
+    """While inside, tell of the files of models and of the jobs that this worker draws."""
+    teller = _Teller(app, log, worker)
     task = asyncio.create_task(teller.run(), name="telling")
     try:
         yield
@@ -32,12 +30,12 @@ async def telling(app: "App", log: "Log", worker: str, after: int) -> AsyncItera
 
 
 class _Teller:
-    def __init__(self, app: "App", log: "Log", worker: str, after: int) -> None:
+    def __init__(self, app: "App", log: "Log", worker: "Worker") -> None:
         self._app = app
         self._log = log
         self._worker = worker
-        self._after = after
-        self._drawing: set[str] = set()
+        self._drawing: dict[str, int] = {}  # jobs that we draw, and which attempt of each that is
+        self._told: dict[str, int] = {}  # how far each was told, by the position of the event
         self._models = self._enabled()
         self._problems: set[str] = set()
 
@@ -50,27 +48,26 @@ class _Teller:
 
     async def tell_jobs(self) -> None:
         """What became of our jobs since the last look."""
+        self._drawing |= self._worker.begun()
         try:
-            while True:
-                self._after, told = await self._app.happened(self._after)
-                for one in told:
+            # Of our own jobs only: a fleet has a thousand workers, and each would read what all of them do.
+            for one in await self._app.happened_to(self._drawing):
+                if one.pos > self._told.get(one.job, 0):
                     self._tell_job(one)
-                if not told:
-                    return
         except ImagenError:
             return  # the database is away; the worker says so itself
 
     def _tell_job(self, one: "Happening") -> None:
-        if one.type == "started" and one.body.get("worker") == self._worker:
-            self._drawing.add(one.job)
-        elif one.type == "started" or one.job not in self._drawing:
-            return
+        self._told[one.job] = one.pos
         at = one.at.isoformat(timespec="milliseconds")
         told = {"at": at, "job": one.job, "model": one.model, "owner": one.owner, "attempt": one.attempt}
         error = one.body.get("error") or {}
         match one.type:
             case "started":
                 self._log.info("job started", **told, device=one.body.get("device"))
+                return
+            case "warning":
+                self._log.warning("job warned", **told, code=one.body.get("code"), said=one.body.get("message"))
                 return
             case "completed":
                 total_s = one.body.get("timings", {}).get("total", 0.0)
@@ -81,7 +78,7 @@ class _Teller:
                 self._log.info("job goes back", **told, why=one.body.get("reason"))
             case _:
                 self._log.info(f"job {one.type}", **told)
-        self._drawing.discard(one.job)
+        del self._drawing[one.job], self._told[one.job]
 
     def _tell_models(self) -> None:
         problems = {error.message: error for error in self._app.catalog.problems}

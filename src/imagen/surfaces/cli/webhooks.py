@@ -2,15 +2,14 @@
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from imagen.core.errors import RequestError
 from imagen.core.webhook import Delivery, Webhook, webhook_of
-from imagen.surfaces.wire import webhook_json
 
 if TYPE_CHECKING:
     from imagen.door import Door
@@ -72,9 +71,8 @@ async def all_again(app: "Door") -> list[str]:
     return await app.outbox.all_again()
 
 
-def facts(webhook: Webhook | None, delivery: Delivery | None, *, ended: bool) -> list[tuple[str, str | None]]:
+def facts(told: Mapping[str, Any] | None) -> list[tuple[str, str | None]]:
     """What `show` says of a webhook."""
-    told = webhook_json(webhook, delivery, ended=ended)
     if told is None:
         return []
     tries = f", {told['tries']} tries" if told["tries"] > 1 else ""

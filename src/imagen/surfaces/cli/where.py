@@ -19,6 +19,7 @@ VARIABLE = "IMAGEN_SERVER"
 # What is about one machine, and is said there. `config` and `skill` stay open where only the variable is set:
 # it is among the settings that they are about.
 ONLY_HERE = ("serve", "worker", "keys", "gc", "db", "models add", "models pull", "models remove")
+IN_PART = ("worker",)  # groups some of whose verbs are for one machine: they look themselves
 ASKED_FOR_HERE = ("config", "skill")
 
 
@@ -60,7 +61,7 @@ def address() -> tuple[str, str | None]:
 def check_where(ctx: click.Context, verb: str) -> None:
     """Refuse a verb that is about one machine where another one was named."""
     named = server()
-    if named is None:
+    if named is None or (ctx.parent is None and verb in IN_PART):
         return
     typed = ctx.find_root().get_parameter_source("server") is ParameterSource.COMMANDLINE
     if verb in ONLY_HERE or (typed and verb in ASKED_FOR_HERE):

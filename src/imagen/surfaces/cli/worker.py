@@ -5,6 +5,7 @@ import click
 from imagen.core.errors import RequestError
 from imagen.surfaces.cli import daemon, devices, options
 from imagen.surfaces.cli.telling import telling
+from imagen.surfaces.cli.where import check_where
 
 
 @click.group(invoke_without_command=True)
@@ -18,6 +19,7 @@ def worker(ctx: click.Context, models: str | None, grace_s: float) -> None:
     """
     if ctx.invoked_subcommand is not None:
         return
+    check_where(ctx, "worker")
     wanted = options.names(models) if models is not None else None
     if wanted == []:
         raise RequestError("--models names none", hint="leave it out to draw every enabled model", param="models")
@@ -36,7 +38,6 @@ def worker(ctx: click.Context, models: str | None, grace_s: float) -> None:
                 if wanted
                 else [model for model in app.catalog.models.values() if model.enabled]
             )
-            after, _ = await app.happened(None)
             async with app.drawing(models=wanted) as drawing:
                 devices = sorted({model.device for model in served})
                 names = daemon.some([model.name for model in served]) or "nothing: no model is enabled"
@@ -45,7 +46,7 @@ def worker(ctx: click.Context, models: str | None, grace_s: float) -> None:
                     f"imagen: worker draws {names} on {daemon.some(devices) or 'no device'} (stop with Ctrl-C)",
                     worker=drawing.id,
                 )
-                async with telling(app, log, drawing.id, after), delivering(app, log=log):
+                async with telling(app, log, drawing), delivering(app, log=log):
                     await leaving.asked.wait()
                     log.info("stopping")
                     await leaving.let_finish(drawing, log)

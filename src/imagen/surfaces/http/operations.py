@@ -3,7 +3,8 @@
 import asyncio
 import shutil
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections import Counter as Tallied
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Annotated, Any
 
 from fastapi import APIRouter, Depends
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 
 # Seconds. A picture takes from a tenth of a second to some minutes, a model as long to load.
 BUCKETS = (0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 20.0, 40.0, 80.0, 160.0, 320.0)
+ENDS = ("completed", "failed", "cancelled")
 PARTS = ("queue", "load", "encode", "sample", "decode", "save")
 FRESH_S = 1.0  # how long an answer of /readyz holds
 TEXT: dict[int | str, dict[str, Any]] = {
@@ -57,7 +59,11 @@ def router(app: "App", open_streams: Callable[[], int] = lambda: 0) -> APIRouter
     async def metrics(who: Annotated[Caller, Depends(caller)]) -> Response:
         if not who.admin:
             raise Forbidden("these are the numbers of everybody's jobs", hint="use the key of an admin")
-        return await tally.answer()
+        try:
+            await readiness.check()
+        except ImagenError:
+            return await tally.answer(ready=False)
+        return await tally.answer(ready=True)
 
     return routes
 
@@ -104,19 +110,24 @@ class Tally:
         self._first = self._last = 0  # positions among all events
         self._seen: set[int] = set()
 
-    async def answer(self) -> Response:
+    async def answer(self, *, ready: bool) -> Response:
         """All numbers as text."""
         async with self._one_at_a_time:
             # Loaded only where somebody asks: the library costs each server a MiB.
             from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
             if self._counts is None:
-                self._counts = _Counts()
+                self._counts = _Counts(name for name, model in self._app.catalog.models.items() if model.enabled)
                 self._first, _ = await self._app.happened(None)
                 self._last = self._first
             await self._count(self._counts)
-            now = _Now(await self._app.numbers(), await self._app.workers(), self._open_streams(), self._room())
-            self._counts.now = now
+            self._counts.now = _Now(
+                await self._app.numbers(),
+                await self._app.workers(),
+                streams=self._open_streams(),
+                room=self._room(),
+                ready=ready,
+            )
             return Response(generate_latest(self._counts.registry), media_type=CONTENT_TYPE_LATEST)
 
     async def _count(self, counts: "_Counts") -> None:
@@ -144,16 +155,20 @@ class Tally:
 class _Now:
     """The state of this moment, as gauges."""
 
-    def __init__(self, numbers: "Numbers", workers: Sequence[Any], streams: int, room: int | None) -> None:
+    def __init__(
+        self, numbers: "Numbers", workers: Sequence[Any], *, streams: int, room: int | None, ready: bool
+    ) -> None:
         self.numbers = numbers
-        self.workers = [worker for worker in workers if not worker["solo"] and worker["models"]]
+        self.daemons = [worker for worker in workers if not worker["solo"]]
+        self.workers = [worker for worker in self.daemons if worker["models"]]
         self.streams = streams
         self.room = room
+        self.ready = ready
 
     def collect(self) -> Iterator["Metric"]:
         from prometheus_client.core import GaugeMetricFamily
 
-        def gauge(name: str, help_: str, values: dict[str, float], label: str | None = "model") -> "Metric":
+        def gauge(name: str, help_: str, values: Mapping[str, float], label: str | None = "model") -> "Metric":
             family = GaugeMetricFamily(f"imagen_{name}", help_, labels=[label] if label else None)
             for key, value in values.items():
                 family.add_metric([key] if label else [], value)
@@ -196,6 +211,11 @@ class _Now:
             "device",
         )
         yield gauge("workers", "Workers alive, of all machines.", {"": len(self.workers)}, None)
+        serving = Tallied(model for worker in self.workers for model in worker["models"])
+        yield gauge("model_workers", "Workers alive that draw a model.", dict(serving))
+        versions = Tallied(worker["version"] for worker in self.daemons)
+        yield gauge("daemons", "Servers and workers alive, by the version of imagen.", dict(versions), "version")
+        yield gauge("ready", "1 while /readyz says that jobs are accepted.", {"": float(self.ready)}, None)
         yield gauge("streams_open", "Event streams open at this server.", {"": self.streams}, None)
         if self.room is not None:
             yield gauge("images_free_bytes", "Room left where pictures are stored.", {"": self.room}, None)
@@ -204,7 +224,7 @@ class _Now:
 class _Counts:
     """What happened, as counters; they begin at zero when they are first asked for."""
 
-    def __init__(self) -> None:
+    def __init__(self, models: Iterable[str]) -> None:
         from prometheus_client import CollectorRegistry, Counter, Histogram, ProcessCollector
 
         self.registry = CollectorRegistry()
@@ -213,6 +233,9 @@ class _Counts:
         self._ended = Counter("imagen_jobs_ended", "Jobs that ended.", ["model", "state"], registry=self.registry)
         self._errors = Counter(
             "imagen_job_errors", "Failures, by the code of their error.", ["model", "code"], registry=self.registry
+        )
+        self._warnings = Counter(
+            "imagen_job_warnings", "Warnings of jobs, by their code.", ["model", "code"], registry=self.registry
         )
         self._requeued = Counter(
             "imagen_jobs_requeued", "Attempts that went back to the queue.", ["why"], registry=self.registry
@@ -228,6 +251,13 @@ class _Counts:
             "imagen_preview_seconds", "Seconds spent on previews.", ["model"], registry=self.registry
         )
         self._preview_frames = Counter("imagen_preview_frames", "Previews made.", ["model"], registry=self.registry)
+        # What an alarm is raised for is there at zero: a series that begins at one never rose.
+        for why in ("lost", "stopped"):
+            self._requeued.labels(why)
+        for model in models:
+            self._warnings.labels(model, "storage_away")
+            for state in ENDS:
+                self._ended.labels(model, state)
         ProcessCollector(namespace="imagen", registry=self.registry)
         self.registry.register(self)
 
@@ -236,6 +266,8 @@ class _Counts:
         match one.type:
             case "started":
                 self._started.labels(model).inc()
+            case "warning":
+                self._warnings.labels(model, str(one.body.get("code", "unknown"))).inc()
             case "requeued":
                 self._requeued.labels(_why(one.body)).inc()
             case state:

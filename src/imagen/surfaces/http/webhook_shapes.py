@@ -68,8 +68,9 @@ class WebhookState(BaseModel):
     """Who is told of the end, and whether that worked."""
 
     origin: str = Field(description="as much of the address as is nobody's secret")
-    state: Literal["set", "unwanted", "waiting", "delivered", "failed"] = Field(
-        description="set: it has not ended; unwanted: it ended in a way that was not asked for; waiting: it is tried"
+    state: Literal["set", "unwanted", "waiting", "delivered", "failed", "forgotten"] = Field(
+        description="set: it has not ended; unwanted: it ended in a way that was not asked for; waiting: it is tried; "
+        "forgotten: told or given up, long ago"
     )
     tries: int
     status: int | None = Field(description="of the receiver's last answer")

@@ -62,6 +62,7 @@ class Courier:
         while True:
             mark = self._app.outbox.mark()
             try:
+                await self._app.outbox.forget()
                 taken, self._troubled = await self._take(), False
             except Exception as exc:
                 # Whatever it is, the telling goes on when it is over, as the drawing beside it does.

@@ -1,4 +1,4 @@
-"""For sharing a card: how much of it each job holds, who paused it and why, and where each worker draws."""
+"""For sharing a card: how much of it each job holds, who paused it and why, and where each worker draws, or why not."""
 
 import sqlalchemy as sa
 from alembic import op
@@ -19,3 +19,4 @@ def upgrade() -> None:
     op.add_column("slots", sa.Column("paused", Json), schema=schema)
     op.add_column("slots", sa.Column("paused_until", Instant), schema=schema)
     op.add_column("workers", sa.Column("places", Json), schema=schema)
+    op.add_column("workers", sa.Column("troubled", sa.Text), schema=schema)

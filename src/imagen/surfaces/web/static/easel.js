@@ -2,11 +2,12 @@
 
 import { picture, post } from "./api.js";
 import { h, icon, say, set, toast } from "./dom.js";
-import { ended, keep, model, on, state } from "./store.js";
+import { ended, keep, look, model, on, state } from "./store.js";
 import * as words from "./words.js";
 
 const FADE_MS = 400; // at most
 const BLUR_PX = 9; // of the first preview; it sharpens as the steps pass
+const ASK_MS = 3000; // as often as a worker says that it is alive
 const SMALLEST_PX = 440; // a picture of 64 pixels is still looked at
 
 // One picture's place. show() may be called faster than pictures decode: the newest wins, and none goes backwards.
@@ -174,6 +175,11 @@ export function easel(first, { opened, using }) {
     }
   }
 
+  // What is in the way of a job comes and goes without an event of the job's own.
+  const asking = setInterval(() => {
+    if (job.state === "queued" && state.jobs.has(job.id) && !document.hidden) look(job.id).catch(() => {});
+  }, ASK_MS);
+
   update(first);
   if (state.jobs.has(first.id)) off = on(first.id, update);
   return {
@@ -191,6 +197,7 @@ export function easel(first, { opened, using }) {
     },
     close() {
       off();
+      clearInterval(asking);
       resized.disconnect();
     },
   };
@@ -216,6 +223,7 @@ function about(job) {
     const took = job.timings?.total ? words.seconds(job.timings.total) : "";
     return [`Done: ${name}`, took, job.warnings?.map((one) => one.message).join("; ")].filter(Boolean).join(" · ");
   }
+  if (job.progress?.phase === "saving" && job.warnings?.length) return words.sentence(job.warnings.at(-1).message);
   return words.steps(job) || name;
 }
 

@@ -28,7 +28,10 @@ export function standing(job) {
 // "step 4 of 20 · 3 s left", or "" while nothing is known.
 export function steps(job) {
   const told = job.progress;
-  if (job.state === "queued") return job.position > 0 ? `${count(job.position, "other")} ahead` : "";
+  if (job.state === "queued") {
+    const ahead = job.position > 0 ? `${count(job.position, "other")} ahead` : "";
+    return [ahead, job.waits_for && `waits for ${job.waits_for}`].filter(Boolean).join(" · ");
+  }
   if (job.state !== "running" || !told || !told.total) return "";
   const left = told.eta_s > 0.05 ? ` · ${seconds(told.eta_s)} left` : "";
   return `step ${told.step} of ${told.total}${left}`;

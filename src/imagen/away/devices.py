@@ -1,0 +1,49 @@
+"""The devices of another imagen server: what there is, and pausing one, as far as the key allows."""
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+from urllib.parse import quote
+
+from imagen.away import reading
+from imagen.away.asking import Asking
+from imagen.core.device import Device
+from imagen.core.errors import RequestError, UnknownDevice
+from imagen.reading import maybe
+
+
+class Devices:
+    """List, pause and resume devices. Part of `Away`."""
+
+    def __init__(self, asking: Asking, read: Callable[[Callable[[Any], Device], Any], Device]) -> None:
+        self._asking = asking
+        self._read = read
+
+    async def all(self) -> list[Device]:
+        """Every device that its workers have, by name."""
+        told = await self._asking.json("GET", "/v1/devices")
+        return [self._read(reading.device_of, one) for one in told.get("devices", ())]
+
+    async def pause(self, names: Iterable[str] = (), *, by: str, reason: str = "", now: bool = False) -> list[Device]:
+        """Begin nothing on these devices until they are resumed. Who it was, the server knows by the key."""
+        return [await self._set(name, "pause", {"reason": reason, "now": now}) for name in await self._known(names)]
+
+    async def resume(self, names: Iterable[str] = ()) -> list[Device]:
+        """Let jobs begin on these devices again."""
+        return [await self._set(name, "resume") for name in await self._known(names)]
+
+    async def _set(self, name: str, verb: str, body: Any = None) -> Device:
+        said = {} if body is None else {"json": body}
+        told = await self._asking.json("POST", f"/v1/devices/{quote(name, safe='')}/{verb}", **said)
+        return self._read(reading.device_of, told)
+
+    async def _known(self, names: Iterable[str]) -> Sequence[str]:
+        """All of them before the first is touched, so that a slip in the second leaves the first as it is."""
+        wanted = list(dict.fromkeys(names))
+        there = [device.name for device in await self.all()]
+        hint = f"devices: {', '.join(there) or 'none'}"
+        if not wanted:
+            raise RequestError("which device of the server?", hint=f"name it; {hint}", param="device")
+        for name in wanted:
+            if name not in there:
+                raise UnknownDevice(f"there is no device {name!r}{maybe(name, there)}", hint=hint, param="device")
+        return wanted
