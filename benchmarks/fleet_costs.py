@@ -8,21 +8,17 @@ import argparse
 import asyncio
 import os
 import sys
-import threading
-import time
-from collections.abc import Callable
-from contextlib import ExitStack
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-import psycopg
 from sqlalchemy import Connection, text
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from benchmarks.fleet.server import Meter, Server, plain
+from benchmarks.fleet.hearing import commits, fan_out, heard
+from benchmarks.fleet.server import Meter, Server
 from tests import store_kit
 from tests.postgres_kit import postgres
 
@@ -33,20 +29,14 @@ from imagen.core.ids import new_id
 from imagen.core.job import State, StoredImage
 from imagen.core.model import Model
 from imagen.models.catalog import load_catalog
-from imagen.store import intake, journal, order, presence, queue
-from imagen.store.bell import Bell, touch
-from imagen.store.db import Database
+from imagen.store import intake, journal, numbers, order, presence, queue
 from imagen.store.queue import Claim
 
 ROUNDS = 300
 CROWD = 1000  # workers in the list, and jobs that run at once
-CLIENTS = 8
-LISTENERS = (0, 160, 640)
 TOAST = 400  # previews over one row
 PREVIEW_BYTES = 15_000  # a JPEG of 512 px
 MODELS = ("flux1-schnell", "flux2-klein", "z-image-turbo", "sd35-medium", "hidream-o1", "qwen-image")
-HEARD = 20_000
-SETTLE_S = 1.5  # until nothing of what was asked is under way any more
 
 
 async def main() -> int:
@@ -60,7 +50,7 @@ async def main() -> int:
         seconds = 2.0 if asked.quick else 5.0
         await fan_out(server.new_database(), rounds, seconds)
         commits(server.new_database(), seconds)
-    await heard()
+        await heard(server.new_database())
     return 0
 
 
@@ -141,6 +131,11 @@ async def steps(address: str, rounds: int) -> None:
         )
         await meter("picture", rounds, lambda number: db.write(picture, claims[number]))
         await meter("end", rounds, lambda number: db.write(end, claims[number]))
+        await meter(
+            "a log reads what became of its job",
+            rounds,
+            lambda number: db.read(numbers.happened_to, {claims[number].job: 1}),
+        )
         await db.write(_empty)
         kept = {table: (server.bytes_of(table) - before[table]) / (rounds + 6) for table in before}
         print("  bytes kept for each job: " + ", ".join(f"{table} {size:.0f}" for table, size in kept.items()))
@@ -286,112 +281,6 @@ def _running(connection: Connection, count: int, model: Any) -> list[str]:
             events.Progress(step=1, total=4, **said),
         )
     return ids
-
-
-# NOTIFY
-
-
-async def fan_out(address: str, rounds: int, seconds: float) -> None:
-    """Processor time for each notification, by how many listen. Where many come, listeners take several at once."""
-    print("a notification in a transaction of its own, heard by all: one by one / in a stream / from eight at once")
-    db = Database(address)
-    await db.open()
-    server = Server(address)
-    seen: list[tuple[int, list[float]]] = []
-    for listeners in LISTENERS:
-        with ExitStack() as stack:
-            for _ in range(listeners):
-                ear = stack.enter_context(psycopg.connect(plain(address), autocommit=True))
-                ear.execute("listen imagen")
-            costs = [await _said(db, server, rounds, gap_s) for gap_s in (0.003, 0.0)]
-            cpu = server.cpu_s()
-            said = await asyncio.to_thread(crowd, address, seconds, lambda number: "select pg_notify('imagen', 'job')")
-            await asyncio.sleep(SETTLE_S)
-            costs.append((server.cpu_s() - cpu) / said * 1000)
-            seen.append((listeners, costs))
-            told = " / ".join(f"{cost:7.3f}" for cost in costs)
-            print(f"  {listeners:4} listeners: {told} ms cpu; {said / seconds:,.0f} a second from eight", flush=True)
-    (few, low), *more = seen
-    for many, high in more:
-        each = " / ".join(f"{(b - a) / (many - few) * 1000:.1f}" for a, b in zip(low, high, strict=True))
-        print(f"  for each of {many} listeners: {each} us cpu")
-    server.close()
-    await db.close()
-
-
-async def _said(db: Database, server: Server, rounds: int, gap_s: float) -> float:
-    await asyncio.sleep(SETTLE_S)
-    cpu = server.cpu_s()
-    for number in range(rounds):
-        await db.write(_say, number)
-        if gap_s:
-            await asyncio.sleep(gap_s)
-    await asyncio.sleep(SETTLE_S)
-    return (server.cpu_s() - cpu) / rounds * 1000
-
-
-def _say(connection: Connection, number: int) -> None:
-    touch(connection, f"job-{number}")
-
-
-def commits(address: str, seconds: float) -> None:
-    """How many transactions a second eight clients commit: with NOTIFY they wait for each other's disk."""
-    with psycopg.connect(plain(address), autocommit=True) as connection:
-        for kind in ("", "unlogged"):
-            make = f"create {kind} table t{kind} as select g as id, 0 as n from generate_series(1, {CLIENTS}) g"
-            connection.execute(make.encode())
-    print("transactions a second, eight clients, one small update each")
-    for name, table in (("logged", "t"), ("unlogged", "tunlogged")):
-        for how, order_ in (
-            ("", "update {table} set n = n + 1 where id = {number}"),
-            (
-                ", with NOTIFY",
-                "begin; update {table} set n = n + 1 where id = {number}; select pg_notify('x', 'y'); commit",
-            ),
-        ):
-
-            def said(number: int, order_: str = order_, table: str = table) -> str:
-                return order_.format(table=table, number=number + 1)
-
-            print(f"  {name + how:<24} {crowd(address, seconds, said) / seconds:8.0f}")
-
-
-def crowd(address: str, seconds: float, said: Callable[[int], str]) -> int:
-    """Eight clients that say it again and again; how often they did."""
-    done = [0] * CLIENTS
-    until = time.monotonic() + seconds
-
-    def client(number: int) -> None:
-        with psycopg.connect(plain(address), autocommit=True) as connection:
-            while time.monotonic() < until:
-                connection.execute(said(number).encode(), prepare=False)
-                done[number] += 1
-
-    threads = [threading.Thread(target=client, args=(number,)) for number in range(CLIENTS)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    return sum(done)
-
-
-async def heard() -> None:
-    """What one notification costs a worker that has nothing to do with it."""
-    bell = Bell(_Deaf())
-    waiting = asyncio.ensure_future(bell.wait(bell.mark(), 60, frozenset({"model:a", "model:b"})))
-    await asyncio.sleep(0)
-    begin = time.process_time()
-    for number in range(HEARD):
-        bell.ring([f"job-{number % 2000}"])
-    took = time.process_time() - begin
-    waiting.cancel()
-    await asyncio.gather(waiting, return_exceptions=True)
-    print(f"one that hears what is not for it: {took / HEARD * 1e6:.1f} us cpu, reading the socket not counted")
-
-
-class _Deaf:
-    async def listen(self, ring: Any, waiting: Any) -> None:
-        """Nothing comes from elsewhere."""
 
 
 if __name__ == "__main__":

@@ -26,6 +26,13 @@ GROUP = 250  # cards that share a database, where there are several
 CORES = 16
 SERVERS = 3
 LUCK = 8  # days of the same trace, for how much of a difference is luck
+BUILT = Habits(servers=SERVERS)
+HABITS = {
+    "as built": BUILT,
+    "one channel, as before": replace(BUILT, hears="all"),
+    "PostgreSQL wakes who is meant": replace(BUILT, meant=True),
+    "workers look and do not listen": replace(BUILT, hears="nothing"),
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,13 +139,13 @@ def waits(world: World, day: Told) -> None:
 
 def database(world: World, day: Told, cores: int) -> None:
     """What one PostgreSQL server is asked for all of it."""
-    used = use(world, day, Habits(servers=SERVERS))
+    used = use(world, day, BUILT)
     print(f"one database for all, {SERVERS} servers, on the average of the day")
     for name, busy in sorted(used.cores.items(), key=lambda part: -part[1]):
         print(f"  {name:<24} {busy:8.2f} cores")
     print(
         f"  together {used.cpu:.1f} of {cores} cores; {used.transactions:,.0f} transactions/s, {used.notifying:,.0f} of"
-        f" them logged and with NOTIFY; {used.notices:,.0f} notifications/s, heard {used.heard:,.0f} times"
+        f" them logged and with NOTIFY; {used.notices:,.0f} notifications/s, which wake {used.woken:,.0f} times"
     )
     print(
         f"  {used.tide:.2f} cores more for each server on which a page is open\n"
@@ -150,15 +157,17 @@ def database(world: World, day: Told, cores: int) -> None:
 def sweep(world: World, day: Told, cores: int) -> None:
     """The same fleet smaller and larger, and what would end first."""
     print("cores of the database by the size of the fleet, jobs in proportion")
-    print(f"  {'cards':>6} {'as built':>10} {'queues only':>12} {f'groups of {GROUP}':>14} {'connections':>12}")
+    names = [*HABITS, f"groups of {GROUP}"]
+    print(f"  {'cards':>6} " + "".join(f"{name:>34}" for name in names) + f"{'connections':>14}")
     for gpus in SIZES:
-        built, quiet = (sized(world, day, gpus, Habits(servers=SERVERS, hears=hears)) for hears in ("all", "queues"))
+        asked = [sized(world, day, gpus, habits) for habits in HABITS.values()]
         groups = max(1.0, gpus / GROUP)
-        grouped = sized(world, day, round(gpus / groups), Habits(servers=SERVERS)).cpu * groups
-        print(f"  {gpus:6,} {built.cpu:10.1f} {quiet.cpu:12.1f} {grouped:14.1f} {built.connections:12,.0f}")
-    for hears, name in (("all", "as built"), ("queues", "if workers heard of queues and devices only")):
+        grouped = sized(world, day, round(gpus / groups), BUILT).cpu * groups
+        told = "".join(f"{cpu:34.1f}" for cpu in (*(used.cpu for used in asked), grouped))
+        print(f"  {gpus:6,} {told}{asked[0].connections:14,.0f}")
+    for name, habits in HABITS.items():
         print(f"what ends first, {name}: cards that each carries if nothing else had an end")
-        for edge in edges(world, day, cores, Habits(servers=SERVERS, hears=hears)):
+        for edge in edges(world, day, cores, habits):
             print(f"  {edge.name:<24} {edge.cards:9,} cards   ({edge.limit})")
 
 
@@ -166,14 +175,13 @@ def previews(world: World, day: Told) -> None:
     """What watching costs."""
     print(f"previews: {previews_of(world):.1f} of a job that is watched")
     for watched in (0.1, 0.5, 1.0):
-        for hears in ("all", "queues"):
-            habits = Habits(servers=SERVERS, hears=hears, watched=watched)
-            plain = use(world, day, replace(habits, watched=0.0))
-            used = use(world, day, habits)
+        for name, habits in HABITS.items():
+            plain = use(world, day, habits)
+            used = use(world, day, replace(habits, watched=watched))
             print(
-                f"  {watched:4.0%} watched, workers hear {hears:<7} {used.notices - plain.notices:6,.0f} a second:"
+                f"  {watched:4.0%} watched, {name:<34} {used.notices - plain.notices:6,.0f} a second:"
                 f" {used.cores['previews']:5.2f} cores for the rows,"
-                f" {used.cores['NOTIFY heard'] - plain.cores['NOTIFY heard']:5.2f} for NOTIFY"
+                f" {used.cores['NOTIFY'] - plain.cores['NOTIFY']:5.2f} for NOTIFY"
             )
 
 

@@ -1,11 +1,12 @@
 """What a fleet asks of its PostgreSQL server, reckoned from what each step costs and how often it is done.
 
-Measured by `fleet_costs.py` on two cores of an AMD EPYC at 2.6 GHz, PostgreSQL 15 with fsync, November 2026. Other
+Measured by `fleet_costs.py` on two cores of an AMD EPYC at 2.6 GHz, PostgreSQL 15 with fsync, 22 November 2026. Other
 figures of another machine go here; what breaks first hardly depends on them, for most of it grows with the square.
 """
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from typing import Literal
 
 from benchmarks.fleet.play import Told
 from benchmarks.fleet.world import DAY_S, World
@@ -14,36 +15,41 @@ from imagen.engine.live import LOOK_S
 from imagen.engine.tide import BREATH_S
 from imagen.engine.worker import IDLE_S
 from imagen.store.presence import HEARTBEAT_S
+from imagen.surfaces.cli.telling import LOOK_S as LOG_S
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Costs:
     """Milliseconds of processor time of the server, and bytes of its log, for one of each."""
 
-    submit_ms: float = 0.73
-    claim_ms: float = 0.81
-    miss_ms: float = 0.25  # a claim that finds nothing: another card was quicker
-    look_ms: float = 0.47  # of a card that has nothing to do
-    attention_ms: float = 0.18  # of a running job: is it cancelled, is it watched
-    live_ms: float = 0.22  # a phase or a step
-    preview_ms: float = 0.10  # more for one of 15 KB
-    shown_ms: float = 0.44  # a server reads it for its watchers
-    picture_ms: float = 0.41
-    end_ms: float = 0.53
-    beat_ms: float = 0.98  # a heartbeat beside one other worker, and for each other worker
-    beat_each_ms: float = 0.0027
-    heard_ms: float = 0.0092  # for each that listens, when many speak at once; 0.025 when it is one by one
-    tide_ms: float = 2.25  # an open page: all that run, a thousand of them, at most fifty times a second
-    wal_bytes: float = 3731 + 3945 + 2194 + 3889
+    submit_ms: float = 0.58
+    claim_ms: float = 0.59
+    miss_ms: float = 0.34  # a claim that finds nothing: another card was quicker
+    look_ms: float = 0.41  # of a card that has nothing to do
+    attention_ms: float = 0.16  # of a running job: is it cancelled, is it watched
+    live_ms: float = 0.18  # a phase or a step
+    preview_ms: float = 0.09  # more for one of 15 KB
+    shown_ms: float = 0.33  # a server reads it for its watchers
+    picture_ms: float = 0.31
+    end_ms: float = 0.38
+    beat_ms: float = 0.88  # a heartbeat beside one other worker, and for each other worker
+    beat_each_ms: float = 0.0026
+    woken_ms: float = 0.0088  # each that listens in the database, when many speak at once; 0.022 when it is one by one
+    told_ms: float = 0.0008  # more where it listens to that channel
+    log_ms: float = 0.20  # a daemon reads for its log what became of its job
+    tide_ms: float = 2.31  # an open page: all that run, a thousand of them, at most fifty times a second
+    wal_bytes: float = 3731 + 3945 + 1442 + 3571
     live_wal_bytes: float = 40  # a phase or a step: its row is not logged, its commit is
-    kept_bytes: float = 4926 + 2222 + 616 + 375  # jobs, events, images, idempotency; with their indexes
+    kept_bytes: float = 4096 + 2222 + 616 + 375  # jobs, events, images, idempotency; with their indexes
     rows: float = 1 + 4 + 1 + 1  # jobs, events, images, idempotency
     connections: float = 4.1  # of a worker, the one that listens among them: seen in `fleet_sim.py --real`
 
 
+Hears = Literal["all", "queues", "nothing"]  # one channel for all; queues and devices, as built; each looks by itself
+
 CPU_LIMIT = 0.7  # of the cores: beyond it waits for the database begin to grow
 MOST_CARDS = 1_000_000
-COMMITS_LIMIT = 2150.0  # logged transactions with NOTIFY a second: each waits for the disk alone; 400 on a busy one
+COMMITS_LIMIT = 1990.0  # logged transactions with NOTIFY a second: each waits for the disk alone; 400 on a busy one
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,7 +60,7 @@ class Use:
     transactions: float
     notifying: float  # logged transactions with NOTIFY
     notices: float
-    heard: float  # notices times those that listen
+    woken: float  # transactions with NOTIFY times those that PostgreSQL wakes for each
     tide: float  # cores for each server that follows all jobs
     connections: float
     wal: float
@@ -71,7 +77,8 @@ class Habits:
     """How a fleet works, as far as it matters to its database."""
 
     servers: int = 3
-    hears: str = "all"  # what workers listen to: "all", or "queues" if they were told of queues and devices alone
+    hears: Hears = "queues"  # what workers listen to
+    meant: bool = False  # PostgreSQL wakes those who listen to the channel, not all who listen in the database
     watched: float = 0.0  # of the jobs that run, how many somebody watches with previews
 
 
@@ -130,11 +137,16 @@ def reckon(
     attention = max(0.0, busy / LOOK_S - lively) + rate
     beats = workers / HEARTBEAT_S
     previews = habits.watched * rate * previews_of(world)
-    listening = workers + habits.servers
-    # By topic: a queue and a job are told of each submit, a job of each claim, step and picture, a device of each end.
-    notices = rate * (2 + 1 + 1 + 2) + lively + previews
-    to_workers = notices if habits.hears == "all" else rate * 2
-    heard = to_workers * workers + notices * habits.servers
+    # By topic: of a submit hear a queue and the job, of a claim and a picture the job, of an end the job and a device.
+    of_work, of_jobs = rate * 2, rate * 4 + lively + previews
+    spoken = of_jobs  # transactions with NOTIFY: all say something of a job
+    ears = 0 if habits.hears == "nothing" else workers
+    wanted = of_work + of_jobs if habits.hears == "all" else of_work  # by a worker
+    told = ears * wanted + habits.servers * (of_work + of_jobs)
+    # As soon as somebody follows jobs, a server listens with a connection for each channel.
+    woken = told if habits.meant else spoken * (ears + 2 * habits.servers)
+    if habits.hears == "nothing":
+        wakes = 0.0
     cores = {
         "jobs": rate * (costs.submit_ms + costs.claim_ms + costs.picture_ms + costs.end_ms),
         "progress": lively * costs.live_ms,
@@ -143,17 +155,19 @@ def reckon(
         "heartbeats": beats * (costs.beat_ms + costs.beat_each_ms * workers),
         "idle cards look": idle / IDLE_S * costs.look_ms,
         "idle cards race": wakes * costs.miss_ms,
-        "NOTIFY heard": heard * costs.heard_ms,
+        "NOTIFY": woken * costs.woken_ms + told * costs.told_ms,
+        "logs": busy / LOG_S * costs.log_ms,
     }
-    transactions = rate * 4 + lively + attention + beats * 5 + idle / IDLE_S + wakes + previews
+    logs = busy / LOG_S
+    transactions = rate * 4 + lively + attention + beats * 5 + idle / IDLE_S + wakes + previews + logs
     return Use(
         cores={name: ms / 1000 for name, ms in cores.items()},
         transactions=transactions,
         notifying=rate * 4,
-        notices=notices,
-        heard=heard,
-        tide=min(1 / BREATH_S, notices) * costs.tide_ms / 1000 * busy / 1000,
-        connections=listening * costs.connections,
+        notices=of_work + of_jobs,
+        woken=woken,
+        tide=min(1 / BREATH_S, of_jobs) * costs.tide_ms / 1000 * busy / 1000,
+        connections=(workers + habits.servers) * costs.connections + habits.servers - (workers - ears),
         wal=rate * costs.wal_bytes + lively * costs.live_wal_bytes,
         rows_a_day=rate * DAY_S * costs.rows,
         kept_a_day=rate * DAY_S * costs.kept_bytes,

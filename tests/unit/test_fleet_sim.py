@@ -136,12 +136,22 @@ def mean(told: Told, level: int) -> float:
 
 
 def test_what_grows_with_the_square() -> None:
-    """Twice the cards are told of twice the news: four times as much is heard, while jobs cost twice as much."""
+    """Twice the cards are woken by twice the news: four times as often, while jobs cost twice as much."""
     few, many = (sized(SMALL, PLAYED, gpus, Habits(servers=0)) for gpus in (1000, 2000))
-    assert many.heard == pytest.approx(4 * few.heard)
+    assert many.woken == pytest.approx(4 * few.woken)
     assert many.cores["idle cards race"] == pytest.approx(4 * few.cores["idle cards race"])
     assert many.cores["jobs"] == pytest.approx(2 * few.cores["jobs"])
     assert use(SMALL, PLAYED) == sized(SMALL, PLAYED, SMALL.gpus)
+
+
+def test_a_channel_of_its_own_saves_the_telling_and_not_the_waking() -> None:
+    """A PostgreSQL that wakes all who listen wakes workers for news of jobs, too."""
+    one, two, meant, none = (
+        sized(SMALL, PLAYED, 1000, habits)
+        for habits in (Habits(hears="all"), Habits(), Habits(meant=True), Habits(hears="nothing"))
+    )
+    assert one.woken == two.woken > 5 * meant.woken > 5 * none.woken
+    assert one.cores["NOTIFY"] > two.cores["NOTIFY"] > meant.cores["NOTIFY"]
 
 
 def test_an_edge_is_where_it_breaks() -> None:
