@@ -32,10 +32,11 @@ from imagen.engine.images import Images
 from imagen.engine.keys import Keys
 from imagen.engine.outbox import Outbox
 from imagen.engine.states import ModelState, states, usable
+from imagen.engine.sweep import sweep
 from imagen.engine.tide import Tides, WatchAll
 from imagen.engine.votes import Votes
 from imagen.engine.wiring import watched_catalog
-from imagen.engine.worker import Worker, sweep
+from imagen.engine.worker import Worker
 from imagen.models.catalog import Catalog
 from imagen.store import history, intake, journal, queue
 from imagen.store.db import Database
@@ -85,11 +86,13 @@ async def _opened(settings: Settings) -> AsyncIterator["App"]:
 class App:
     """Submit, follow, cancel, show. Made by `open`."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, *, patient: bool = True) -> None:
         self.settings = settings
         self.log: Callable[[str], None] = lambda _line: None
         self._watch = watched_catalog(settings)
-        self._db = Database(settings.database_url, full_sync=settings.synchronous == "full")
+        full, given_in = settings.synchronous == "full", settings.database_from
+        patience = {} if patient else {"away_s": 0.0}  # whoever looks what is wrong does not wait for it to pass
+        self._db = Database(settings.database_url, full_sync=full, given_in=given_in, **patience)
         self._images = ImageStore(settings.storage, settings.images_folder, **asdict(settings.s3))
         self._backends = Backends(settings)
         self.backend_for, self.adopt_workflow = self._backends.of, self._backends.adopt

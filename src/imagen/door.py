@@ -80,9 +80,17 @@ class Door(Protocol):
         """One job, by its id or a unique beginning or end of it."""
 
     async def jobs(
-        self, *, state: str | None = None, model: str | None = None, limit: int = 50, owner: str | None = None
+        self,
+        *,
+        state: str | None = None,
+        model: str | None = None,
+        series: str | None = None,
+        q: str | None = None,
+        before: str | None = None,
+        limit: int = 50,
+        owner: str | None = None,
     ) -> list[Job]:
-        """Newest first."""
+        """Newest first; `q` is a part of the prompt, `before` the id of the last one seen."""
 
     async def submit_series(
         self,

@@ -25,7 +25,7 @@ from tests.serving_kit import Served, serving
 
 from imagen.app import open as open_app
 from imagen.away.asking import Asking
-from imagen.away.client import Away
+from imagen.away.client import Away, open_away
 from imagen.away.server import Server
 from imagen.config import load_settings
 from imagen.core import events
@@ -159,7 +159,7 @@ async def test_a_server_that_wants_a_key(tmp_path: Path) -> None:
             async with away(tmp_path, served.url, key=wrong) as door:
                 with pytest.raises(Unauthorized) as refused:
                     await door.jobs()
-                assert refused.value.exit_code == 2
+                assert refused.value.exit_code == 3  # as `imagen doctor` has it
                 assert "IMAGEN_KEY" in refused.value.hint
         async with away(tmp_path, served.url, key=mine) as door:
             job = await door.submit(SMALL)
@@ -170,6 +170,24 @@ async def test_a_server_that_wants_a_key(tmp_path: Path) -> None:
             assert await door.jobs() == []
             with pytest.raises(RequestError):
                 await door.job(job.id)
+
+
+async def test_a_key_that_is_taken_away_is_no_outage(tmp_path: Path) -> None:
+    """Who watches is told what became of the job, and nothing of a server that does not answer."""
+    async with serving(tmp_path, environ=MOCK) as served:
+        mine, _ = await served.app.add_key("mine"), await served.app.add_key("other")
+        own = load_settings(home=tmp_path / "own", environ={})
+        said: list[str] = []
+        async with open_away(served.url, own, key=mine, say=said.append) as door:
+            job = await door.submit(LASTING)
+            async with asyncio.timeout(60), aclosing(door.follow(job.id)) as stream:
+                assert isinstance(await anext(stream), events.Queued)
+                await served.app.remove_key("mine")
+                with pytest.raises(Unauthorized, match=f"job {job.id} goes on there") as refused:
+                    async for _event in stream:
+                        pass
+            assert "not known here" in refused.value.message
+            assert said == []
 
 
 async def test_nobody_at_the_address_is_told_at_once(tmp_path: Path) -> None:
@@ -452,3 +470,26 @@ def _app(answer: Any) -> Any:
     from starlette.routing import Route
 
     return Starlette(routes=[Route("/{path:path}", answer, methods=["GET", "POST", "PUT"])])
+
+
+async def test_a_look_at_what_is_wrong_asks_once(tmp_path: Path) -> None:
+    """Whoever comes to see why a server is not ready does not wait for it to get ready."""
+    asked = []
+
+    async def answer(request: Request) -> Response:
+        asked.append(request.url.path)
+        if request.url.path == "/v1/server":
+            return JSONResponse({"version": "1"})
+        error = ServerAway("the database does not answer", hint="see whether PostgreSQL runs")
+        return JSONResponse({"error": error.as_dict()}, 503)
+
+    settings = load_settings(home=tmp_path, environ={})
+    async with open_away("http://gpu.example", settings, patient=False) as made:
+        patience_s = made._asking.patience_s
+    server = Server.of("http://gpu.example", settings)
+    door = Away(Asking(server, patience_s=patience_s, transport=httpx2.ASGITransport(app=_app(answer))))
+    await door.about()
+    with pytest.raises(ServerAway, match="the database does not answer"):
+        await door.ready()
+    assert asked == ["/v1/server", "/readyz"]
+    await door.aclose()

@@ -373,6 +373,10 @@ async def test_a_job_says_that_whoever_draws_it_cannot_store_it(place: str) -> N
         serves = {"test": PLACE}
         await db.write(presence.beat, "w2", serves, (), why)
         assert (await db.read(history.job, job)).waits_for == f"a worker that can store pictures: {why}"
+        (device,) = await db.read(
+            lambda connection: devices.listed(connection, presence.everyone(connection), datetime.now(UTC))
+        )
+        assert device.troubled == why
         await db.write(arrive, "w3", models=("test",))
         assert (await db.read(history.job, job)).waits_for is None
         await db.write(presence.beat, "w3", serves, (), why)

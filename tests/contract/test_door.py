@@ -179,6 +179,23 @@ async def test_what_is_wrong_is_refused_with_the_same_exit_code(
     assert await door.jobs() == []
 
 
+@pytest.mark.parametrize(
+    ("wrong", "message", "hint"),
+    [
+        ({"prompt": ""}, "the prompt is empty", "say what the picture should show"),
+        ({"prompt": "  "}, "the prompt is empty", "say what the picture should show"),
+        ({"width": 20_000, "height": 20_000}, "mock cannot draw 20000x20000", "it draws sides from"),
+    ],
+    ids=str,
+)
+async def test_a_mistake_is_told_in_the_same_words(door: Door, wrong: dict[str, Any], message: str, hint: str) -> None:
+    """What no model or this one cannot do, before the limits of an owner."""
+    with pytest.raises(RequestError) as refused:
+        await door.submit(replace(SMALL, **wrong))
+    assert refused.value.message == message
+    assert refused.value.hint.startswith(hint)
+
+
 async def test_a_failure_is_told_in_full(door: Door) -> None:
     """The error of a job is the very one that its backend raised."""
     job = await drawn(door, replace(SMALL, prompt="a fox [fail:out_of_memory]"))
@@ -195,6 +212,12 @@ async def test_jobs_are_listed_newest_first(door: Door) -> None:
     assert [job.id for job in await door.jobs()] == [failed.id, *reversed(ids)]
     assert [job.id for job in await door.jobs(state="completed", limit=2)] == [ids[2], ids[1]]
     assert await door.jobs(model="mock-warm") == []
+    assert [job.id for job in await door.jobs(q="[fail:")] == [failed.id]
+    assert [job.id for job in await door.jobs(before=ids[2], limit=1)] == [ids[1]]
+    assert [job.id for job in await door.jobs(before=ids[2])] == [ids[1], ids[0]]
+    series = await compared(door)
+    assert {job.series for job in await door.jobs(series=series)} == {series}
+    assert len(await door.jobs(series=series)) == 2
 
 
 async def test_a_series_is_made_followed_and_shown(door: Door) -> None:
@@ -304,3 +327,5 @@ async def test_a_device_is_paused_and_resumed(door: Door) -> None:
     assert resumed.paused is None
     await told(door, job)
     assert (await door.job(job.id)).state is State.COMPLETED
+    assert mine in [device.name for device in await door.devices.pause(by="me") if device.paused]
+    assert mine in [device.name for device in await door.devices.resume() if not device.paused]

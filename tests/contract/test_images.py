@@ -5,7 +5,9 @@ import urllib.error
 import urllib.request
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
 import pytest
@@ -243,6 +245,46 @@ async def test_signed_addresses_lead_to_the_site_that_the_page_may_load(
     assert signed[0].startswith(f"{site}/")
 
 
+class NoStore(BaseHTTPRequestHandler):
+    """A web server that has never heard of S3, and takes what it is sent."""
+
+    def do_PUT(self) -> None:
+        """As some do: 200, whatever it was."""
+        self.rfile.read(int(self.headers["content-length"]))
+        self.send_response(int(self.path.split("/")[1]))
+        self.send_header("content-length", "0")
+        self.end_headers()
+
+    def log_message(self, format: str, *args: Any) -> None:
+        """Nothing."""
+
+
+@pytest.mark.parametrize(
+    ("scheme", "name", "message", "hint"),
+    [
+        ("http", "200", "what answers at the bucket's address is no S3 store", "see `s3: endpoint`"),
+        ("http", "404", "what answers at the bucket's address is no S3 store", "see `s3: endpoint`"),
+        ("http", "501", "what answers at the bucket's address is no S3 store", "see `s3: endpoint`"),
+        ("https", "200", "what answers speaks no TLS", "is it http?"),
+    ],
+)
+async def test_an_address_that_is_another_servers(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, scheme: str, name: str, message: str, hint: str
+) -> None:
+    """A wrong port is said to be one, not that the picture was deleted."""
+    for variable, value in S3.keys.items():
+        monkeypatch.setenv(variable, value)
+    with ThreadingHTTPServer(("127.0.0.1", 0), NoStore) as server:
+        Thread(target=server.serve_forever, daemon=True).start()
+        endpoint = f"{scheme}://127.0.0.1:{server.server_port}"
+        images = ImageStore(f"s3://{name}", tmp_path, endpoint=endpoint, allow_http=True)
+        with pytest.raises(SetupError) as refused:
+            await images.writable(quick=True)
+        server.shutdown()
+    assert message in refused.value.message
+    assert hint in refused.value.hint
+
+
 def answer(status: int, code: str = "") -> Exception:
     """What obstore raises for an answer like this."""
     body = f"<Error><Code>{code}</Code></Error>" if code else ""
@@ -257,6 +299,11 @@ def answer(status: int, code: str = "") -> Exception:
         (answer(403, "QuotaExceeded"), StorageAway, "the bucket is full (QuotaExceeded)"),
         (answer(403, "RequestTimeTooSkewed"), SetupError, "the clocks of this machine and of the bucket differ"),
         (answer(400, "AuthorizationHeaderMalformed"), NotConfigured, "another region"),
+        (answer(405), NotConfigured, "is no S3 store"),
+        (answer(404), NotConfigured, "is no S3 store"),
+        (answer(404, "NoSuchBucket"), NotConfigured, "there is no bucket 'b'"),
+        (FileNotFoundError("Error performing GET http://secret.lan/b/x status code: 404"), MissingFile, "not there"),
+        (answer(500, "InternalError"), StorageAway, "does not take it now (500 InternalError)"),
         (answer(400, "EntityTooLarge"), SetupError, "refuses it (400 EntityTooLarge)"),
         (Exception("HTTP error: request or response body error"), StorageAway, "does not answer (the connection broke"),
         (Exception("inner: BareRedirect"), NotConfigured, "another region"),

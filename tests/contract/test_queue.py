@@ -663,6 +663,25 @@ async def test_what_is_said_of_a_database_that_is_away_names_no_address(tmp_path
     await db.close()
 
 
+async def test_a_hint_names_where_the_address_was_set(tmp_path: Path) -> None:
+    """Who gave it in a file or a variable looks in vain in config.yaml."""
+    from imagen.config import load_settings
+
+    (tmp_path / "database").write_text("postgresql://ann:S3cret@127.0.0.1:1/imagen")
+    environ = {"IMAGEN_DATABASE_FILE": str(tmp_path / "database")}
+    for settings, said in (
+        (load_settings(home=tmp_path, environ=environ), "IMAGEN_DATABASE_FILE"),
+        (load_settings(home=tmp_path, environ={"IMAGEN_DATABASE": "postgresql://127.0.0.1:1/x"}), "IMAGEN_DATABASE"),
+        (load_settings(home=tmp_path, environ={}), "`database:` of config.yaml"),
+    ):
+        assert settings.database_from == said
+    with pytest.raises(DatabaseAway, match="not running") as caught:
+        async with imagen.open(settings=load_settings(home=tmp_path, environ=environ)):
+            pass
+    assert "IMAGEN_DATABASE_FILE" in caught.value.hint
+    assert "S3cret" not in str(caught.value.as_dict())
+
+
 @pytest.mark.needs_postgres
 async def test_a_database_that_is_away_for_long_fails_no_job(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """What was being drawn goes back without a failure and is drawn again."""

@@ -1,5 +1,6 @@
 """What whoever runs a server asks of it: is it ready, how is it doing, what did it do, is it the newest."""
 
+import json
 import re
 import sqlite3
 from collections.abc import Iterator
@@ -37,7 +38,7 @@ def test_the_metrics_parse_and_count(house: House, until: Until) -> None:
 
     before = numbers()
     assert before["imagen_jobs_ended_total", "mock,failed"] == 0, "a series that begins at one never rose"
-    assert before["imagen_jobs_requeued_total", "lost"] == 0
+    assert [before["imagen_jobs_requeued_total", why] for why in ("lost", "stopped", "storage_away")] == [0, 0, 0]
     assert before["imagen_job_warnings_total", "storage_away,mock"] == 0
     drawn = ended(server, submit(server, preview={"count": 2}), until)
     failed = ended(server, submit(server, prompt="[fail:rejected]"), until)
@@ -59,6 +60,7 @@ def test_the_metrics_parse_and_count(house: House, until: Until) -> None:
     assert now["imagen_job_warnings_total", "ordered,mock-cool"] == 1
     assert now["imagen_workers", ""] == 1
     assert now["imagen_model_workers", "mock"] == 1
+    assert now["imagen_workers_troubled", ""] == 0
     assert now["imagen_daemons", VERSION] == 1
     assert now["imagen_ready", ""] == 1
     assert now["imagen_streams_open", ""] == 0
@@ -95,6 +97,7 @@ def test_it_is_not_ready_where_no_picture_could_be_kept(house: House, until: Unt
     assert refused["error"]["type"] == "setup_error"
     assert refused["error"]["hint"]
     assert ask(f"{server.url}/healthz")[0] == 200
+    assert ask(f"{server.url}/readyz?pictures=no") == (200, {"status": "ready"}), "jobs are accepted, and wait"
     assert "imagen_ready 0.0" in ask(f"{server.url}/metrics")[1].splitlines()
     images.unlink()
     until(lambda: ask(f"{server.url}/readyz")[0] == 200)
@@ -126,6 +129,7 @@ def test_it_is_not_ready_with_a_database_of_another_version(house: House, until:
     connection.close()
     _, refused = until(lambda: (told := ask(f"{server.url}/readyz"))[0] == 503 and told)
     assert refused["error"]["code"] == "wrong_database"
+    assert ask(f"{server.url}/readyz?pictures=no")[0] == 503
     # What runs goes on: an upgrade of many machines takes a while.
     assert ended(server, submit(server), until)["state"] == "completed"
 
@@ -142,6 +146,52 @@ def test_the_doctor_finds_a_server_of_an_older_version(house: House, arguments: 
     assert f"process {server.pid} on " in doctor.stdout
     assert "is imagen 0.0.9, installed is" in doctor.stdout
     assert "restart" in doctor.stdout
+
+
+def test_the_doctor_finds_a_queue_that_nobody_draws(house: House, until: Until) -> None:
+    """Here and through the server: what waits, what to start, and who only serves. Fine as soon as somebody draws."""
+    server = house.serve("--no-worker")
+    job = submit(server)
+    doctor, away = house.run("doctor"), house.run("--server", server.url, "doctor")
+    for ran in (doctor, away):
+        assert ran.returncode == 3, ran.stdout
+        assert "FAIL  waiting jobs: jobs wait that nobody draws: 1 of mock" in ran.stdout
+        assert "start `imagen worker --models mock`" in ran.stdout
+    assert "ok    workers: 0 alive and 1 that only serves" in doctor.stdout
+    assert "ok    workers: 0 alive" in away.stdout
+    assert re.search(r"FAIL  mock\b.*: no worker there draws mock", away.stdout), away.stdout
+    assert "ready\n" not in away.stdout, "no model is"
+    house.start("worker", "--models", "mock")
+    ended(server, job, until)
+    assert house.run("doctor").returncode == 0
+    fine = house.run("--server", server.url, "doctor")
+    assert fine.returncode == 0, fine.stdout
+    assert "ok    workers: 1 alive" in fine.stdout
+    assert "ok    waiting jobs: none that nobody draws" in fine.stdout
+    assert "ok    models: 1 ready" in fine.stdout
+
+
+def test_a_worker_that_cannot_store_pictures_is_found(house: House, until: Until) -> None:
+    """By the doctor, here and through the server, in the list of devices, and by who watches the numbers."""
+    server = house.serve()
+    submit(server)
+    until(lambda: ask(f"{server.url}/metrics")[1].count("imagen_workers_troubled 0.0"))
+    server.kill()
+    images = house.home / "images"
+    images.rename(house.home / "elsewhere")
+    images.write_text("a file where a folder should be")
+    server = house.serve()
+    until(lambda: "imagen_workers_troubled 1.0" in ask(f"{server.url}/metrics")[1])
+    assert 'imagen_model_workers{model="mock"} 1.0' in ask(f"{server.url}/metrics")[1], "it lives"
+    why = r"cannot use the image folder \S+: File exists"
+    for words in ((), ("--server", server.url)):
+        ran = house.run(*words, "doctor")
+        assert ran.returncode == 3
+        assert re.search(rf"FAIL  workers: .* begin nothing: no picture can be stored: {why}", ran.stdout), ran.stdout
+        listed = house.run(*words, "worker", "list").stdout
+        assert re.search(rf"^cpu@\S+ begins nothing: {why}", listed, re.MULTILINE), listed
+        (card,) = json.loads(house.run(*words, "worker", "list", "--json").stdout)["devices"][-1:]
+        assert re.match(why, card["troubled"])
 
 
 def test_the_log_is_json_and_tells_requests_and_jobs_without_what_was_in_them(house: House, until: Until) -> None:

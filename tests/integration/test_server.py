@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import signal
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -59,6 +60,25 @@ def test_a_server_that_is_killed_costs_time_and_no_picture(imagen: Away, there: 
     assert len(job["images"]) == 1
 
 
+def test_who_leaves_a_server_that_is_away_is_told_what_waits_there(imagen: Away, until: Any) -> None:
+    """Ctrl-C cannot be heard there; pressed twice it ends, and says what was not done and how to do it."""
+    process = imagen.start("generate", "a fox", "--set", "slow=60", "--size", "64x64")
+    until(lambda: (jobs := _jobs(imagen.server)) and (jobs[0]["progress"] or {}).get("step"))
+    (job,) = _jobs(imagen.server)
+    imagen.server.kill()
+    process.send_signal(signal.SIGINT)
+    assert process.stderr is not None
+    said = ""
+    while "press Ctrl-C again" not in said:
+        said += process.stderr.readline()
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 130, err
+    url = imagen.server.url
+    assert f"not cancelled: {url} does not answer; job {job['id']} waits there: `imagen " in err
+    assert f"jobs cancel {job['id']}`" in err
+
+
 def test_a_comparison_is_killed_and_finished_through_its_server(imagen: Away, until: Any) -> None:
     """Its folder is here, its jobs are there: nothing is drawn twice, and failed cells only when asked."""
     arguments = ("compare", "a fox", "--models", "mock,mock-warm,mock-broken", "--set", "slow=3", "--size", "64x64")
@@ -81,7 +101,7 @@ def test_a_comparison_is_killed_and_finished_through_its_server(imagen: Away, un
 
 
 def test_what_is_wrong_with_a_server_is_told(imagen: Away, there: House) -> None:
-    """A key that is missing is exit 2, an address where nobody is exit 3, each with a hint and as JSON."""
+    """A key that is missing and an address where nobody is are the set-up, exit 3, each with a hint and as JSON."""
     key = there.run("keys", "add", "alice").stdout.strip().splitlines()[-1]
     assert key
 
@@ -91,10 +111,13 @@ def test_what_is_wrong_with_a_server_is_told(imagen: Away, there: House) -> None
     while not locked():  # noticed within seconds
         pass
     refused = imagen("jobs", "list", "--json")
-    assert refused.returncode == 2
+    assert refused.returncode == 3
     assert json.loads(refused.stdout)["error"]["code"] == "unauthorized"
     assert "IMAGEN_KEY" in refused.stderr
     assert imagen("jobs", "list", environment={"IMAGEN_KEY": key}).returncode == 0
+    failing = imagen("models", "check", "flux1-schnell", environment={"IMAGEN_KEY": key})
+    assert failing.returncode == 3
+    assert f"fails at {imagen.server.url}; the hints are for its owner" in failing.stderr
     config = imagen.home / "config.yaml"
     config.write_text(f"servers:\n  gpu: {{url: {imagen.server.url}, key: {key}}}\n")
     run = imagen("jobs", "--server", "gpu", environment={"IMAGEN_SERVER": ""})

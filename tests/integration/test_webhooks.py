@@ -1,6 +1,7 @@
 """Webhooks end to end: real servers, real receivers, killed and told lies; what ended is told at least once."""
 
 import json
+import re
 import sqlite3
 import time
 from collections.abc import Callable, Iterator
@@ -403,6 +404,15 @@ def test_what_another_server_draws_is_told_by_that_server(house: House, imagen: 
         assert receiver.until(2)[1].id == one.id
         assert "delivered" in imagen("--server", server.url, "jobs", "show", one.id).stdout
         assert imagen("--server", server.url, "jobs", "resend", "--failed").returncode == 2
+        again = imagen("--server", server.url, "jobs", "retry", one.id)
+        assert "follow it with" in again.stderr
+        assert "no worker" not in again.stderr
+    run = imagen("--server", server.url, "generate", "a fox", *quick)
+    assert "the server tries on" in run.stderr
+    assert "imagen worker" not in run.stderr
+    (newest,) = ask(f"{server.url}/v1/jobs?limit=1")[1]["jobs"]
+    facts = imagen("--server", server.url, "jobs", "show", newest["id"])
+    assert re.search(r"^next try +(in \d+ (s|min)|now)$", facts.stdout, re.MULTILINE), facts.stdout
 
 
 def test_a_command_says_what_it_could_not_tell(imagen: Any) -> None:

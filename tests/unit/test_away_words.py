@@ -19,6 +19,22 @@ SERVER = "http://gpu.example:8450"
 
 
 @pytest.mark.parametrize(
+    "why",
+    [
+        "peer closed connection without sending complete message body (incomplete chunked read)",
+        "Server disconnected without sending a response.",
+        "[Errno 104] Connection reset by peer",
+        "ReadError",
+    ],
+)
+@pytest.mark.parametrize("was_there", [True, False])
+def test_a_connection_that_broke_off_is_told_in_words(why: str, was_there: bool) -> None:
+    """Not in those of the client library."""
+    told = away(SERVER, why, was_there=was_there)
+    assert told.message.endswith(": the connection broke off")
+
+
+@pytest.mark.parametrize(
     "hint",
     [
         "see `imagen jobs list`",

@@ -12,7 +12,7 @@ import pytest
 from tests.cli_kit import imagen
 
 from imagen.surfaces.cli.main import BROKEN_PIPE, COMMANDS, INTERRUPTED, cli
-from imagen.surfaces.cli.output import age, byte_size, columns, cut, one_line, table
+from imagen.surfaces.cli.output import age, ahead, byte_size, columns, cut, one_line, table
 
 PROGRAM = [sys.executable, "-m", "imagen"]
 
@@ -212,6 +212,12 @@ def test_numbers_for_people() -> None:
     ]
     assert age(now - timedelta(days=365), now) == "2029-01-01"
     assert age(None) == ""
+    assert [ahead(now + timedelta(seconds=span), now) for span in (-1, 0, 3.5, 150)] == [
+        "now",
+        "now",
+        "in 4 s",
+        "in 2 min",
+    ]
     assert [byte_size(size) for size in (5, 2048, 30 * 2**20, 3 * 2**40)] == ["5 B", "2.0 KiB", "30 MiB", "3.0 TiB"]
     assert one_line(" a\n\tb ") == "a b"
     assert cut("abcdef", 4) == "abc…"

@@ -282,6 +282,18 @@ def test_a_bucket_without_tls_must_be_allowed(tmp_path: Path, key: str) -> None:
     assert load_settings(home=tmp_path, environ=told | {"IMAGEN_S3_ALLOW_HTTP": "true"}).problems == ()
 
 
+@pytest.mark.parametrize("key", ["endpoint", "public_endpoint"])
+@pytest.mark.parametrize("host", ["10.0.0.7", "[fd00::7]"])
+def test_a_bucket_has_no_name_before_a_number(tmp_path: Path, key: str, host: str) -> None:
+    """The library that asks the bucket would not say so: it breaks."""
+    told = {f"IMAGEN_S3_{key.upper()}": f"https://{host}:9000", "IMAGEN_S3_PATH_STYLE": "false"}
+    (problem,) = load_settings(home=tmp_path, environ=told).problems
+    assert f"cannot stand before {host.strip('[]')} of `s3.{key}`" in problem.message
+    named = told | {f"IMAGEN_S3_{key.upper()}": "https://10.example:9000"}
+    for fine in (named, told | {"IMAGEN_S3_PATH_STYLE": "true"}):
+        assert load_settings(home=tmp_path, environ=fine).problems == ()
+
+
 def test_a_setting_may_lie_in_a_file(tmp_path: Path) -> None:
     """As containers are given secrets; without its last line break, and said of it is where it came from."""
     (tmp_path / "database").write_text("postgresql://me:word@host/db\n")
@@ -304,6 +316,16 @@ def test_a_variable_goes_before_its_file(tmp_path: Path) -> None:
     settings = load_settings(home=tmp_path, environ=environ)
     assert (settings.storage, settings.problems) == ("s3://here", ())
     assert settings.provenance["storage"] == "environment IMAGEN_STORAGE"
+
+
+@pytest.mark.parametrize("content", [b"", b" \n"], ids=["no bytes", "a line break"])
+def test_an_empty_file_is_not_the_default(tmp_path: Path, content: bytes) -> None:
+    """A secret that was never filled in: SQLite instead would be a queue that nobody else sees."""
+    file = tmp_path / "database"
+    file.write_bytes(content)
+    (problem,) = load_settings(home=tmp_path, environ={"IMAGEN_DATABASE_FILE": str(file)}).problems
+    assert problem.message == f"IMAGEN_DATABASE_FILE: {file} is empty"
+    assert problem.hint
 
 
 @pytest.mark.parametrize("content", [None, b"\xff\xfe"], ids=["missing", "no text"])

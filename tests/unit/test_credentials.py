@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from imagen.core.errors import BadConfig, NotConfigured
-from imagen.store.credentials import READ_AGAIN, profile
+from imagen.store.credentials import READ_AGAIN, how, profile
 
 KEYS = "[default]\naws_access_key_id = AKIA1\naws_secret_access_key = s/+=%1\n[work]\naws_access_key_id = AKIA2\n"
 KEYS += "aws_secret_access_key = s2\naws_session_token = t2\n"
@@ -78,3 +78,9 @@ def test_a_profile_that_cannot_be_used_says_why(home: Home, tmp_path: Path) -> N
     with pytest.raises(BadConfig, match="credentials: MissingSectionHeaderError") as broken:
         profile(None, home())
     assert "s2" not in broken.value.message
+
+
+def test_a_hint_names_the_file_that_was_given() -> None:
+    """Who has another than the usual one looks in vain into that."""
+    assert "~/.aws/credentials" in how({})
+    assert "AWS_SHARED_CREDENTIALS_FILE" in how({"AWS_SHARED_CREDENTIALS_FILE": "/run/secrets/keys"})

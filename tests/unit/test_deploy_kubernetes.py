@@ -156,7 +156,7 @@ def test_the_probes_ask_what_is_there_and_wait_for_the_answer() -> None:
     """Alive is not ready; the answer to readiness may take its time."""
     (container,) = pod(found("Deployment"))["containers"]
     assert container["startupProbe"]["httpGet"]["path"] == container["livenessProbe"]["httpGet"]["path"] == "/healthz"
-    assert container["readinessProbe"]["httpGet"]["path"] == "/readyz"
+    assert container["readinessProbe"]["httpGet"]["path"] == "/readyz?pictures=no"
     assert container["readinessProbe"]["timeoutSeconds"] > operations.PROMPT_S
     routes = {route.path for route in operations.router(None).routes}  # type: ignore[arg-type, attr-defined] # no app: nothing is asked
     assert {"/healthz", "/readyz"} <= routes

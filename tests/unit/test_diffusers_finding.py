@@ -87,7 +87,17 @@ def test_a_part_of_ones_own_takes_the_place_of_the_pipelines(folder: Path) -> No
     weights(folder / "files" / "mine.safetensors", [11])
     found = finding.parts(model(folder, parts={"transformer": "files/mine.safetensors"}))
     assert {part.name: part.numbers for part in found} == {"transformer": 11, "vae": 24}
-    assert [part.name for part in finding.parts(model(folder, leave_out=["transformer"]))] == ["vae"]
+
+
+def test_a_part_that_is_left_out_may_be_missing(folder: Path) -> None:
+    """What the pipeline's file names and nobody has is asked for, unless the model does without it."""
+    index = folder / "here" / "model_index.json"
+    told = json.loads(index.read_text())
+    index.write_text(json.dumps(told | {"text_encoder_3": ["transformers", "T5EncoderModel"]}))
+    with pytest.raises(MissingFile, match="text_encoder_3"):
+        finding.parts(model(folder))
+    found = finding.parts(model(folder, leave_out=["text_encoder_3"]))
+    assert [part.name for part in found] == ["transformer", "vae"]
 
 
 def test_the_command_that_fetches_leaves_out_what_is_not_read(folder: Path) -> None:

@@ -4,6 +4,7 @@ import asyncio
 import json
 import os
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,8 @@ from tests.cli_kit import imagen
 
 from imagen.backends.mock import registration
 from imagen.config import Settings, load_settings
-from imagen.core.errors import Check, ImagenError, SetupError, Unreachable
+from imagen.core.device import Device, Pause
+from imagen.core.errors import Check, DatabaseAway, ImagenError, SetupError, Unreachable
 from imagen.core.model import Model
 from imagen.engine.doctor import (
     LISTEN_S,
@@ -24,10 +26,12 @@ from imagen.engine.doctor import (
     diagnose,
     heard_of,
     package_changed_at,
-    told_of,
 )
+from imagen.engine.doctor_crew import check_crew, check_waiting, told_of
 from imagen.engine.wiring import catalog_of
+from imagen.store.db import Database
 from imagen.store.presence import host
+from imagen.surfaces.cli.devices import _state
 
 MODEL = Model(name="m", backend="odd", device="cpu@here")
 
@@ -218,6 +222,47 @@ class TestHeard:
         assert told.endswith("not heard for 4 s, models: 2 on cuda:0@c; begins nothing: the disk is full")
 
 
+class TestCrew:
+    """Who draws, who only serves, and what nobody draws."""
+
+    def test_a_server_that_draws_nothing_is_no_worker(self) -> None:
+        """It has a row among them, for its version."""
+        draws, serves, gone = (
+            worker(id=name, models=models, troubled=None) for name, models in (("a", ["m"]), ("b", []), ("c", ["m"]))
+        )
+        assert check_crew([serves], {"b"}) == "0 alive and 1 that only serves"
+        assert check_crew([draws, serves, gone], {"a", "b"}) == "1 alive and 1 that only serves, 1 not heard"
+        assert check_crew([draws], {"a"}) == "1 alive"
+
+    def test_a_worker_that_begins_nothing_is_a_failure(self) -> None:
+        """With where it runs and why; one that is not even heard is told of elsewhere."""
+        why = "no picture can be stored: access is denied"
+        troubled = worker(id="a", models=["m"], troubled=why, host="box:boot", pid=4711)
+        with pytest.raises(SetupError, match="1 of 2 workers, box 4711, begin nothing") as told:
+            check_crew([troubled, worker(id="b", models=["m"], troubled=None)], {"a", "b"})
+        assert told.value.message.endswith("begin nothing: no picture can be stored: access is denied")
+        assert check_crew([troubled], set()) == "0 alive, 1 not heard"
+
+    def test_jobs_that_nobody_draws_are_a_failure(self) -> None:
+        """Also those of a worker on another machine that is not heard any more."""
+        there = worker(id="a", models=["m"])
+        assert check_waiting([], {"m": 4}, [there], {"a"}) == "none that nobody draws"
+        with pytest.raises(SetupError, match="jobs wait that nobody draws: 4 of m") as told:
+            check_waiting([], {"m": 4}, [there], set())
+        assert "imagen worker --models m" in told.value.hint
+
+
+def test_the_state_of_a_device_is_told_apart_from_the_flag_now() -> None:
+    """What was paused this moment says who did it; later also when."""
+    why = Pause(reason="", by="me", since=datetime.now(UTC) + timedelta(seconds=9))
+    device = Device(name="card:0", paused=why)
+    assert _state(device) == "paused by me"
+    earlier = replace(why, since=datetime.now(UTC) - timedelta(minutes=5))
+    assert _state(replace(device, paused=earlier)) == "paused by me (5 min ago)"
+    assert _state(replace(device, paused=None, troubled="the disk is full")) == "begins nothing"
+    assert _state(replace(device, paused=None)) == "open"
+
+
 class TestCommand:
     """What a person sees."""
 
@@ -274,3 +319,19 @@ class TestCommand:
         ran = imagen("doctor")
         assert ran.code == 3
         assert "FAIL  database" in ran.out
+        assert "workers" not in ran.out, "what only the database knows is not known"
+
+    def test_a_postgresql_that_is_away_is_asked_once(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """By no look of many for a quarter of a minute, each anew."""
+        asked = []
+
+        async def away(self: Database) -> None:
+            asked.append(self._away_s)
+            raise DatabaseAway("the database is not running where it should be", hint="start it")
+
+        monkeypatch.setattr(Database, "open", away)
+        monkeypatch.setenv("IMAGEN_DATABASE", "postgresql://me@127.0.0.1:9/x")
+        ran = imagen("doctor")
+        assert ran.code == 3
+        assert asked == [0.0]
+        assert ran.out.count("is not running where it should be") == 1

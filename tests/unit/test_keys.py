@@ -43,7 +43,8 @@ def test_a_key_is_taken_away(tmp_path: Path) -> None:
     """Once; taking away the last one says what that means."""
     imagen("keys", "add", "alice")
     imagen("keys", "add", "bob")
-    assert imagen("keys", "remove", "alice").code == 0
+    removed = imagen("keys", "remove", "alice")
+    assert (removed.code, removed.out, removed.err) == (0, "removed the key of alice\n", "")
     again = imagen("keys", "remove", "alice")
     assert again.code == 2
     assert "hint:" in again.err
@@ -51,6 +52,16 @@ def test_a_key_is_taken_away(tmp_path: Path) -> None:
     assert "last key" in told
     assert "answers everybody on it" in told
     assert "answers nobody" in told
+
+
+def test_the_last_admin_does_not_go_unnoticed(tmp_path: Path) -> None:
+    """Nobody has his rights afterwards; one of two is nothing to talk about."""
+    for words in (("boss", "--admin"), ("chief", "--admin"), ("ann",)):
+        imagen("keys", "add", *words)
+    assert imagen("keys", "remove", "boss").err == ""
+    told = imagen("keys", "remove", "chief", "--json")
+    assert json.loads(told.out) == {"removed": "chief", "left": 1}
+    assert "that was the last admin" in told.err
 
 
 @pytest.mark.parametrize("name", ["local", "", "a b", "a/b", "../x", "-x", "ä", "x" * 65, "a\n"])

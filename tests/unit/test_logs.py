@@ -125,9 +125,11 @@ def test_a_line_of_the_app_carries_its_job_as_a_field(stream: io.StringIO) -> No
     say = logs.lines(logs.begin(stream))
     say("job 01KAJ0000000000000000000ZZ was left by a worker that died")
     say("cannot claim, trying on")
-    first, second = told(stream)
+    say("the database answers again")
+    first, second, third = told(stream)
     assert first["job"] == "01KAJ0000000000000000000ZZ"
     assert "job" not in second
+    assert [line["level"] for line in (first, second, third)] == ["warning", "warning", "info"]
 
 
 def test_nobody_fills_the_disk_with_one_request(stream: io.StringIO) -> None:

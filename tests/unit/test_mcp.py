@@ -97,7 +97,7 @@ def test_notes_rise_and_do_not_flood() -> None:
         ("`GET /v1/models` says what each one lacks", "the tool `models` says what each one lacks"),
         ("GET /docs says what may be sent", "the tool's schema says what may be sent"),
         ("start it: `imagen serve`", "start it: `imagen serve`"),
-        ("give at least 1 characters", "give some text"),
+        ("give at least 1 character", "give some text"),
         ("give at least 1", "give one or more"),
         ("give at least 12", "give at least 12"),
     ],

@@ -58,6 +58,7 @@ def test_an_address_is_enough() -> None:
         {"url": URL, "event": "failed"},
         {"url": URL, "events": "failed"},
         {"url": URL, "events": ["partial"]},
+        {"url": URL, "events": []},
         {"url": URL, "secret": "short"},
         {"url": URL, "secret": "whsec_c2hvcnQ="},
         {"url": URL, "each": 1},
@@ -98,6 +99,10 @@ def test_the_state_before_and_without_a_delivery() -> None:
         told = webhook_json(hook, None, end=end)
         assert told is not None
         assert told["state"] == state
+    for end, state in (("completed", "unwanted"), ("failed", "waiting")):
+        told = webhook_json(hook, Delivery(id="J", state="waiting"), end=end)
+        assert told is not None
+        assert told["state"] == state, "what nobody asked for is not tried, whoever has not sorted it out yet"
 
 
 def test_who_knows_the_secret_believes_it() -> None:
@@ -205,7 +210,20 @@ def test_this_machine_may_be_asked_by_this_machine_only(tmp_path: Path) -> None:
             reach.permit("localhost", loopback, owner)
 
 
-@pytest.mark.parametrize("url", ["http://localhost/", "http://127.0.0.1:8450/", "http://[::1]/", "http://10.0.0.1/x"])
+@pytest.mark.parametrize(
+    "url",
+    [
+        "http://localhost/",
+        "http://127.0.0.1:8450/",
+        "http://[::1]/",
+        "http://10.0.0.1/x",
+        "http://0x0a.0.0.1/",
+        "http://012.0.0.1/",
+        "http://167772161/",
+        "http://10.1/",
+        "http://0x7f000001:8450/",
+    ],
+)
 def test_an_address_that_says_so_itself_is_refused_at_once(url: str, tmp_path: Path) -> None:
     """No name has to be looked up for that."""
     reach = Reach(settings(tmp_path))

@@ -53,7 +53,15 @@ def test_the_key_of_a_server(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "typed", ["ftp://gpu.example", "http://", "http://gpu.example:port", "http://me:secret@gpu.example"]
+    "typed",
+    [
+        "ftp://gpu.example",
+        "http://",
+        "http://gpu.example:port",
+        "http://me:secret@gpu.example",
+        "http://gpu.example/?a=b",
+        "http://gpu.example/#a",
+    ],
 )
 def test_what_is_no_address_is_refused(tmp_path: Path, typed: str) -> None:
     """With a hint, and without a password that was in it."""
@@ -107,7 +115,7 @@ def test_the_server_may_be_named_anywhere(typed: list[str], read: list[str]) -> 
 
 def test_a_server_without_its_address_is_refused() -> None:
     """Nothing that follows is taken for it."""
-    for typed in (["jobs", "--server"], ["--server", "--json"]):
+    for typed in (["jobs", "--server"], ["--server", "--json"], ["--server", "", "jobs"], ["jobs", "--server="]):
         with pytest.raises(click.UsageError, match="wants the address"):
             in_front(typed)
 
@@ -136,6 +144,7 @@ def test_what_is_about_one_machine_is_not_done_at_another(
     assert ran.code == 2
     assert "http://gpu.example:8450" in ran.err
     assert "leave out --server" in ran.err
+    assert ("GET /v1/webhooks/secret" in ran.err) == verb.startswith("keys")
     assert not (tmp_path / "imagen.db").exists()
 
 

@@ -40,11 +40,17 @@ class Asking:
     """One server, asked with one key."""
 
     def __init__(
-        self, server: Server, *, patience_s: float = PATIENCE_S, transport: httpx2.AsyncBaseTransport | None = None
+        self,
+        server: Server,
+        *,
+        patience_s: float = PATIENCE_S,
+        answer_s: float = ANSWER_S,
+        transport: httpx2.AsyncBaseTransport | None = None,
     ) -> None:
         self.url = server.address.url
         self.keyed = bool(server.key)
         self.patience_s = patience_s
+        self._answer_s = answer_s  # how long one answer may take
         self.was_there = False  # it answered at least once
         self.say: Callable[[str], None] = lambda _line: None  # told once of each absence, to whoever waits
         self._said = False
@@ -72,7 +78,7 @@ class Asking:
 
         async def asked() -> httpx2.Response:
             with self._heard():
-                response = await self._http.ask(method, path, **said)
+                response = await self._http.ask(method, path, answer_s=self._answer_s, **said)
             self._check(response)
             return response
 
@@ -190,7 +196,8 @@ class Patience:
         self._tries += 1
         if not self._asking.was_there or not absent.error.retryable or now + pause_s > self._until:
             raise absent.error from absent
-        self._asking.waited_for(absent)
+        if self._tries > 1:  # a stream that is only joined again, at once, was no absence
+            self._asking.waited_for(absent)
         await asyncio.sleep(pause_s)
 
 

@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar
 from urllib.parse import quote
 
 from imagen.away import reading, words
-from imagen.away.asking import Asking
+from imagen.away.asking import PATIENCE_S, Asking
 from imagen.away.devices import Devices
 from imagen.away.server import Server
 from imagen.away.watch import watching
+from imagen.backends.remote.http import ANSWER_S
 from imagen.config import Settings
 from imagen.core.errors import UnknownImage, UnknownJob, UnknownSeries
 from imagen.core.events import Event
@@ -33,6 +34,7 @@ T = TypeVar("T")
 
 PAGE = 500  # jobs of one request; the most that is given
 AT_ONCE = 8  # requests of one verb
+LOOK_S = 8.0  # a server answers a look within that, whatever is away behind it
 COPIES = {"cell": 512, "thumbnail": 320}  # the longest edge of each small copy
 ASKED = ("prompt", "model", "negative", "width", "height", "steps", "seed", "guidance", "n")
 SHARED = ("negative", "width", "height", "steps", "guidance", "options")  # of all cells of a series
@@ -41,12 +43,21 @@ ID = 26  # characters of a whole id; a server asks for all of them where nothing
 
 @asynccontextmanager
 async def open_away(
-    server: str, settings: Settings, *, key: str | None = None, say: Callable[[str], None] = lambda _line: None
+    server: str,
+    settings: Settings,
+    *,
+    key: str | None = None,
+    say: Callable[[str], None] = lambda _line: None,
+    patient: bool = True,
 ) -> AsyncIterator["Away"]:
-    """A door at the server of this address, or of this name in config.yaml. `say` is told when it is away."""
+    """A door at the server of this address, or of this name in config.yaml. `say` is told when it is away.
+
+    Not `patient`: for a look at what is wrong, nothing is asked twice.
+    """
     if settings.problems:
         raise settings.problems[0]
-    asking = Asking(Server.of(server, settings, key=key))
+    patience_s, answer_s = (PATIENCE_S, ANSWER_S) if patient else (0.0, LOOK_S)
+    asking = Asking(Server.of(server, settings, key=key), patience_s=patience_s, answer_s=answer_s)
     asking.say = say
     away = Away(asking)
     try:
@@ -133,10 +144,18 @@ class Away:
         return self._job(await self._named("jobs", job_id))
 
     async def jobs(
-        self, *, state: str | None = None, model: str | None = None, limit: int = 50, owner: str | None = None
+        self,
+        *,
+        state: str | None = None,
+        model: str | None = None,
+        series: str | None = None,
+        q: str | None = None,
+        before: str | None = None,
+        limit: int = 50,
+        owner: str | None = None,
     ) -> list[Job]:
-        """Newest first."""
-        wanted = _given({"state": state, "model": model})
+        """Newest first; `q` is a part of the prompt, `before` the id of the last one seen."""
+        wanted = _given({"state": state, "model": model, "series": series, "q": q, "before": before})
         return [self._job(one) for one in await self._pages("/v1/jobs", "jobs", limit, PAGE, wanted)]
 
     async def submit_series(

@@ -7,7 +7,7 @@ from urllib.parse import quote
 from imagen.away import reading
 from imagen.away.asking import Asking
 from imagen.core.device import Device
-from imagen.core.errors import RequestError, UnknownDevice
+from imagen.core.errors import UnknownDevice
 from imagen.reading import maybe
 
 
@@ -37,13 +37,11 @@ class Devices:
         return self._read(reading.device_of, told)
 
     async def _known(self, names: Iterable[str]) -> Sequence[str]:
-        """All of them before the first is touched, so that a slip in the second leaves the first as it is."""
+        """All that are meant, none named: every one. A slip in the second leaves the first as it is."""
         wanted = list(dict.fromkeys(names))
         there = [device.name for device in await self.all()]
         hint = f"devices: {', '.join(there) or 'none'}"
-        if not wanted:
-            raise RequestError("which device of the server?", hint=f"name it; {hint}", param="device")
         for name in wanted:
             if name not in there:
                 raise UnknownDevice(f"there is no device {name!r}{maybe(name, there)}", hint=hint, param="device")
-        return wanted
+        return wanted or there

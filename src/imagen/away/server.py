@@ -47,6 +47,12 @@ def _address(url: str) -> Address:
             hint=f"give the key in {KEY_FROM}, or under `servers:` in config.yaml",
             param="server",
         )
+    if "?" in url or "#" in url:
+        raise RequestError(
+            f"the address of a server ends before the `{'?' if '?' in url else '#'}`: {url!r}",
+            hint="write for instance http://gpu.example:8450; a key is given in IMAGEN_KEY",
+            param="server",
+        )
     try:
         parts = split(url)
     except ValueError as exc:

@@ -9,7 +9,7 @@ from imagen.away.asking import Absent, Asking, Patience
 from imagen.away.reading import event_of
 from imagen.away.words import away
 from imagen.backends.remote.sse import Parser, chunks
-from imagen.core.errors import ImagenError
+from imagen.core.errors import ImagenError, Unauthorized
 from imagen.core.events import Event
 
 WAITING = 16  # answers that wait to be looked at; a reader so slow holds up the stream, and is told less then
@@ -33,6 +33,7 @@ class AwayWatch:
     def __init__(self, asking: Asking, job_id: str, after: int, previews: bool) -> None:
         self.ended = False
         self._asking = asking
+        self._job = job_id
         self._path = f"/v1/jobs/{job_id}/events"
         self._seq = after
         self._previews = previews
@@ -58,6 +59,13 @@ class AwayWatch:
             async with aclosing(self._events()) as told:
                 async for some in told:
                     await self._told.put(some)
+        except Unauthorized as refused:
+            # The key was taken away meanwhile; nobody else is told of the job any more.
+            await self._told.put(
+                Unauthorized(
+                    f"{refused.message}; job {self._job} goes on there, and is not watched any more", hint=refused.hint
+                )
+            )
         except Exception as error:  # whatever it is, it belongs to whoever follows
             await self._told.put(error)
 

@@ -22,6 +22,12 @@ _STORE_CODE = re.compile(r"<Code>(\w{1,60})</Code>")
 # The other way round than `without_commands`: over HTTP a server names addresses, because its callers have no commands.
 _ADDRESS = re.compile(r"`?\b(GET|POST) /v1/(jobs|series|models)(?:/([^\s/`]+))?(?:/(events|cancel|retry))?(?![\w/])`?")
 _TYPES: Mapping[str, type[ImagenError]] = {kind.type: kind for kind in (RequestError, SetupError, BackendError)}
+# What the client library says where a connection that was there is gone, and what that is to a person.
+_BROKE_OFF = re.compile(
+    r"peer closed connection|incomplete|server disconnected|reset by peer|broken pipe|"
+    r"^(Read|Write|Close|RemoteProtocol)Error$",
+    re.IGNORECASE,
+)
 _SELF_SIGNED = re.compile(r"CERTIFICATE_VERIFY_FAILED\S*(?: certificate verify failed:)? ?([^(]*)", re.IGNORECASE)
 
 
@@ -89,6 +95,8 @@ def away(server: str, why: str, *, was_there: bool) -> ImagenError:
         return NotConfigured(
             f"{server} does not speak TLS", hint="write http:// in place of https://, or ask its owner", param="server"
         )
+    if _BROKE_OFF.search(why):
+        why = "the connection broke off"
     if was_there:
         hint = "what was submitted is kept there: see `imagen jobs list` when it is back"
         return ServerAway(f"{server} does not answer any more: {why}", hint=hint)

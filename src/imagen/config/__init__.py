@@ -25,6 +25,7 @@ SECRET = ("token", "key", "password", "secret")
 _PASSWORD = re.compile(r"^((?:[a-z0-9+]+://)?[^:@/?]*):.*@", re.DOTALL)
 # gs and az are Google's and Azure's, which obstore reaches the same way.
 _BUCKET = re.compile(r"(s3|gs|az)://[A-Za-z0-9][A-Za-z0-9._-]*(/[A-Za-z0-9!_.*'()-]+)*/?")
+_IP = re.compile(r"[0-9.]+|.*:.*")
 _PASSWORD_FIELD = re.compile(r"(?i)([?&][a-z_]*(?:password|secret|token)[a-z_]*=)[^&]*")
 
 
@@ -132,6 +133,12 @@ class Settings:
         return f"postgresql+psycopg://{self.database.partition('://')[2]}"
 
     @property
+    def database_from(self) -> str:
+        """Where `database` is set, in words for a hint; no path, because hints travel to callers."""
+        origin = self.provenance.get("database", "")
+        return origin.removeprefix("environment ") if origin.startswith("env") else "`database:` of config.yaml"
+
+    @property
     def images_folder(self) -> Path:
         return self.data_folder / "images"
 
@@ -199,7 +206,7 @@ def load_settings(
     groups = {
         name: _group(name, document, environ, (flags or {}).get(name) or {}, provenance, problems) for name in GROUPS
     }
-    problems += _bare(groups["s3"])
+    problems += [*_bare(groups["s3"]), *_unnamed(groups["s3"])]
     for key, origin in provenance.items():
         variable = origin.removeprefix("environment ")
         if not given.get(variable) and given.get(variable + SUFFIX):
@@ -308,6 +315,16 @@ def _bare(s3: Mapping[str, Any]) -> Iterator[BadConfig]:
             yield BadConfig(
                 f"`s3.{key}` has no TLS: whoever is on the way sees the pictures, and may change them",
                 hint="write https://, or on a network you trust `s3: {allow_http: true}`",
+            )
+
+
+def _unnamed(s3: Mapping[str, Any]) -> Iterator[BadConfig]:
+    """Addresses that a bucket's name cannot be put before: that makes a host, and numbers are none."""
+    for key in ("endpoint", "public_endpoint"):
+        if not s3["path_style"] and _IP.fullmatch(host := urlsplit(s3[key] or "").hostname or ""):
+            yield BadConfig(
+                f"`s3.path_style` is false, and the name of a bucket cannot stand before {host} of `s3.{key}`",
+                hint="leave `path_style` true, or write a name for the host",
             )
 
 

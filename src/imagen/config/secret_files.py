@@ -23,9 +23,15 @@ def read_files(environ: Mapping[str, str], prefix: str) -> tuple[dict[str, str],
         if not file or read.get(variable):
             continue
         try:
-            read[variable] = Path(file).read_text(encoding="utf-8").strip()
+            value = Path(file).read_text(encoding="utf-8").strip()
         except (OSError, UnicodeDecodeError) as exc:
             why = exc.strerror if isinstance(exc, OSError) else "it is no text"
             hint = "name a file that this user may read, or take the variable away"
             wrong.append(BadConfig(f"{variable}{SUFFIX}: cannot read {file}: {why}", hint=hint))
+            continue
+        if not value:  # a secret that was never filled in would silently mean the default
+            hint = "write the value into it, or take the variable away"
+            wrong.append(BadConfig(f"{variable}{SUFFIX}: {file} is empty", hint=hint))
+            continue
+        read[variable] = value
     return read, wrong

@@ -42,3 +42,4 @@ class Device:
     paused: Pause | None = None
     models: tuple[str, ...] = ()  # what live workers draw there
     workers: tuple[str, ...] = ()
+    troubled: str | None = None  # why its workers begin nothing, although they live

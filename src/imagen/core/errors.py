@@ -8,7 +8,8 @@ ImagenError                    whose turn     exit   HTTP
 │  ├─ TooLarge                 a limit was passed
 │  │  └─ BodyTooLarge                                   413
 │  ├─ TooMany                  not now, but later        429
-│  ├─ Unauthorized · Forbidden  who are you · not you    401 · 403
+│  ├─ Unauthorized             who are you     3         401: a key is a part of the set-up
+│  ├─ Forbidden                not you                   403
 │  └─ Conflict                 409
 ├─ SetupError                  the owner's    3      503
 │  ├─ BadConfig · NotConfigured · MissingFile · MissingExtra
@@ -158,6 +159,7 @@ class TooMany(RequestError):
 class Unauthorized(RequestError):
     """No key, or one that is not known."""
 
+    exit_code = 3  # the same words with another key do it: what is wrong is the set-up of whoever asks
     http_status = 401
     type = "authentication_error"
 

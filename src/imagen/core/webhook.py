@@ -96,8 +96,9 @@ def webhook_of(value: Any, ends: tuple[str, ...] = JOB_ENDS) -> Webhook:
     unknown = sorted(set(map(str, value)) - set(Webhook.__dataclass_fields__))
     if unknown:
         raise _wrong(f"it has no field {unknown[0]!r}", unknown[0])
-    events = value.get("events") or ()
-    if isinstance(events, str) or not all(event in ends for event in events):
+    events = value.get("events")
+    events = () if events is None else events
+    if isinstance(events, str) or value.get("events") == [] or not all(event in ends for event in events):
         raise _wrong(f"its events are some of: {', '.join(ends)}", "events")
     secret, each = value.get("secret"), value.get("each", False)
     if not isinstance(secret, str | None) or not isinstance(each, bool):

@@ -5,7 +5,9 @@ router's page, a cloud's metadata, a database without a password. So a name is r
 held against this, and exactly those are connected to.
 """
 
+import socket
 from collections.abc import Sequence
+from contextlib import suppress
 from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
 from urllib.parse import urlsplit
 
@@ -34,11 +36,9 @@ class Reach:
         if is_loopback(host):
             self.permit(host, [ip_address("127.0.0.1" if host == "localhost" else host)], owner)
             return
-        try:
-            literal = ip_address(host)
-        except ValueError:
-            return
-        self.permit(host, [literal], owner)
+        literal = _literal(host)
+        if literal is not None:
+            self.permit(host, [literal], owner)
 
     def permit(self, host: str, addresses: Sequence[Address], owner: str) -> None:
         """Forbidden when one of the addresses of a host may not be asked for this owner's sake."""
@@ -80,6 +80,15 @@ def is_loopback(host: str) -> bool:
         return ip_address(host.strip("[]")).is_loopback
     except ValueError:
         return False
+
+
+def _literal(host: str) -> Address | None:
+    """The address that this is, in any way of writing numbers that a resolver takes; None when it is a name."""
+    with suppress(ValueError):
+        return ip_address(host)
+    with suppress(OSError, ValueError):
+        return IPv4Address(socket.inet_aton(host))  # 0x0a.0.0.1, 012.0.0.1, 167772161, 10.1
+    return None
 
 
 def _network(item: str) -> bool:

@@ -74,17 +74,36 @@ class Devices:
 
     def check_open(self, connection: Connection, model: Model) -> None:
         """DevicePaused when nothing is begun on any device that draws this model: for whoever would wait for it."""
+        self._check(connection, model.name, model.device)
+
+    async def turn_away(self, job_id: str, *, owner: str, route: str, key: str | None = None) -> None:
+        """DevicePaused, and the job cancelled, when it waits and nothing is begun on any device that draws it.
+
+        One that runs is left alone. The `key` under which it came at this `route` may bring a new job after that.
+        """
+
+        def look(connection: Connection) -> None:
+            if (waits := devices.waiting(connection, job_id)) is not None:
+                self._check(connection, *waits)
+
+        try:
+            await self._db.read(look)
+        except DevicePaused:
+            if await self._db.write(devices.withdraw, job_id, owner=owner, route=route, key=key):
+                raise
+
+    def _check(self, connection: Connection, model: str, device: str) -> None:
         now = datetime.now(UTC)
         asleep = devices.paused(connection, now)
         if not asleep:  # nearly always, and then nothing more is asked
             return
         crew = [row for row in self._alive(connection) if not row.solo]
-        there = devices.drawn_on(crew, model.name) or {model.device}
+        there = devices.drawn_on(crew, model) or {device}
         if not there <= asleep.keys():
             return
         ends = [until for name in there if (until := asleep[name].until) is not None]
         raise DevicePaused(
-            f"{model.name} is not drawn now: " + "; ".join(f"{name} is {asleep[name]}" for name in sorted(there)),
+            f"{model} is not drawn now: " + "; ".join(f"{name} is {asleep[name]}" for name in sorted(there)),
             hint="ask again later, or for another model; a job sent to POST /v1/jobs waits until then",
             param="model",
             retry_after_s=max(1.0, (min(ends) - now).total_seconds()) if ends else LATER_S,

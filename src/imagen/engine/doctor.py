@@ -4,7 +4,7 @@ import asyncio
 import os
 import re
 import shutil
-from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, distribution
@@ -101,16 +101,6 @@ async def heard_of(
         await sleep(LOOK_S)
         heard |= {worker["id"] for worker in await look() if worker["beat"] != known.get(worker["id"])}
     return heard
-
-
-def told_of(worker: Mapping[str, Any], heard: Collection[str]) -> str:
-    """One worker in a line: where, since when, heard of or not, and what it draws."""
-    host, began = worker["host"].partition(":")[0], worker["started_at"]
-    seen = "heard now" if worker["id"] in heard else f"not heard for {LISTEN_S:.0f} s"
-    draws = "; ".join(f"{len(models)} on {device}" for device, models in sorted((worker["places"] or {}).items()))
-    what = "its own jobs" if worker["solo"] else f"models: {draws or 'none'}"
-    told = f"{host} {worker['pid']}: imagen {worker['version']}, since {began:%Y-%m-%d %H:%M} UTC, {seen}, {what}"
-    return told + (f"; begins nothing: {worker['troubled']}" if worker["troubled"] else "")
 
 
 def package_changed_at() -> datetime:

@@ -59,5 +59,8 @@ async def problem(model: Model, backend_for: Callable[[Model], Backend]) -> Imag
     except ImagenError as error:
         return error
     except TimeoutError:
-        return TimedOut(f"the check of {model.name} took longer than {CHECK_S:.0f} s", hint="see `imagen doctor`")
+        return TimedOut(
+            f"the check of {model.name} took longer than {CHECK_S:.0f} s",
+            hint="see whether its backend runs and is not busy, then try again",
+        )
     return next((check.error for check in checks if check.error is not None), None)

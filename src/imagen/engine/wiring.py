@@ -108,7 +108,7 @@ def make_database_apart(settings: Settings) -> None:
 async def _make_database(settings: Settings) -> None:
     from imagen.store.db import Database
 
-    db = Database(settings.database_url)
+    db = Database(settings.database_url, given_in=settings.database_from)
     await db.open()
     await db.close()
 
@@ -117,7 +117,7 @@ async def upgrade_database(settings: Settings) -> str:
     """Bring the database to the version of this program; says what was done."""
     from imagen.store.db import Database
 
-    db = Database(settings.database_url)
+    db = Database(settings.database_url, given_in=settings.database_from)
     try:
         before, after = await db.upgrade()
     finally:

@@ -22,7 +22,9 @@ from imagen.core.model import Model
 from imagen.core.request import Draft, PreviewPolicy, Request, preview_policy
 from imagen.core.signals import Signal
 from imagen.engine import runner
+from imagen.engine.apart import Apart
 from imagen.engine.memory import Memory
+from imagen.engine.sweep import sweep
 from imagen.engine.turns import Turns
 from imagen.previews.policy import merge
 from imagen.store import devices, order, presence, queue
@@ -65,6 +67,7 @@ class Worker:
         self.id = f"{platform.node()}-{os.getpid()}-{new_id()[-6:].lower()}"
         self._db = db
         self._images = images
+        self._apart = Apart(images.place, log)
         self._resolve = resolve
         self._backend_for = backend_for
         self._catalog = catalog
@@ -166,6 +169,7 @@ class Worker:
             serves=self._serves(),
             solo=self._only is not None,
             now=datetime.now(UTC),
+            storage=self._images.place,
         )
 
     def _leave(self, connection: Connection) -> None:
@@ -220,7 +224,8 @@ class Worker:
         troubled = False
         while True:
             try:
-                await self._sweep()
+                names, look = tuple(self._catalog()), self._apart.look
+                await sweep(self._db, self._obituaries, self._log, names, me=self.id, look=look)
                 for claim, error in self._returns[:]:
                     with contextlib.suppress(queue.LeaseLost):
                         reason = error.message if error else "the database was away"
@@ -238,11 +243,9 @@ class Worker:
                 troubled = False
             except ImagenError as away:
                 troubled = True
-                self._log(f"this worker cannot say that it is alive, trying on: {away.message}")
+                who = "server" if self._models == [] else "worker"  # a server that draws nothing has one of us too
+                self._log(f"this {who} cannot say that it is alive, trying on: {away.message}")
             await asyncio.sleep(presence.HEARTBEAT_S)
-
-    async def _sweep(self) -> None:
-        await sweep(self._db, self._obituaries, self._log, tuple(self._catalog()), but=self.id)
 
     async def _reconcile(self) -> None:
         """A claim whose answer was lost with the connection is a job that nobody draws: seen twice, it goes back."""
@@ -378,20 +381,3 @@ class _Unmade:
 
     def _refused(self) -> Sequence[Signal]:
         raise self._error
-
-
-async def sweep(
-    db: Database,
-    obituaries: presence.Obituaries,
-    log: Callable[[str], None],
-    knows: Sequence[str],
-    *,
-    but: str | None = None,
-) -> list[str]:
-    """Put the jobs of dead workers back; returns their ids."""
-    rows = await db.read(presence.everyone)
-    dead = [name for name in obituaries.dead(rows) if name != but]
-    lost = await db.write(presence.bury, dead, datetime.now(UTC), knows)
-    for job_id in lost:
-        log(f"job {job_id} was left by a worker that died")
-    return lost

@@ -7,7 +7,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from imagen.core.errors import BadConfig, MissingFile, NotConfigured, SetupError, StorageAway, Unwritable
-from imagen.store.credentials import HOW, profile
+from imagen.store.credentials import how, profile
 
 SCHEMES = ("s3", "gs", "az")
 ELSEWHERE = {"gs": "https://storage.googleapis.com", "az": "https://*.blob.core.windows.net"}
@@ -19,7 +19,10 @@ REQUEST_S = 60
 # `patience_s`; whoever asks for one wants to hear soon that it cannot be had.
 RETRY_S = 10
 QUICK_S = 3  # for a look, whose answer somebody waits for
-AWAY = "see whether the store runs and can be reached from here: `imagen doctor`"
+AWAY = "see whether the store runs, and whether its address (`imagen config show`) can be reached from here"
+UNWILLING = "see its log and its disk: it may be full or read-only, or busy for a moment"
+GONE = "it was deleted or moved outside imagen, or the worker that drew it has another `storage`: `imagen doctor`"
+NO_S3 = "see `s3: endpoint` in config.yaml: the address and port of the store's S3 side, not of its console"
 
 _CODE = re.compile(r"<Code>(\w+)</Code>")
 _STATUS = re.compile(r"status(?: code)?: (\d{3})")
@@ -120,16 +123,18 @@ class Bucket:
             return NotConfigured(
                 f"{what}: there is no bucket {self.name!r}", hint="create it, or correct `storage` in config.yaml"
             )
+        if self.scheme == "s3" and not code and _is_no_s3(said, status):
+            return NotConfigured(f"{what}: what answers at the bucket's address is no S3 store", hint=NO_S3)
         if isinstance(exc, FileNotFoundError):
-            return MissingFile(f"{what}: it is not there", hint="it was deleted or moved outside imagen")
+            return MissingFile(f"{what}: it is not there", hint=GONE)
         if "latest/api/token" in said or "latest/meta-data" in said or type(exc).__name__ == "UnauthenticatedError":
-            return NotConfigured(f"{what}: there are no keys for the bucket {self.name!r}", hint=HOW)
+            return NotConfigured(f"{what}: there are no keys for the bucket {self.name!r}", hint=how())
         if code in _CLOCK:
             hint = "set the clock of this machine, as NTP does; the store refuses what is signed in another time"
             return SetupError(f"{what}: the clocks of this machine and of the bucket differ", hint=hint)
         if code in _KEYS or status == 401:
             return Unwritable(
-                f"{what}: the bucket does not know these keys ({code or status})", hint=f"correct them: {HOW}"
+                f"{what}: the bucket does not know these keys ({code or status})", hint=f"correct them: {_keys_from()}"
             )
         if code in _REGION or "BareRedirect" in said:
             return NotConfigured(f"{what}: the bucket is in another region", hint="name it: `s3: {region: …}`")
@@ -144,17 +149,36 @@ class Bucket:
             )
         if status >= 500 or status == 429:
             why = f"{status} {code}".strip()
-            return StorageAway(f"{what}: the bucket does not take it now ({why})", hint=AWAY)
+            return StorageAway(f"{what}: the bucket does not take it now ({why})", hint=UNWILLING)
         if "HttpError" in said or "HTTP error" in said:
             if "builder error" in said:
                 return BadConfig(
                     f"{what}: its address has no TLS", hint="on a network you trust: `s3: {allow_http: true}`"
                 )
+            if "InvalidContentType" in said:
+                hint = "is it http? see `s3: endpoint`, and on a network you trust `s3: {allow_http: true}`"
+                return StorageAway(f"{what}: the bucket does not answer (what answers speaks no TLS)", hint=hint)
             why = match[1] if (match := _WHY.search(said)) else "the connection broke off"
             why = "timed out" if "kind: Timeout" in said else why
             return StorageAway(f"{what}: the bucket does not answer ({why})", hint=AWAY)
         words = f"the bucket refuses it ({status} {code})".replace(" )", ")") if status else _first_line(said)
-        return SetupError(f"{what}: {words}", hint="run `imagen doctor`, which looks at the bucket")
+        return SetupError(
+            f"{what}: {words}",
+            hint="see `storage:` and `s3:` in config.yaml, and the log of the store for what it refused",
+        )
+
+
+def _keys_from() -> str:
+    if os.environ.get("AWS_ACCESS_KEY_ID"):
+        return "they are AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY of the environment, which go before any file"
+    return how()
+
+
+def _is_no_s3(said: str, status: int) -> bool:
+    """A store says its refusals in XML, in answer to an upload too, and gives each object an ETag."""
+    if "ETag Header missing" in said or (status in (405, 501) and "performing PUT" in said):
+        return True
+    return status == 404 and ("performing PUT" in said or "<html" in said.lower())
 
 
 def _first_line(said: str) -> str:

@@ -16,6 +16,8 @@ from imagen.core.errors import BadConfig, NotConfigured
 
 READ_AGAIN = timedelta(minutes=5)  # how soon keys that were changed in the file are used
 
+FILE = "AWS_SHARED_CREDENTIALS_FILE"
+
 # Who sets one of these has chosen; the profile is asked only where nothing else was said.
 CHOSEN = ("AWS_ACCESS_KEY_ID", "AWS_WEB_IDENTITY_TOKEN_FILE")
 ROLES = ("AWS_CONTAINER_CREDENTIALS_RELATIVE_URI", "AWS_CONTAINER_CREDENTIALS_FULL_URI")
@@ -81,7 +83,7 @@ def _section(file: Path, section: str) -> dict[str, str]:
 
 def _files(environ: Mapping[str, str]) -> tuple[Path, Path]:
     home = Path(environ.get("HOME") or Path.home()) / ".aws"
-    keys, config = (environ.get(name) for name in ("AWS_SHARED_CREDENTIALS_FILE", "AWS_CONFIG_FILE"))
+    keys, config = (environ.get(name) for name in (FILE, "AWS_CONFIG_FILE"))
     return (
         Path(keys).expanduser() if keys else home / "credentials",
         Path(config).expanduser() if config else home / "config",
@@ -92,7 +94,10 @@ def _refuse_nothing(environ: Mapping[str, str]) -> None:
     # Said at once: asking a machine that has no role for its keys takes as long as a store that is away.
     off = environ.get("AWS_EC2_METADATA_DISABLED", "").lower() == "true"
     if off and not any(environ.get(variable) for variable in ROLES):
-        raise NotConfigured("there are no keys for the bucket", hint=HOW)
+        raise NotConfigured("there are no keys for the bucket", hint=how(environ))
 
 
-HOW = "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY where imagen starts, or write them into ~/.aws/credentials"
+def how(environ: Mapping[str, str] = os.environ) -> str:
+    """Where the keys belong; what is set goes first. A file is not named by its path: hints travel to callers."""
+    file = "the file of AWS_SHARED_CREDENTIALS_FILE" if environ.get(FILE) else "~/.aws/credentials"
+    return f"set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY where imagen starts, or write them into {file}"

@@ -45,7 +45,11 @@ ITS_PATIENCE = """
 class Database:
     """Runs functions that take a Connection: `await db.write(intake.submit, …)` is one transaction."""
 
-    def __init__(self, url: str, *, full_sync: bool = False) -> None:
+    def __init__(
+        self, url: str, *, full_sync: bool = False, away_s: float = AWAY_S, given_in: str = "`database:` of config.yaml"
+    ) -> None:
+        self._given_in = given_in  # where the address is set, in words for a hint
+        self._away_s = away_s  # how long a PostgreSQL that is away is asked again
         self._file = Path(url.removeprefix("sqlite:///")) if url.startswith("sqlite:///") else None
         self._inode: int | None = None
         self._ears: dict[str, NotifyEar] = {}
@@ -214,7 +218,7 @@ class Database:
         """In a thread, and again while the database is busy or away: the transaction was rolled back by then."""
 
         def patient() -> T:
-            until = time.monotonic() + (BUSY_S if self._file else AWAY_S)
+            until = time.monotonic() + (BUSY_S if self._file else self._away_s)
             while True:
                 try:
                     return work()
@@ -250,13 +254,13 @@ class Database:
             if exc.connection_invalidated or isinstance(exc, OperationalError | InterfaceError):
                 # Not in the server's own words: they name user, host and database, and errors travel far.
                 what, hint = next((told for words, *told in REASONS if words in said), AWAY)
+                hint = hint.format(given_in=self._given_in)
                 return DatabaseAway(f"the database {what}", hint=hint, retry_after_s=5.0)
             if "permission denied" in said:
-                hint = (
-                    "give the user of `database:` the right to CREATE in it, or make it the owner of the schema imagen"
-                )
+                user = f"the user of {self._given_in}"
+                hint = f"give {user} the right to CREATE in it, or make it the owner of the schema imagen"
                 return SetupError(f"the database refuses: {said.splitlines()[0]}", hint=hint)
-            return SetupError(f"the database failed: {said}", hint="run `imagen doctor`")
+            return SetupError(f"the database failed: {said}", hint=FAILED)
         if isinstance(exc, OperationalError) and "locked" in said:
             return SetupError(
                 f"the database {self._file} was busy for {BUSY_S:.0f} s",
@@ -272,24 +276,26 @@ class Database:
                 f"{self._file} is not a database of imagen: {said}",
                 hint="move the file away, a new one is made; or set IMAGEN_HOME to another folder",
             )
-        return SetupError(f"the database failed: {said}", hint="run `imagen doctor`")
+        return SetupError(f"the database failed: {said}", hint=FAILED)
 
     @property
     def _name(self) -> str:
         return str(self._file) if self._file else self.engine.url.render_as_string(hide_password=True)
 
 
-AWAY = ["does not answer", "see whether PostgreSQL runs, and `imagen config show --json` for its address"]
+FAILED = "what was recorded before is safe; see that its machine has room and that its log is quiet, then try again"
+WHERE = "see whether PostgreSQL runs, and whether {given_in} has its address: `imagen config show`"
+AWAY = ["does not answer", WHERE]
 REASONS = (
-    ("password authentication failed", "does not take the password", "correct it in `database:` of config.yaml"),
+    ("password authentication failed", "does not take the password", "correct it in {given_in}"),
     (
         "resolve host",
         "is not found",
-        "correct the host in `database:`; signs such as @ : / # of a password are %40 %3A %2F",
+        "correct the host in {given_in}; signs such as @ : / # of a password are %40 %3A %2F",
     ),
-    ("does not exist", "is not there", "make it with `createdb`, or correct its name in `database:` of config.yaml"),
-    ("timeout", "does not answer in time", AWAY[1]),
-    ("Connection refused", "is not running where it should be", AWAY[1]),
+    ("does not exist", "is not there", "make it with `createdb`, or correct its name in {given_in}"),
+    ("timeout", "does not answer in time", WHERE),
+    ("Connection refused", "is not running where it should be", WHERE),
 )
 
 

@@ -4,14 +4,14 @@ from collections.abc import Iterable
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Connection, or_, select, update
+from sqlalchemy import Connection, and_, delete, false, or_, select, update
 
 from imagen.core.device import Device, Pause
 from imagen.store import queue
 from imagen.store import slots as slots_
 from imagen.store.bell import slot_of, touch
 from imagen.store.columns import iso
-from imagen.store.tables import is_running, jobs, slots
+from imagen.store.tables import idempotency, is_queued, is_running, jobs, slots
 
 
 def pause(connection: Connection, device: str, why: Pause) -> None:
@@ -64,10 +64,13 @@ def listed(connection: Connection, crew: Iterable[Any], at: datetime) -> list[De
     rows = connection.execute(select(slots)).all()
     drawn: dict[str, set[str]] = {}
     workers: dict[str, list[str]] = {}
+    troubles: dict[str, set[str]] = {}
     for worker in crew:
         for device, models in (worker.places or {}).items():
             drawn.setdefault(device, set()).update(models)
             workers.setdefault(device, []).append(worker.id)
+            if worker.troubled:
+                troubles.setdefault(device, set()).add(worker.troubled)
     names = {row.device for row in rows} | drawn.keys()
     asleep = paused(connection, at)
     told = []
@@ -83,6 +86,7 @@ def listed(connection: Connection, crew: Iterable[Any], at: datetime) -> list[De
                 paused=asleep.get(name),
                 models=tuple(sorted(drawn.get(name, ()))),
                 workers=tuple(sorted(workers.get(name, ()))),
+                troubled="; ".join(sorted(troubles.get(name, ()))) or None,
             )
         )
     return told
@@ -92,6 +96,26 @@ def taken(connection: Connection, device: str) -> bool:
     """Does anybody draw there now?"""
     held = select(slots.c.device).where(slots.c.device == device, slots.c.job_id.is_not(None))
     return connection.execute(held.limit(1)).first() is not None
+
+
+def waiting(connection: Connection, job_id: str) -> tuple[str, str] | None:
+    """Model and device of a job that waits; None when it runs or ended."""
+    found = connection.execute(
+        select(jobs.c.model, jobs.c.device).where(jobs.c.id == job_id, is_queued, jobs.c.cancel_requested == false())
+    ).first()
+    return None if found is None else (found.model, found.device)
+
+
+def withdraw(connection: Connection, job_id: str, *, owner: str, route: str, key: str | None) -> bool:
+    """Cancel a job if it still waits, and forget the key that brought it; false when it was begun meanwhile."""
+    waits = select(jobs.c.id).where(jobs.c.id == job_id, is_queued).with_for_update()
+    if connection.execute(waits).first() is None:
+        return False
+    queue.cancel(connection, job_id, by=owner)
+    if key is not None:
+        once = and_(idempotency.c.owner == owner, idempotency.c.route == route, idempotency.c.key == key)
+        connection.execute(delete(idempotency).where(once, idempotency.c.target == job_id))
+    return True
 
 
 def drawn_on(crew: Iterable[Any], model: str | None) -> set[str]:

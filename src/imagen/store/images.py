@@ -13,7 +13,7 @@ from typing import Any
 
 from imagen.core.errors import DiskFull, MissingFile, SetupError, Unwritable
 from imagen.core.ids import new_id
-from imagen.store.bucket import Bucket
+from imagen.store.bucket import GONE, Bucket
 
 THUMBNAIL = "thumbnail"
 CELL = "cell"
@@ -134,7 +134,7 @@ class ImageStore:
         """How many bytes it has; MissingFile when it is not there."""
         size = await self._size(path)
         if size is None:
-            raise MissingFile(f"the picture {path} is not there", hint="it was deleted or moved outside imagen")
+            raise MissingFile(f"the picture {path} is not there", hint=GONE)
         return size
 
     async def sizes(self, paths: Sequence[str]) -> list[int | None]:
@@ -291,9 +291,12 @@ def _explain(exc: Exception, what: str) -> SetupError:
         return exc
     said = str(exc)
     if isinstance(exc, FileNotFoundError):
-        return MissingFile(f"{what}: it is not there", hint="it was deleted or moved outside imagen")
+        return MissingFile(f"{what}: it is not there", hint=GONE)
     if "os error 28" in said or "os error 27" in said or "No space left" in said:
         return DiskFull(f"{what}: the disk is full", hint="free some space; pictures stored before this one are safe")
     if isinstance(exc, PermissionError) or "os error 13" in said or "os error 30" in said or "denied" in said:
         return Unwritable(f"{what}: permission denied", hint="make the folder writable, or set IMAGEN_HOME to another")
-    return SetupError(f"{what}: {said.splitlines()[0] if said else type(exc).__name__}", hint="run `imagen doctor`")
+    return SetupError(
+        f"{what}: {said.splitlines()[0] if said else type(exc).__name__}",
+        hint="see that the images folder lies on a disk that works",
+    )

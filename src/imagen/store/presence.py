@@ -26,9 +26,19 @@ LEASE_S = 12.0  # four missed beats
 
 
 def arrive(
-    connection: Connection, worker: str, *, version: str, serves: Mapping[str, Place], solo: bool, now: datetime
+    connection: Connection,
+    worker: str,
+    *,
+    version: str,
+    serves: Mapping[str, Place],
+    solo: bool,
+    now: datetime,
+    storage: str | None = None,
 ) -> None:
-    """Enter the list of workers; `serves` are the models that it draws for everybody, and where."""
+    """Enter the list of workers; `serves` are the models that it draws for everybody, and where.
+
+    Where it stores pictures is said because all have to do that in one place.
+    """
     connection.execute(
         insert(workers).values(
             id=worker,
@@ -41,6 +51,7 @@ def arrive(
             models=sorted(serves),
             places=_by_device(serves),
             started_at=now,
+            storage=storage,
         )
     )
 

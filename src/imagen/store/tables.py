@@ -222,6 +222,7 @@ workers = Table(
     Column("loaded", Json),  # what it drew last on each of its devices
     Column("places", Json),  # by device: the models it draws there
     Column("troubled", Text),  # why it begins nothing now, although it lives
+    Column("storage", Text),  # where it stores pictures: a bucket's address, or a folder's path
 )
 
 slots = Table(

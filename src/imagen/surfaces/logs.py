@@ -30,6 +30,8 @@ _MASKS = (
     (re.compile(r"(\w://[^\s:/@]*):\S*@"), r"\1:***@"),  # to the last @: a password may hold anything
     (re.compile(r"(?i)\b((?:password|passwd|token|secret|api_?key|key)=)[^\s&;,\"']+"), r"\1***"),
 )
+# How lines end that tell of the end of a trouble: no warnings.
+OVER = (" again",)
 _JOB = re.compile(r"\bjob ([0-9A-Z]{26})\b")
 
 
@@ -70,7 +72,8 @@ def lines(log: Log) -> Callable[[str], None]:
 
     def say(line: str) -> None:
         found = _JOB.search(line)
-        log.warning(line, **({"job": found[1]} if found else {}))
+        tell = log.info if line.endswith(OVER) else log.warning
+        tell(line, **({"job": found[1]} if found else {}))
 
     return say
 

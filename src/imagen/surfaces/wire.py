@@ -191,6 +191,8 @@ def webhook_json(webhook: Webhook | None, delivery: Delivery | None, *, end: str
         return None
     # `forgotten`: it was told or given up, so long ago that nothing is kept of it.
     state = "set" if end is None else "forgotten" if webhook.each or webhook.wants(end) else "unwanted"
+    if state == "unwanted" and delivery is not None and delivery.state == "waiting":
+        delivery = None  # a courier has not sorted it out yet
     told = delivery or Delivery(id="", state=state)
     return {
         "origin": webhook.origin,
@@ -222,6 +224,7 @@ def device_json(device: Device) -> dict[str, Any]:
         else None,
         "models": list(device.models),
         "workers": list(device.workers),
+        "troubled": device.troubled,
     }
 
 

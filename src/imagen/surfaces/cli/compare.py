@@ -1,21 +1,23 @@
 """`imagen compare`: the same prompt over several models, side by side in one folder."""
 
+import asyncio
 import json
 import os
 import secrets
 import shlex
 import sys
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from imagen.core.errors import NotConfigured, RequestError
+from imagen.core.errors import ImagenError, NotConfigured, RequestError
 from imagen.core.job import State
 from imagen.core.request import Draft
 from imagen.surfaces.cli import options, webhooks
-from imagen.surfaces.cli.follow import INTERRUPTED, cancelled_by_ctrl_c, run, tell_orphans
+from imagen.surfaces.cli.follow import INTERRUPTED, LOOK_S, cancelled_by_ctrl_c, not_cancelled, run, tell_orphans
 from imagen.surfaces.cli.where import open_door
 
 if TYPE_CHECKING:
@@ -26,6 +28,7 @@ if TYPE_CHECKING:
     from imagen.door import Door
     from imagen.engine.compare_run import Comparison, Result
     from imagen.models.catalog import Catalog
+    from imagen.surfaces.cli.compare_board import Board
 
 
 @click.command()
@@ -199,11 +202,17 @@ async def _run(app: "Door", comparison: "Comparison", *, html: bool, as_json: bo
     folder = comparison.folder.path
     board = Board(sys.stderr, comparison.document)
     board.line(f"{_described(comparison)} → {_short(folder)}")
+    asking = asyncio.create_task(_say_what_it_waits_for(app, comparison, board))
     try:
-        async with cancelled_by_ctrl_c(comparison.cancel, board), webhooks.telling(app, comparison.webhook):
+        async with (
+            cancelled_by_ctrl_c(comparison.cancel, board, left=not_cancelled(app)),
+            webhooks.telling(app, comparison.webhook),
+        ):
             result = await comparison.run(board.tell, html=html)
             await webhooks.say(comparison.webhook, lambda: _delivery(app, result))
     finally:
+        asking.cancel()
+        await asyncio.gather(asking, return_exceptions=True)
         board.close()
     if as_json:
         click.echo(json.dumps(result.document.as_dict(), ensure_ascii=True, indent=2))
@@ -223,6 +232,23 @@ async def _run(app: "Door", comparison: "Comparison", *, html: bool, as_json: bo
     ended = f"{left} of {_plural(len(cells), 'cell')} ended without a picture"
     click.echo(f"{ended}; try again with: {again} --failed", err=True)
     return 1
+
+
+async def _say_what_it_waits_for(app: "Door", comparison: "Comparison", board: "Board") -> None:
+    """Once for each reason: a device that is paused, somebody else's job, nobody who draws the model."""
+    from imagen.surfaces.cli.jobs import SHORT
+
+    said: set[str] = set()
+    while True:
+        await asyncio.sleep(LOOK_S)
+        own = {entry.job[-SHORT:] for entry in comparison.document.cells if entry.job}
+        for job_id in board.waiting(comparison.document):
+            with suppress(ImagenError):  # whoever follows the cells says it better
+                job = await app.job(job_id)
+                why = job.waits_for if job.state is State.QUEUED else None
+                if why and why not in said and not any(name in why for name in own):
+                    said.add(why)
+                    board.line(f"waiting for {why}")
 
 
 def _described(comparison: "Comparison") -> str:

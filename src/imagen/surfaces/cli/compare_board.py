@@ -78,6 +78,15 @@ class Board:
             self._live.update(self._lines(), refresh=True)  # first, so that no line is seen both live and ended
             self._live.console.print(Text(text), soft_wrap=True)
 
+    def waiting(self, document: Document) -> list[str]:
+        """The first job of each model of which no cell is at work."""
+        busy = {entry.model for entry in document.cells if entry.index in self._running}
+        first: dict[str, str] = {}
+        for entry in document.cells:
+            if entry.state is State.QUEUED and entry.job is not None and entry.model not in busy:
+                first.setdefault(entry.model, entry.job)
+        return list(first.values())
+
     def on(self, event: events.Event) -> None:
         """Events come through `tell`, together with their cell."""
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from imagen.surfaces.cli.output import age, print_json, print_table
+from imagen.surfaces.cli.output import age, one_line, print_json, print_table
 from imagen.surfaces.cli.where import open_door
 
 if TYPE_CHECKING:
@@ -34,9 +34,9 @@ def list_(json_output: bool) -> None:
 def pause(devices: tuple[str, ...], reason: str, now: bool, json_output: bool) -> None:
     """Begin nothing on DEVICE until it is resumed, whatever stops and starts meanwhile.
 
-    Without DEVICE every device is meant on which the models of this machine's settings are drawn; with --server it has
-    to be named, and the key has to be an admin's. Jobs wait, and say
-    why. What is given back by --now has not failed.
+    Without DEVICE every device is meant on which the models of this machine's settings are drawn; with --server every
+    one that the server lists, and the key has to be an admin's. Jobs wait, and say why. What is given back by --now has
+    not failed.
     """
 
     _show(_ask(lambda there: there.pause(devices, by=_me(), reason=reason, now=now)), json_output)
@@ -62,12 +62,22 @@ def _show(devices: Sequence["Device"], json_output: bool) -> None:
             f"{device.taken} of {device.slots}" if device.slots else "",
             _memory(device),
             str(len(device.workers)),
-            f"{device.paused} ({age(device.paused.since)})" if device.paused else "open",
+            _state(device),
             ", ".join(device.models),
         )
         for device in devices
     ]
-    print_table(("DEVICE", "TAKEN", "MIB", "WORKERS", "STATE", "MODELS"), rows)
+    print_table(("DEVICE", "TAKEN", "MIB", "WORKERS", "STATE", "MODELS"), rows, whole=True)
+    for device in devices:
+        if device.troubled:  # a sentence, and too long for a column
+            click.echo(f"{device.name} begins nothing: {one_line(device.troubled)}")
+
+
+def _state(device: "Device") -> str:
+    if device.paused is not None:
+        since = age(device.paused.since)
+        return f"{device.paused} ({since})" if since != "now" else str(device.paused)
+    return "begins nothing" if device.troubled else "open"
 
 
 def _memory(device: "Device") -> str:

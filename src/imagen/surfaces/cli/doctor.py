@@ -2,16 +2,16 @@
 
 import asyncio
 import sys
-from collections.abc import Awaitable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from imagen.core.errors import ImagenError
+from imagen.core.errors import DatabaseAway, ImagenError
 from imagen.surfaces.cli.models import check_json
 from imagen.surfaces.cli.output import one_line, print_json
-from imagen.surfaces.cli.where import address, open_away, server
+from imagen.surfaces.cli.where import address, server
 
 if TYPE_CHECKING:
     from imagen.app import App
@@ -49,6 +49,7 @@ def doctor(
 
     With MODEL only that model is asked. Exit code 3 means that something needed is missing.
     """
+    from imagen.surfaces.cli.doctor_away import diagnosed
     from imagen.surfaces.cli.doctor_clients import check_clients, only_with_clients
 
     if clients is not None or names:
@@ -56,7 +57,7 @@ def doctor(
         fine = check_clients(url, key=key or known, model=asked or model, names=names, json_output=json_output)
         sys.exit(0 if fine else NOT_READY)
     only_with_clients(key=key, model=asked)
-    findings = asyncio.run(_diagnosed_away(model) if server() else _diagnosed(model))
+    findings = asyncio.run(diagnosed(model) if server() else _diagnosed(model))
     ok = all(finding.ok for finding in findings)
     if json_output:
         checks = [{**check_json(finding.check), "needed": finding.needed} for finding in findings]
@@ -70,61 +71,30 @@ def doctor(
 
 async def _diagnosed(model: str | None) -> list["Finding"]:
     from imagen.app import App
-    from imagen.config import load_settings
+    from imagen.config import load_settings, masked
     from imagen.engine.doctor import diagnose
     from imagen.engine.wiring import catalog_of
 
     settings = load_settings()
     try:
-        app, refused = App(_usable(settings)), None
+        app, refused = App(_usable(settings), patient=False), None
     except ImagenError as error:
         # A database that cannot even be named; the models can still be asked.
         app, refused = App(replace(_usable(settings), database="sqlite", storage="local")), error
     try:
-        looks = _looks(app, refused)
+        place = ""
+        try:
+            if refused is None:
+                await app.start()
+                place = str(masked("", await app.check_store()))
+        except ImagenError as error:
+            refused = error  # what only the database knows is not asked, each time anew, of one that is away
+            if isinstance(error, DatabaseAway):  # which one is said here only: errors travel to callers too
+                error.message += f": {masked('database', settings.database)}"
+        looks = _looks(app, place, refused)
         return await diagnose(settings, catalog_of(settings), app.backend_for, model=model, looks=looks)
     finally:
         await app.aclose()
-
-
-async def _diagnosed_away(name: str | None) -> list["Finding"]:
-    """What can be seen of a server from here: that it answers, takes our key, accepts jobs, and what is ready there."""
-    from imagen.app import VERSION
-    from imagen.core.errors import Check
-    from imagen.engine.doctor import Finding
-
-    async with open_away() as away:
-        checks: list[Check] = []
-
-        async def look(what: str, asked: Awaitable[str]) -> None:
-            try:
-                checks.append(Check.passed(what, await asked))
-            except ImagenError as error:
-                checks.append(Check.failed(what, error))
-
-        async def version() -> str:
-            about = await away.about()
-            other = "" if about["version"] == VERSION else f"; imagen here is {VERSION}"
-            who = f"as {about['key']['name']}{', an admin' if about['key']['admin'] else ''}"
-            return f"{away.url} is imagen {about['version']}{other}; we ask {who}"
-
-        async def ready() -> str:
-            await away.ready()
-            return "accepted"
-
-        await look("server", version())
-        if not checks[0].ok:
-            return [Finding(check=checks[0])]
-        await look("jobs", ready())
-        told = await away.model_states()
-        wanted = away.catalog_of(told).get(name).name if name is not None else None
-        return [Finding(check=check) for check in checks] + [
-            Finding(
-                check=Check(name=f"{one.model.name}: ready", error=one.error), needed=one.default or wanted is not None
-            )
-            for one in told
-            if (one.model.enabled if wanted is None else one.model.name == wanted)
-        ]
 
 
 def _usable(settings: "Settings") -> "Settings":
@@ -132,49 +102,61 @@ def _usable(settings: "Settings") -> "Settings":
     return replace(settings, problems=())
 
 
-def _looks(app: "App", refused: ImagenError | None) -> Mapping[str, "Look"]:
+def _looks(app: "App", place: str, refused: ImagenError | None) -> Mapping[str, "Look"]:
     from imagen.app import VERSION
-    from imagen.config import masked
-    from imagen.engine.doctor import check_daemons, heard_of, package_changed_at, told_of
+    from imagen.engine.apart import check_places
+    from imagen.engine.doctor import check_daemons, heard_of, package_changed_at
+    from imagen.engine.doctor_crew import check_crew, check_waiting, told_of
 
     async def database() -> str:
         if refused is not None:
             raise refused
-        await app.start()
-        return str(masked("", await app.check_store()))
+        return place
 
     async def pictures() -> str:
         return await app.check_images()
 
     async def waiting() -> str:
-        left = [] if refused else await app.orphans()
-        if not left:
-            return "none"
-        return f"{len(left)} that nobody draws; run one with `imagen jobs watch {left[0].id}`"
+        before, heard = await seen()
+        return check_waiting(await app.orphans(), await app.waiting(), before, heard)
+
+    asked: list[tuple[Sequence[Mapping[str, Any]], set[str]]] = []
+
+    async def seen() -> tuple[Sequence[Mapping[str, Any]], set[str]]:
+        """Listening takes seconds, so once."""
+        if not asked:
+            before = await app.workers()
+            asked.append((before, await heard_of(before, app.workers)))
+        return asked[0]
 
     async def workers() -> str:
-        if refused:
-            return "0 alive"
-        before = await app.workers()
+        before, heard = await seen()
         check_daemons(before, version=VERSION, changed_at=package_changed_at())
-        heard = await heard_of(before, app.workers)
-        silent = sum(worker["id"] not in heard for worker in before)
-        told = f"{len(before) - silent} alive" + (f", {silent} not heard" if silent else "")
-        return "\n".join([told, *(told_of(worker, heard) for worker in before[:WORKERS])])
+        return "\n".join([check_crew(before, heard), *(told_of(worker, heard) for worker in before[:WORKERS])])
+
+    async def storage() -> str:
+        # Only of those that count up: a row may be left of one that is dead.
+        before, heard = await seen()
+        settings = app.settings
+        here = str(settings.images_folder) if settings.storage == "local" else settings.storage.rstrip("/")
+        return check_places((worker for worker in before if worker["id"] in heard), here)
 
     async def clock() -> str:
         return await app.check_clock()
 
     async def devices() -> str:
-        asleep = [] if refused else [device for device in await app.devices.all() if device.paused]
+        asleep = [device for device in await app.devices.all() if device.paused]
         told = "; ".join(f"{device.name} is {device.paused}" for device in asleep)
         return f"{told}; jobs wait until `imagen worker resume`" if told else "none paused"
 
     # A folder is looked at with the other folders; a bucket can only be tried.
-    bucket = {} if refused or app.settings.storage == "local" else {"image store": pictures}
-    several = app.settings.database != "sqlite" and not refused  # else there is one clock
+    bucket = {} if app.settings.storage == "local" else {"image store": pictures}
+    if refused is not None:
+        return {"database": database, **bucket}
+    several = app.settings.database != "sqlite"  # else there is one clock
     clocks = {"clock": clock} if several else {}
-    return {"database": database, **clocks, **bucket, "waiting jobs": waiting, "workers": workers, "devices": devices}
+    those = {"waiting jobs": waiting, "workers": workers, "storage": storage, "devices": devices}
+    return {"database": database, **clocks, **bucket, **those}
 
 
 def _short(findings: Sequence["Finding"]) -> Iterator["Finding"]:

@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Any, NoReturn, Protocol
 import click
 
 from imagen.core import events
-from imagen.core.errors import ImagenError
+from imagen.core.errors import ImagenError, ServerAway
 from imagen.core.job import Job, State
+from imagen.surfaces.cli.where import command
 from imagen.surfaces.wire import PreviewForm, event_json
 
 if TYPE_CHECKING:
@@ -99,6 +100,9 @@ async def to_the_end(app: "Door", job_id: str, shown: Face, *, previews: bool) -
                 shown.on(event)
                 if isinstance(event, Ended):
                     return event
+    except ServerAway as away:
+        hint = f"job {job_id} is kept there: `{command('jobs', 'watch', job_id)}` when it is back"
+        raise ServerAway(away.message, hint=hint, detail=away.detail) from away
     finally:
         shown.close()
         asking.cancel()
@@ -107,14 +111,21 @@ async def to_the_end(app: "Door", job_id: str, shown: Face, *, previews: bool) -
 
 
 @asynccontextmanager
-async def cancelled_by_ctrl_c(cancel: Callable[[], Awaitable[object]], shown: Voice) -> AsyncIterator[None]:
-    """While inside, Ctrl-C calls `cancel` and lets the job end; pressed again, it leaves at once."""
+async def cancelled_by_ctrl_c(
+    cancel: Callable[[], Awaitable[object]], shown: Voice, *, left: str = ""
+) -> AsyncIterator[None]:
+    """While inside, Ctrl-C calls `cancel` and lets the job end; pressed again, it leaves at once.
+
+    `left` is said where that was not heard.
+    """
     loop = asyncio.get_running_loop()
     asked: list[asyncio.Future[object]] = []
 
     def pressed() -> None:
         if asked:
             shown.close()
+            if left and not (asked[0].done() and asked[0].exception() is None):
+                click.echo(left, err=True)
             # Threads of a backend would hold up a normal exit; whoever sweeps next ends the job.
             os._exit(INTERRUPTED)
         asked.append(asyncio.ensure_future(cancel()))
@@ -123,9 +134,26 @@ async def cancelled_by_ctrl_c(cancel: Callable[[], Awaitable[object]], shown: Vo
     loop.add_signal_handler(signal.SIGINT, pressed)
     try:
         yield
+    except ServerAway:
+        if asked and left:
+            click.echo(left, err=True)
+        for one in asked:
+            one.cancel()
+        await asyncio.gather(*asked, return_exceptions=True)
+        asked.clear()
+        raise
     finally:
         loop.remove_signal_handler(signal.SIGINT)
         await asyncio.gather(*asked)
+
+
+def not_cancelled(app: "Door", job_id: str | None = None) -> str:
+    """What is said where Ctrl-C was not heard; nothing at this machine, where whoever sweeps next sees to it."""
+    url: str | None = getattr(app, "url", None)
+    if url is None:
+        return ""
+    waits = f"job {job_id} waits there: `{command('jobs', 'cancel', job_id)}`" if job_id else "its jobs wait there"
+    return f"not cancelled: {url} does not answer; {waits}"
 
 
 def run(main: Coroutine[Any, Any, int]) -> NoReturn:

@@ -19,6 +19,7 @@ from imagen.surfaces.cli.follow import (
     Face,
     cancelled_by_ctrl_c,
     face,
+    not_cancelled,
     run,
     say_end,
     tell_orphans,
@@ -163,7 +164,10 @@ async def _delivery(app: "Door", job: Job) -> "Delivery | None":
 
 
 async def _drawn(app: "Door", job: Job, shown: Face, *, previews: bool) -> Ended:
-    async with app.working([job.id]), cancelled_by_ctrl_c(lambda: app.cancel(job.id), shown):
+    async with (
+        app.working([job.id]),
+        cancelled_by_ctrl_c(lambda: app.cancel(job.id), shown, left=not_cancelled(app, job.id)),
+    ):
         try:
             return await to_the_end(app, job.id, shown, previews=previews)
         except BrokenPipeError:

@@ -13,7 +13,7 @@ from imagen.surfaces.cli.destination import Destination, destination
 from imagen.surfaces.cli.follow import face, run, say_end, tell_orphans, to_the_end
 from imagen.surfaces.cli.generate import hand_over
 from imagen.surfaces.cli.output import age, one_line, print_json, print_table
-from imagen.surfaces.cli.where import open_door
+from imagen.surfaces.cli.where import open_door, server
 from imagen.surfaces.wire import PreviewForm, job_json, job_webhook
 
 if TYPE_CHECKING:
@@ -139,7 +139,8 @@ def retry(job_id: str, and_watch: bool, json_output: bool) -> None:
                 print_json(job_json(job))
             else:
                 click.echo(job.id)
-                click.echo(f"draw it with `imagen jobs watch {job.id}`, where no worker does", err=True)
+                how = "follow it with `{}`" if server() else "draw it with `{}`, where no worker does"
+                click.echo(how.format(f"imagen jobs watch {job.id}"), err=True)
             return 0
 
     run(retried())

@@ -74,13 +74,22 @@ def list_(json_output: bool = False) -> None:
 def remove(name: str, json_output: bool) -> None:
     """Take a key away; a running server notices within seconds. The jobs made with it stay."""
 
-    async def removed(app: "App") -> int:
+    async def removed(app: "App") -> tuple[int, bool]:
+        admins = {key.name for key in await app.keys() if key.admin}
         await app.remove_key(name)
-        return len(await app.keys())
+        return len(await app.keys()), admins == {name}
 
-    left = _ask(removed)
+    left, last_admin = _ask(removed)
     if json_output:
         print_json({"removed": name, "left": left})
+    else:
+        click.echo(f"removed the key of {name}")
+    if left and last_admin:
+        click.echo(
+            "note: that was the last admin; nobody sees what all others made, reads /metrics or pauses a device "
+            "through a server until there is another: `imagen keys add NAME --admin`",
+            err=True,
+        )
     if not left:
         click.echo(
             "note: that was the last key; a server of this machine only now answers everybody on it, "

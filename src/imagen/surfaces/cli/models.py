@@ -11,7 +11,7 @@ import click
 
 from imagen.core.errors import ImagenError
 from imagen.surfaces.cli.output import byte_size, print_json, print_table
-from imagen.surfaces.cli.where import check_where, open_away, server
+from imagen.surfaces.cli.where import address, check_where, open_away, server
 
 if TYPE_CHECKING:
     from imagen.config import Settings
@@ -115,6 +115,11 @@ def check(name: str | None, json_output: bool) -> None:
     Exit code 3 means that NAME would fail.
     """
     told = _checked_away(name) if server() else _checked(name)
+    if server() and not all(check.ok for _, checks in told for check in checks):
+        # Its errors and hints are for whoever stands at that machine.
+        click.echo(
+            f"note: what fails, fails at {address()[0]}; the hints are for its owner, to be followed there", err=True
+        )
     if json_output:
         print_json({"models": [_verdict(model, checks) for model, checks in told]})
     elif name:

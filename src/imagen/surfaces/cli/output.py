@@ -1,6 +1,7 @@
 """What commands print: tables that fit, ages and sizes for people, and one JSON document for programs."""
 
 import json
+import math
 import shutil
 import sys
 import unicodedata
@@ -21,9 +22,13 @@ def print_json(value: Any) -> None:
     click.echo(json.dumps(value, indent=2))
 
 
-def print_table(titles: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """Columns under titles, as wide as the terminal; what does not fit ends in …"""
-    for line in table(titles, rows, width=_terminal_width()):
+def print_table(titles: Sequence[str], rows: Sequence[Sequence[str]], *, whole: bool = False) -> None:
+    """Columns under titles, as wide as the terminal; what does not fit ends in …
+
+    `whole`: nothing is cut where no terminal is.
+    """
+    width = sys.maxsize if whole and not sys.stdout.isatty() else _terminal_width()
+    for line in table(titles, rows, width=width):
         click.echo(line)
 
 
@@ -78,6 +83,17 @@ def age(then: datetime | None, now: datetime | None = None) -> str:
     for below, unit_s, name in AGES:
         if seconds < below:
             return f"{seconds // unit_s} {name} ago"
+    return then.date().isoformat()
+
+
+def ahead(then: datetime, now: datetime | None = None) -> str:
+    """`in 3 min`; `now` when it is due."""
+    seconds = math.ceil((then - (now or datetime.now(UTC))).total_seconds())
+    if seconds < 1:
+        return "now"
+    for below, unit_s, name in AGES:
+        if seconds < below:
+            return f"in {seconds // unit_s} {name}"
     return then.date().isoformat()
 
 

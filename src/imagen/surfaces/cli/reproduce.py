@@ -11,7 +11,7 @@ import click
 from imagen.core.errors import MissingFile
 from imagen.core.events import Completed
 from imagen.surfaces.cli.destination import Destination, destination
-from imagen.surfaces.cli.follow import cancelled_by_ctrl_c, face, run, say_end, tell_orphans, to_the_end
+from imagen.surfaces.cli.follow import cancelled_by_ctrl_c, face, not_cancelled, run, say_end, tell_orphans, to_the_end
 from imagen.surfaces.cli.generate import hand_over
 from imagen.surfaces.cli.output import print_json
 from imagen.surfaces.cli.where import open_door
@@ -42,7 +42,10 @@ async def _reproduce(file: Path, output: Destination | None, json_output: bool) 
         job = await app.submit(draft)
         await tell_orphans(app)
         shown = face(json_output=False, preview="ref", pictures=sys.stderr.isatty())
-        async with app.working([job.id]), cancelled_by_ctrl_c(lambda: app.cancel(job.id), shown):
+        async with (
+            app.working([job.id]),
+            cancelled_by_ctrl_c(lambda: app.cancel(job.id), shown, left=not_cancelled(app, job.id)),
+        ):
             end = await to_the_end(app, job.id, shown, previews=shown.shows_pictures)
         if not isinstance(end, Completed):
             return say_end(end, job)

@@ -4,12 +4,15 @@ import asyncio
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
+from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from imagen.core.errors import RequestError
 from imagen.core.webhook import Delivery, Webhook, webhook_of
+from imagen.surfaces.cli.output import ahead
+from imagen.surfaces.cli.where import server
 
 if TYPE_CHECKING:
     from imagen.door import Door
@@ -57,7 +60,8 @@ async def say(webhook: Webhook | None, look: Callable[[], Awaitable[Delivery | N
         click.echo(f"could not tell {webhook.origin}: {told.said}", err=True)
     else:
         why = (told.said if told is not None else None) or "no answer"
-        click.echo(f"could not tell {webhook.origin} yet: {why}; `imagen serve` or `imagen worker` tries on", err=True)
+        who = "the server" if server() else "`imagen serve` or `imagen worker`"
+        click.echo(f"could not tell {webhook.origin} yet: {why}; {who} tries on", err=True)
 
 
 async def all_again(app: "Door") -> list[str]:
@@ -76,4 +80,8 @@ def facts(told: Mapping[str, Any] | None) -> list[tuple[str, str | None]]:
     if told is None:
         return []
     tries = f", {told['tries']} tries" if told["tries"] > 1 else ""
-    return [("webhook", f"{told['origin']}: {told['state']}{tries}"), ("said", told["said"])]
+    return [
+        ("webhook", f"{told['origin']}: {told['state']}{tries}"),
+        ("said", told["said"]),
+        ("next try", ahead(datetime.fromisoformat(told["next_at"])) if told["next_at"] else None),
+    ]

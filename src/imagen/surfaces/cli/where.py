@@ -19,6 +19,7 @@ VARIABLE = "IMAGEN_SERVER"
 # What is about one machine, and is said there. `config` and `skill` stay open where only the variable is set:
 # it is among the settings that they are about.
 ONLY_HERE = ("serve", "worker", "keys", "gc", "db", "models add", "models pull", "models remove")
+ELSEWHERE = {"keys": "; what signs your webhooks there, its GET /v1/webhooks/secret tells your key"}
 IN_PART = ("worker",)  # groups some of whose verbs are for one machine: they look themselves
 ASKED_FOR_HERE = ("config", "skill")
 
@@ -39,14 +40,14 @@ def open_door() -> "AbstractAsyncContextManager[Door]":
     return open_app()
 
 
-def open_away() -> "AbstractAsyncContextManager[Away]":
-    """The server that was named."""
+def open_away(*, patient: bool = True) -> "AbstractAsyncContextManager[Away]":
+    """The server that was named; not `patient`: asked once, however it is."""
     from imagen.away.client import open_away
     from imagen.config import load_settings
 
     named = server()
     assert named is not None
-    return open_away(named, load_settings(), say=lambda line: click.echo(line, err=True))
+    return open_away(named, load_settings(), say=lambda line: click.echo(line, err=True), patient=patient)
 
 
 def address() -> tuple[str, str | None]:
@@ -68,9 +69,16 @@ def check_where(ctx: click.Context, verb: str) -> None:
         how = f"leave out {FLAG}" if typed else f"unset {VARIABLE}"
         raise RequestError(
             f"`imagen {verb}` is about the machine it runs on, and cannot be done at {named}",
-            hint=f"run it there; to run it here, {how}",
+            hint=f"run it there; to run it here, {how}" + ELSEWHERE.get(verb, ""),
             param="server",
         )
+
+
+def command(*words: str) -> str:
+    """What somebody types to have this done at the server that was named."""
+    ctx = click.get_current_context(silent=True)
+    typed = ctx is not None and ctx.find_root().get_parameter_source("server") is ParameterSource.COMMANDLINE
+    return " ".join(["imagen", *([FLAG, server() or ""] if typed else []), *words])
 
 
 def in_front(words: Sequence[str]) -> list[str]:
@@ -81,12 +89,18 @@ def in_front(words: Sequence[str]) -> list[str]:
     before = iter(words[:end])
     for word in before:
         if word == FLAG:
-            value = next(before, None)
-            if value is None or value.startswith("-"):
-                raise click.UsageError(f"{FLAG} wants the address of a server, as in {FLAG} http://gpu.example:8450")
+            value = next(before, "")
+            if not value.strip() or value.startswith("-"):
+                raise _nowhere()
             front += [FLAG, value]
         elif word.startswith(f"{FLAG}="):
+            if not word.partition("=")[2].strip():
+                raise _nowhere()
             front.append(word)
         else:
             rest.append(word)
     return [*front, *rest, *words[end:]]
+
+
+def _nowhere() -> click.UsageError:
+    return click.UsageError(f"{FLAG} wants the address of a server, as in {FLAG} http://gpu.example:8450")

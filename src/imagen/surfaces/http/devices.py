@@ -30,6 +30,9 @@ class NewPause(Asked):
     model_config = ConfigDict(json_schema_extra={"examples": [{"reason": "a training run", "now": False}]})
 
 
+UNSAID = NewPause(reason="", now=False)
+
+
 class Paused(Said):
     """Why nothing is begun on a device."""
 
@@ -50,6 +53,9 @@ class Device(Said):
     paused: Paused | None
     models: list[str] = Field(description="what live workers draw there")
     workers: list[str]
+    troubled: str | None = Field(
+        description="why live workers begin nothing there, such as a store that takes no pictures"
+    )
 
 
 class DeviceList(Said):
@@ -73,7 +79,7 @@ async def devices(door: DoorOf) -> Response:
     summary="Pause a device",
     responses={200: {"model": Device, "description": "it is paused"}, **problems(404, 413, 415, 422)},
 )
-async def pause(name: Name, asked: NewPause, door: DoorOf) -> Response:
+async def pause(name: Name, door: DoorOf, asked: NewPause = UNSAID) -> Response:
     """Nothing is begun there until it is resumed, whatever stops and starts meanwhile. For admin keys."""
     _for_admins(door)
     by = door.caller.name
@@ -95,4 +101,7 @@ async def resume(name: Name, door: DoorOf) -> Response:
 
 def _for_admins(door: Door) -> None:
     if not door.caller.admin:
-        raise Forbidden("a device is everybody's", hint="use the key of an admin")
+        raise Forbidden(
+            "only an admin's key may pause or resume a device",
+            hint="the owner of this server makes one: `imagen keys add NAME --admin`",
+        )

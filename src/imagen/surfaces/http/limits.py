@@ -6,12 +6,21 @@ from typing import Any
 from imagen.config import Limits
 from imagen.core.errors import TooLarge
 from imagen.core.request import Draft
+from imagen.models.catalog import Catalog
 from imagen.surfaces.http.connection import SET
 
 
-def check_draft(draft: Draft, limits: Limits) -> None:
-    """TooLarge when a request passes a limit. What it leaves open is the model's own affair."""
-    check_fields({name: getattr(draft, name) for name in Draft.__dataclass_fields__}, limits)
+def check_draft(draft: Draft, limits: Limits, catalog: Catalog | None = None) -> None:
+    """TooLarge when a request passes a limit. What it leaves open is the model's own affair.
+
+    With the `catalog` what its model cannot do at all is told in place of that: no owner who sets more helps there.
+    """
+    try:
+        check_fields({name: getattr(draft, name) for name in Draft.__dataclass_fields__}, limits)
+    except TooLarge:
+        if catalog is not None:
+            catalog.resolve(draft, lambda: 0)
+        raise
 
 
 def check_series(

@@ -100,7 +100,7 @@ async def submit(
     if asked.priority > 0 and not door.caller.admin:
         raise Forbidden("a priority above 0 is for admin keys", hint="leave it out", param="priority")
     draft = draft_of(asked)
-    check_draft(draft, door.limits)
+    check_draft(draft, door.limits, door.app.catalog)
     job = await door.app.submit(
         draft,
         owner=door.caller.name,

@@ -7,7 +7,7 @@ from collections import Counter as Tallied
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Annotated, Any
 
-from fastapi import APIRouter, Depends
+from fastapi import APIRouter, Depends, Query
 from starlette.responses import Response
 
 from imagen.core.errors import Forbidden, ImagenError, SetupError
@@ -36,11 +36,20 @@ OTHER = "other"  # rows that came by SQL may name anything; a name is a label on
 OVERLAP = 200  # PostgreSQL may show an event before a lower one, whose transaction was still open
 
 
+Pictures = Annotated[
+    bool,
+    Query(
+        description="`no`: leave out the store of pictures, and only say whether jobs are accepted. For who decides "
+        "which servers are asked: while a store that they share is away, all of them accept jobs, which wait"
+    ),
+]
+
+
 def router(app: "App", open_streams: Callable[[], int] = lambda: 0) -> APIRouter:
     """GET /healthz, /readyz and /metrics."""
     routes = APIRouter(tags=["operations"])
     tally = Tally(app, open_streams)
-    readiness = _Readiness(app)
+    readiness, accepting = _Readiness(app), _Readiness(app, pictures=False)
 
     # Checkers of uptime ask with HEAD; the server leaves the body out.
     @routes.head("/healthz", include_in_schema=False)
@@ -49,9 +58,9 @@ def router(app: "App", open_streams: Callable[[], int] = lambda: 0) -> APIRouter
         return {"status": "ok"}
 
     @routes.head("/readyz", include_in_schema=False)
-    @routes.get("/readyz", summary="Whether jobs are accepted", responses=problems(503))
-    async def readyz() -> dict[str, str]:
-        paused = await readiness.check()
+    @routes.get("/readyz", summary="Whether jobs are accepted and pictures stored", responses=problems(503))
+    async def readyz(pictures: Pictures = True) -> dict[str, str]:
+        paused = await (readiness if pictures else accepting).check()
         # How many, and not which: nobody is asked for a key here.
         return {"status": "ready"} | ({"paused": f"{paused} of the devices"} if paused else {})
 
@@ -71,13 +80,14 @@ def router(app: "App", open_streams: Callable[[], int] = lambda: 0) -> APIRouter
 class _Readiness:
     """Looks once a second at most, and never twice at once: it asks the database and writes a file, for anybody."""
 
-    def __init__(self, app: "App") -> None:
+    def __init__(self, app: "App", *, pictures: bool = True) -> None:
         self._app = app
+        self._pictures = pictures
         self._look: asyncio.Task[ImagenError | int] | None = None
         self._looked_at = float("-inf")
 
     async def check(self) -> int:
-        """Raise what keeps jobs from being accepted; otherwise say how many devices are paused."""
+        """Raise what is away; otherwise say how many devices are paused."""
         now = time.monotonic()
         if self._look is None or (self._look.done() and now - self._looked_at > FRESH_S):
             self._look, self._looked_at = asyncio.create_task(self._wrong()), now
@@ -93,7 +103,7 @@ class _Readiness:
 
     async def _wrong(self) -> ImagenError | int:
         try:
-            await self._app.ready()
+            await (self._app.ready() if self._pictures else self._app.check_store())
             return len(await self._app.devices.paused())
         except ImagenError as error:
             return error
@@ -211,11 +221,23 @@ class _Now:
             "device",
         )
         yield gauge("workers", "Workers alive, of all machines.", {"": len(self.workers)}, None)
+        troubled = sum(worker["troubled"] is not None for worker in self.workers)
+        yield gauge(
+            "workers_troubled",
+            "Workers alive that begin nothing, because they cannot store pictures.",
+            {"": troubled},
+            None,
+        )
         serving = Tallied(model for worker in self.workers for model in worker["models"])
         yield gauge("model_workers", "Workers alive that draw a model.", dict(serving))
         versions = Tallied(worker["version"] for worker in self.daemons)
         yield gauge("daemons", "Servers and workers alive, by the version of imagen.", dict(versions), "version")
-        yield gauge("ready", "1 while /readyz says that jobs are accepted.", {"": float(self.ready)}, None)
+        yield gauge(
+            "ready",
+            "1 while /readyz says 200: jobs are accepted, and pictures can be stored.",
+            {"": float(self.ready)},
+            None,
+        )
         yield gauge("streams_open", "Event streams open at this server.", {"": self.streams}, None)
         if self.room is not None:
             yield gauge("images_free_bytes", "Room left where pictures are stored.", {"": self.room}, None)
@@ -252,7 +274,7 @@ class _Counts:
         )
         self._preview_frames = Counter("imagen_preview_frames", "Previews made.", ["model"], registry=self.registry)
         # What an alarm is raised for is there at zero: a series that begins at one never rose.
-        for why in ("lost", "stopped"):
+        for why in ("lost", "stopped", "storage_away"):
             self._requeued.labels(why)
         for model in models:
             self._warnings.labels(model, "storage_away")

@@ -34,6 +34,7 @@ INNER = {
     "preview": tuple(shapes.PreviewWish.model_fields),
     "webhook": tuple(webhook_shapes.JobWebhook.model_fields),
 }
+PROMPTS = ("prompt", "prompts")
 HOOKS = {
     "url": "give an address such as https://example.com/hooks/imagen, without user and password",
     "secret": "write whsec_ and 24 to 64 random bytes as base64, or leave it out: each key has its own",
@@ -120,6 +121,8 @@ def explained(errors: Sequence[Mapping[str, Any]], fields: Sequence[str] = ()) -
             return RequestError("there is no body", hint="send a JSON object")
         case "missing":
             return RequestError(f"`{param}` is missing", hint=f"add `{param}`", param=param)
+        case "string_too_short" | "string_pattern_mismatch" if where[:1] and where[0] in PROMPTS and not _holds(given):
+            return RequestError("the prompt is empty", hint="say what the picture should show", param=param)
         case "string_pattern_mismatch" if where[0] == "webhook":  # what was given may be a secret
             return RequestError(f"`{param}` cannot be used", hint=HOOKS.get(where[-1], HOOKS["url"]), param=param)
         case "one" | "both" | "wish" | "webhook":
@@ -130,7 +133,8 @@ def explained(errors: Sequence[Mapping[str, Any]], fields: Sequence[str] = ()) -
     what = param or ("the body" if place == "body" else place)
     wanted = _WANTED.get(first["type"])
     if wanted is not None:
-        wanted = wanted.format_map({key: _number(value) for key, value in context.items()})
+        plural = "" if context.get("min_length") == 1 else "s"
+        wanted = wanted.format_map({key: _number(value) for key, value in context.items()} | {"plural": plural})
         return RequestError(f"{what}: {_shown(given)} is not possible", hint=f"give {wanted}", param=param)
     return RequestError(f"{what}: {message}", hint="GET /docs says what may be sent", param=param)
 
@@ -180,6 +184,11 @@ def _fields(fields: Sequence[str]) -> str:
     return f"fields: {', '.join(fields)}" if fields else "GET /docs says what may be sent"
 
 
+def _holds(text: Any) -> bool:
+    """Whether there is more in it than blanks."""
+    return not isinstance(text, str) or bool(text.strip())
+
+
 def _number(value: Any) -> Any:
     return f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else value
 
@@ -195,7 +204,7 @@ def _shown(value: Any) -> str:
 _WANTED = {
     "string_type": "text",
     "string_unicode": "text without halves of characters",
-    "string_too_short": "at least {min_length} characters",
+    "string_too_short": "at least {min_length} character{plural}",
     "string_too_long": "at most {max_length} characters",
     "string_pattern_mismatch": "text that is not blank",
     "int_type": "a whole number",

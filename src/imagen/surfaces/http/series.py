@@ -232,7 +232,7 @@ async def _submitted(asked: shapes.NewSeries, door: Door, **how: Any) -> Respons
         raise NotConfigured("no model is ready to draw", hint="GET /v1/models says what each one lacks", param="models")
     settings = {name: getattr(asked, name) for name in DRAWN if getattr(asked, name) is not None}
     check_series(prompts, models, seeds, door.limits)
-    check_draft(Draft(prompt=prompts[0], **settings), door.limits)
+    check_draft(Draft(prompt=prompts[0], model=models[0], **settings), door.limits, door.app.catalog)
     how |= {"webhook": asked_webhook(asked.webhook), "queue_limit": door.queue_limit}
     new = await door.app.submit_series(prompts, models, seeds, settings=settings, **how)
     return _answer(new, 202, {"location": f"/v1/series/{new.id}"})

@@ -25,14 +25,17 @@ class StrictRoute(APIRoute):
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
         handler = super().get_route_handler()
         known = [field.alias for field in self.dependant.query_params]
-        has_body = self.body_field is not None
+        field = self.body_field
+        needs_body, has_body = field is not None and field.field_info.is_required(), field is not None
 
         async def strict(request: Request) -> Response:
             request = StrictRequest(request.scope, request.receive)
             _check_address(request, known)
-            if has_body:
+            if needs_body or (has_body and await request.body()):
                 # Read here, where an error of ours passes; the framework turns every error of a body into its own.
-                await request.json()
+                said = await request.json()
+                if said is None and not needs_body:
+                    raise RequestError("the body is null", hint="send a JSON object, or nothing at all")
             return await handler(request)
 
         return strict

@@ -39,13 +39,13 @@ class _Asked(BaseModel):
 class JobWebhook(_Asked):
     """Whom to tell of the end of a job."""
 
-    events: list[_JobEnd] | None = Field(None, description="only of these ends; absent: of every one")
+    events: list[_JobEnd] | None = Field(None, min_length=1, description="only of these ends; absent: of every one")
 
 
 class SeriesWebhook(_Asked):
     """Whom to tell of the end of a series."""
 
-    events: list[_SeriesEnd] | None = Field(None, description="only of these ends; absent: of every one")
+    events: list[_SeriesEnd] | None = Field(None, min_length=1, description="only of these ends; absent: of every one")
     each: bool = Field(False, description="tell of the end of each of its jobs too")
 
 

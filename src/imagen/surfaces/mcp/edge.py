@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 _COMMAND = re.compile(r"`imagen (jobs|series|models)(?: (list|show|watch|check))?(?: [^\s`]+)?`")
 _ADDRESS = re.compile(r"`?GET /v1/(jobs|series|models)[^\s`,;:)]*`?")
-_ONE = re.compile(r"\bat least 1(?: characters)?$")
+_ONE = re.compile(r"\bat least 1(?: characters?)?$")
 _TOOLS = {"jobs": "status", "series": "status", "models": "models"}
 
 
@@ -71,5 +71,5 @@ def in_tools(hint: str) -> str:
     """The hint in the words of the five verbs."""
     hint = _COMMAND.sub(lambda found: f"the tool `{_TOOLS[found[1]]}`", hint)
     hint = _ADDRESS.sub(lambda found: f"the tool `{_TOOLS[found[1]]}`", hint)
-    hint = _ONE.sub(lambda found: "some text" if "characters" in found[0] else "one or more", hint)
+    hint = _ONE.sub(lambda found: "some text" if "character" in found[0] else "one or more", hint)
     return hint.replace("GET /docs says what may be sent", "the tool's schema says what may be sent")

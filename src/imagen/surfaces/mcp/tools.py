@@ -19,7 +19,7 @@ from imagen.surfaces.mcp.edge import Edge
 from imagen.surfaces.mcp.verbs import Answer
 from imagen.surfaces.mcp.waiting import Notes
 
-INSTRUCTIONS = """Draws pictures from words with the models of this machine.
+INSTRUCTIONS = """Draws pictures from words with the models of an imagen, which may be on another machine.
 
 `models` says which are ready; without a model, `generate` takes the default one. `generate` and `compare` answer within
 seconds, with an id: work that takes longer goes on by itself, also when a call is cancelled or times out. Then `status`

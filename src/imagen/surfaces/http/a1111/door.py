@@ -102,7 +102,7 @@ def router(app: "App") -> APIRouter:
             job = await door.app.submit(
                 asked.draft, owner=door.caller.name, queue_limit=door.queue_limit, waited_for=True, **once
             )
-            visit = Visit(visits, door.app, job, cancels=cancels, by=door.caller.name)
+            visit = Visit(visits, door.app, job, cancels=cancels, by=door.caller.name, route=ROUTE, key=key)
         mine.begin(job.id, asked.task)
 
         async def tell(job: Job) -> Mapping[str, Any]:

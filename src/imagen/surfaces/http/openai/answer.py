@@ -86,7 +86,7 @@ class LongAnswer(Response):
 
     async def _made(self, scope: Scope) -> bytes:
         """The answer, as soon as the job ended; the error of the job when it has none."""
-        async with self._app.watching(self._visit.job.id) as watch:
+        async with self._visit.watching() as watch:
             while not watch.ended:
                 await watch.next(PATIENCE_S)
         known: Callable[[], Awaitable[bool]] | None = scope.get(KNOWN)

@@ -95,7 +95,7 @@ async def _generated(request: StrictRequest, door: Door, visits: Visits, key: st
     cancels = asked.on_disconnect == "cancel" or (asked.on_disconnect == "auto" and asked.stream)
     with visits.arriving(door.caller.name, door.limits):
         job = await _job(request, door, visits, key, asked, repeated=repeated not in (None, "0"))
-        visit = Visit(visits, door.app, job, cancels=cancels, by=door.caller.name)
+        visit = Visit(visits, door.app, job, cancels=cancels, by=door.caller.name, key=key)
     headers = {"x-request-id": job.id, "x-should-retry": "false"}
     if warnings := [*asked.warnings, *(one.message for one in warned)]:
         headers["imagen-warning"] = _header(warnings)

@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Literal
 
 from starlette.types import Receive, Scope, Send
 
-from imagen.core.errors import ImagenError
+from imagen.core.errors import DevicePaused, ImagenError
 from imagen.core.events import Cancelled, Event, Failed, Image, Preview
+from imagen.door import Watching
 from imagen.surfaces.http.openai.pictures import (
     completed,
     error_body,
@@ -28,7 +29,6 @@ from imagen.surfaces.http.streams import EventStream, Source, Streams, framed
 
 if TYPE_CHECKING:
     from imagen.app import App
-    from imagen.engine.feed import Watch
 
 PATIENCE_S = 60.0  # for one look at the job; a heartbeat interrupts none
 
@@ -41,8 +41,8 @@ class ImageStream(EventStream):
     ) -> None:
         @asynccontextmanager
         async def opened() -> AsyncIterator[Source]:
-            async with app.watching(visit.job.id, previews=asked.partial_images > 0) as watch:
-                source = _OfJob(app, watch, asked, visit.job.request.n or 1)
+            async with visit.watching(previews=asked.partial_images > 0) as watch:
+                source = _OfJob(app, watch, asked, visit.job.request.n or 1, visit.job.id)
                 try:
                     yield source
                 finally:
@@ -66,11 +66,12 @@ class ImageStream(EventStream):
 class _OfJob:
     """One frame at a time, each made only when the last one was taken; a large picture takes seconds to make."""
 
-    def __init__(self, app: "App", watch: "Watch", asked: Asked, n: int) -> None:
+    def __init__(self, app: "App", watch: Watching, asked: Asked, n: int, job_id: str | None = None) -> None:
         self._app = app
         self._watch = watch
         self._asked = asked
         self._n = n
+        self._job_id = job_id
         self._events: deque[Event] = deque()
         self._making: asyncio.Task[bytes] | None = None
         self._told: Counter[int] = Counter()  # partial images of each picture
@@ -103,7 +104,10 @@ class _OfJob:
                     return frame
             else:
                 # Most are steps, of which this protocol knows nothing.
-                news = await self._watch.next(PATIENCE_S)
+                try:
+                    news = await self._watch.next(PATIENCE_S)
+                except DevicePaused as error:
+                    return framed("error", error_body(error, self._job_id))
                 self._events += [event for event in news if isinstance(event, Preview | Image | Failed | Cancelled)]
         return b""
 

@@ -8,14 +8,16 @@ newest job that the very same body brought, if nobody waits for that job and nob
 import logging
 import time
 from collections import Counter, OrderedDict
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager, suppress
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
 from imagen.config import Limits
-from imagen.core.errors import ImagenError, TooMany
+from imagen.core.errors import DatabaseAway, DevicePaused, ImagenError, TooMany
+from imagen.core.events import Event, Queued, Requeued, Started
 from imagen.core.job import Job, State
+from imagen.door import Watching
 from imagen.surfaces.http.connection import SET
 
 if TYPE_CHECKING:
@@ -25,6 +27,7 @@ ROUTE = "/v1/images/generations"
 UNKEYED = f"{ROUTE} (no key)"  # keys of ours are no business of those that clients choose
 REPEATED = "x-stainless-retry-count"
 LATE = timedelta(seconds=150)  # the libraries wait up to two minutes before they ask again
+LOOK_S = 2.0  # how soon whoever waits hears that the device was paused
 REMEMBERED = 1000  # jobs whose answer was given
 
 log = logging.getLogger(__name__)
@@ -95,13 +98,35 @@ async def taken_up(visits: Visits, app: "App", *, owner: str, body_hash: str) ->
 class Visit:
     """One client that waits for one job, until it was answered or left."""
 
-    def __init__(self, visits: Visits, app: "App", job: Job, *, cancels: bool, by: str) -> None:
+    def __init__(
+        self,
+        visits: Visits,
+        app: "App",
+        job: Job,
+        *,
+        cancels: bool,
+        by: str,
+        route: str = ROUTE,
+        key: str | None = None,
+    ) -> None:
         self.job = job
+        self._route = route
+        self._key = key
         self._visits = visits
         self._app = app
         self._cancels = cancels
         self._by = by
         visits.enter(job.id, by)
+
+    @asynccontextmanager
+    async def watching(self, *, previews: bool = False) -> AsyncIterator["Vigil"]:
+        """Follow the job for as long as there is something to wait for."""
+        async with self._app.watching(self.job.id, previews=previews) as watch:
+            yield Vigil(watch, self._turn_away)
+
+    async def _turn_away(self) -> None:
+        with suppress(DatabaseAway):  # the next look says it, if it lasts
+            await self._app.devices.turn_away(self.job.id, owner=self._by, route=self._route, key=self._key)
 
     async def over(self, *, answered: bool, left: bool) -> None:
         """The end of it; where the client left, and it said so before, of the job as well."""
@@ -111,3 +136,36 @@ class Visit:
                 await self._app.cancel(self.job.id, by=self._by)
             except ImagenError as error:
                 log.warning("a client left, and its job %s goes on: %s", self.job.id, error.message)
+
+
+class Vigil:
+    """A watch that ends with DevicePaused, and the job with it, once nothing is begun where it would be drawn.
+
+    Whoever comes then is refused at once; so is whoever came before and waits for the same.
+    """
+
+    def __init__(self, watch: "Watching", turn_away: Callable[[], Awaitable[None]]) -> None:
+        self._watch = watch
+        self._turn_away = turn_away
+        self._waits = True
+        self._ended = False
+
+    @property
+    def ended(self) -> bool:
+        """Whether nothing more comes."""
+        return self._ended or self._watch.ended
+
+    async def next(self, timeout_s: float) -> Sequence[Event]:
+        """What is new, in order."""
+        news = await self._watch.next(min(timeout_s, LOOK_S) if self._waits else timeout_s)
+        for event in news:
+            if isinstance(event, Queued | Requeued | Started):
+                self._waits = not isinstance(event, Started)
+        # Where something happens, it is not this that is waited for.
+        if self._waits and not self.ended and (not news or isinstance(news[-1], Requeued)):
+            try:
+                await self._turn_away()
+            except DevicePaused:
+                self._ended = True
+                raise
+        return news

@@ -1,0 +1,78 @@
+"""What the list of workers and the queue say to a doctor: who draws, who only serves, and what nobody draws."""
+
+from collections import Counter
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from typing import Any
+
+from imagen.core.errors import ImagenError, SetupError
+from imagen.core.job import Job
+from imagen.engine.doctor import LISTEN_S
+
+SOME = 5  # models that are named; of more only how many
+
+
+def check_crew(workers: Sequence[Mapping[str, Any]], heard: Collection[str]) -> str:
+    """Raise when somebody who should draw begins nothing; otherwise count those who draw.
+
+    A server that draws nothing has a row among the workers too, so that its version is known.
+    """
+    drawers = [worker for worker in workers if worker["solo"] or worker["models"]]
+    there = [worker for worker in drawers if worker["id"] in heard]
+    if troubled := [worker for worker in there if worker["troubled"]]:
+        where = sorted({f"{worker['host'].partition(':')[0]} {worker['pid']}" for worker in troubled})
+        raise begins_nothing(f"{len(troubled)} of {len(there)} workers, {_some(where)},", troubled[0]["troubled"])
+    servers = sum(worker["id"] in heard for worker in workers) - len(there)
+    silent = len(workers) - len(there) - servers
+    told = [f"{len(there)} alive"]
+    told += [f"and {servers} that only serve{'s' * (servers == 1)}"] if servers else []
+    return " ".join(told) + (f", {silent} not heard" if silent else "")
+
+
+def check_waiting(
+    left: Sequence[Job], busy: Mapping[str, int], workers: Iterable[Mapping[str, Any]], heard: Collection[str]
+) -> str:
+    """Raise when jobs wait that nobody draws: those `left`, and those of models that only the silent would draw."""
+    lost = Counter(job.request.model or "" for job in left)
+    daemons = [worker for worker in workers if not worker["solo"]]
+    drawn = {model for worker in daemons if worker["id"] in heard for model in worker["models"]}
+    mute = {model for worker in daemons for model in worker["models"]} - drawn
+    lost |= Counter({model: count for model, count in busy.items() if model in mute})
+    if lost:
+        raise nobody_draws(lost, f"; or draw one here: `imagen jobs watch {left[0].id}`" if left else "")
+    return "none that nobody draws"
+
+
+def begins_nothing(who: str, trouble: str) -> ImagenError:
+    """Workers that live and draw nothing."""
+    hint = "their log says what to do; `imagen doctor` there looks at their store; mended, they go on by themselves"
+    return SetupError(f"{who} begin nothing: no picture can be stored: {_bare(trouble)}", hint=hint)
+
+
+def nobody_draws(waiting: Mapping[str, int], more: str = "") -> ImagenError:
+    """Jobs whose model no live worker draws."""
+    models = sorted(model for model in waiting if model)
+    named = _some([f"{waiting[model]} of {model}" for model in models] or ["they name no model"])
+    some = f" --models {','.join(models)}" if 0 < len(models) <= SOME else ""
+    return SetupError(
+        f"jobs wait that nobody draws: {named}",
+        hint=f"start `imagen worker{some}`, or an `imagen serve` that draws, where these models are{more}",
+    )
+
+
+def told_of(worker: Mapping[str, Any], heard: Collection[str]) -> str:
+    """One worker in a line: where, since when, heard of or not, and what it draws."""
+    host, began = worker["host"].partition(":")[0], worker["started_at"]
+    seen = "heard now" if worker["id"] in heard else f"not heard for {LISTEN_S:.0f} s"
+    draws = "; ".join(f"{len(models)} on {device}" for device, models in sorted((worker["places"] or {}).items()))
+    what = "its own jobs" if worker["solo"] else f"models: {draws or 'none'}"
+    told = f"{host} {worker['pid']}: imagen {worker['version']}, since {began:%Y-%m-%d %H:%M} UTC, {seen}, {what}"
+    return told + (f"; begins nothing: {worker['troubled']}" if worker["troubled"] else "")
+
+
+def _some(names: Sequence[str]) -> str:
+    more = f" and {len(names) - SOME} more" if len(names) > SOME else ""
+    return ", ".join(names[:SOME]) + more
+
+
+def _bare(trouble: str) -> str:
+    return trouble.removeprefix("no picture can be stored: ")
