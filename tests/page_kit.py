@@ -16,7 +16,9 @@ from tests.browser_kit import FLAGS, NAMES
 PATIENCE_MS = 30_000.0  # for a machine that is busy with other tests
 PHONE: dict[str, Any] = {"viewport": {"width": 390, "height": 844}, "has_touch": True, "is_mobile": True}
 # What Chromium itself says when a server goes away; the page cannot keep it from saying so.
-AWAY = re.compile(r"net::ERR_(CONNECTION_REFUSED|CONNECTION_RESET|EMPTY_RESPONSE|INCOMPLETE_CHUNKED_ENCODING)")
+AWAY = re.compile(
+    r"net::ERR_(CONNECTION_REFUSED|CONNECTION_RESET|EMPTY_RESPONSE|INCOMPLETE_CHUNKED_ENCODING|CONTENT_LENGTH_MISMATCH)"
+)
 
 
 expect.set_options(timeout=PATIENCE_MS)

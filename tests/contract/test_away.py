@@ -179,7 +179,7 @@ async def test_a_key_that_is_taken_away_is_no_outage(tmp_path: Path) -> None:
         own = load_settings(home=tmp_path / "own", environ={})
         said: list[str] = []
         async with open_away(served.url, own, key=mine, say=said.append) as door:
-            job = await door.submit(LASTING)
+            job = await door.submit(replace(LASTING, options={"slow": 60}))
             async with asyncio.timeout(60), aclosing(door.follow(job.id)) as stream:
                 assert isinstance(await anext(stream), events.Queued)
                 await served.app.remove_key("mine")

@@ -181,6 +181,7 @@ def test_a_worker_that_cannot_store_pictures_is_found(house: House, until: Until
     images.rename(house.home / "elsewhere")
     images.write_text("a file where a folder should be")
     server = house.serve()
+    submit(server)
     until(lambda: "imagen_workers_troubled 1.0" in ask(f"{server.url}/metrics")[1])
     assert 'imagen_model_workers{model="mock"} 1.0' in ask(f"{server.url}/metrics")[1], "it lives"
     why = r"cannot use the image folder \S+: File exists"
