@@ -148,7 +148,7 @@ class Obituaries:
 
     def __init__(self, monotonic: Callable[[], float] = time.monotonic) -> None:
         self._monotonic = monotonic
-        self._seen: dict[str, tuple[int, float]] = {}
+        self._seen: dict[str, tuple[tuple[int, datetime], float]] = {}
         self._looked = monotonic()
 
     def dead(self, rows: Iterable[Row[Any]]) -> list[str]:
@@ -160,10 +160,12 @@ class Obituaries:
         here = host()
         gone = []
         for row in rows:
+            # Whoever was buried and arrives anew counts from the start, and may be where it was last seen.
+            counts = (row.beat, row.started_at)
             counted, since = self._seen.get(row.id, (None, now))
-            if counted != row.beat:
+            if counted != counts:
                 since = now
-            self._seen[row.id] = (row.beat, since)
+            self._seen[row.id] = (counts, since)
             vanished = row.host == here and pid_started(row.pid) != (row.pid_started or None)
             if vanished or now - since > LEASE_S:
                 gone.append(row.id)
