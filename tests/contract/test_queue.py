@@ -309,6 +309,21 @@ async def test_a_worker_is_dead_when_it_stops_counting_or_its_process_is_gone(pl
         assert presence.Obituaries().dead(await db.read(presence.everyone)) == [WORKER]
 
 
+async def test_who_was_buried_and_arrives_anew_is_alive(place: str) -> None:
+    """Its count begins again, and may stand where it stood when it was last seen."""
+    clock = [0.0]
+    watcher = presence.Obituaries(lambda: clock[0])
+    async with database(place) as db:
+        for _ in range(5):
+            assert watcher.dead(await db.read(presence.everyone)) == []
+            clock[0] += 3
+        assert watcher.dead(await db.read(presence.everyone)) == [WORKER]
+        await db.write(presence.bury, [WORKER], datetime.now(UTC))
+        await db.write(arrive, WORKER)
+        clock[0] += 3
+        assert watcher.dead(await db.read(presence.everyone)) == []
+
+
 async def test_a_watcher_that_slept_buries_nobody(place: str) -> None:
     """After its own pause it starts to watch anew."""
     clock = [0.0]
