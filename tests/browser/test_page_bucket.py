@@ -3,7 +3,7 @@
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import Browser, Page
+from playwright.sync_api import Browser, Page, expect
 from tests.page_kit import Person
 from tests.s3_kit import S3
 from tests.service_kit import House
@@ -29,6 +29,7 @@ def test_pictures_come_from_the_store_itself(
         if secret:
             tab.get_by_role("textbox", name="Key").fill(secret)
             tab.get_by_role("button", name="Go on").click()
+            expect(tab.get_by_role("dialog")).to_have_count(0)  # till then all keys are for its field
         tab.get_by_label("What would you like to see?").fill("a bucket by the sea [slow:1]")
         tab.keyboard.press("Enter")
         _shown(tab, ".easel[data-state=completed] .layer.final")

@@ -309,7 +309,8 @@ async def test_a_large_picture_is_whole_after_its_upload_broke_off(mortal: S3, t
     async def waiting(message: str) -> None:
         told.append(message)
 
-    keeping = asyncio.create_task(keep(images, {"large.png": picture}, waiting=waiting, monotonic=time.monotonic))
+    files = {"large.png": picture}
+    keeping = asyncio.create_task(keep(images, files, waiting=waiting, monotonic=time.monotonic, patient=True))
     await asyncio.sleep(0.3)
     mortal.kill()
     await asyncio.sleep(away_s)
