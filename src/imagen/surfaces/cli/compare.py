@@ -236,7 +236,7 @@ async def _run(app: "Door", comparison: "Comparison", *, html: bool, as_json: bo
 
 async def _say_what_it_waits_for(app: "Door", comparison: "Comparison", board: "Board") -> None:
     """Once for each reason: a device that is paused, somebody else's job, nobody who draws the model."""
-    from imagen.surfaces.cli.jobs import SHORT
+    from imagen.surfaces.cli.output import SHORT
 
     said: set[str] = set()
     while True:

@@ -12,14 +12,12 @@ from imagen.surfaces.cli import options, webhooks
 from imagen.surfaces.cli.destination import Destination, destination
 from imagen.surfaces.cli.follow import face, run, say_end, tell_orphans, to_the_end
 from imagen.surfaces.cli.generate import hand_over
-from imagen.surfaces.cli.output import age, one_line, print_json, print_table
+from imagen.surfaces.cli.output import SHORT, age, one_line, print_json, print_table
 from imagen.surfaces.cli.where import open_door, server
 from imagen.surfaces.wire import PreviewForm, job_json, job_webhook
 
 if TYPE_CHECKING:
     from imagen.door import Door
-
-SHORT = 8  # the last characters of an id, enough to name a job
 
 
 @click.group(cls=options.ListingGroup)

@@ -11,6 +11,7 @@ from typing import Any
 
 import click
 
+SHORT = 8  # the last characters of an id, enough to name a job
 WIDTH = 80  # where no terminal says otherwise
 NARROW = 12  # a column is not cut below this as long as a wider one can give way
 GAP = 2

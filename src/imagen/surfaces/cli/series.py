@@ -6,8 +6,7 @@ from imagen.core.job import Cell, Series
 from imagen.surfaces.cli import options, webhooks
 from imagen.surfaces.cli.destination import destination, place
 from imagen.surfaces.cli.follow import run, tell_orphans
-from imagen.surfaces.cli.jobs import SHORT
-from imagen.surfaces.cli.output import age, one_line, print_json, print_table
+from imagen.surfaces.cli.output import SHORT, age, one_line, print_json, print_table
 from imagen.surfaces.cli.where import open_door
 from imagen.surfaces.wire import series_json, series_webhook
 
