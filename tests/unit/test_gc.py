@@ -12,15 +12,16 @@ from sqlalchemy import Connection, delete, insert, select, update
 from tests.album_kit import album_in, drawn, files
 from tests.store_kit import database, new
 
-from imagen.core.errors import Gone
+from imagen.core.errors import Gone, UnknownJob
 from imagen.core.ids import new_id
-from imagen.core.job import Job
+from imagen.core.job import Job, State
 from imagen.engine import album
 from imagen.engine.gc import KEY_S, NAMED, YOUNG_S, Found, GcReport, gc
-from imagen.store import history, intake
+from imagen.store import history, intake, past, presence
 from imagen.store.db import Database
 from imagen.store.images import ImageStore, side_path
-from imagen.store.tables import idempotency, jobs, live, previews, watchers
+from imagen.store.order import Place
+from imagen.store.tables import events, idempotency, jobs, live, previews, series, slots, votes, watchers
 from imagen.store.tables import images as image_rows
 from imagen.surfaces.cli.gc import age_s
 
@@ -174,6 +175,92 @@ async def test_old_pictures_go_only_when_asked(db: Database, images: ImageStore)
     assert nothing(await gc(db, images, older_than_s=30 * DAY_S))
 
 
+async def long_ago(db: Database, days_ago: float, *job_ids: str, **values: Any) -> None:
+    at = datetime.now(UTC) - timedelta(days=days_ago)
+    told = {"created_at": at, "finished_at": at} | values
+    await db.write(lambda connection: connection.execute(update(jobs).where(jobs.c.id.in_(job_ids)).values(**told)))
+
+
+async def test_old_jobs_are_forgotten_only_when_asked(db: Database, images: ImageStore) -> None:
+    """With their pictures and events, and as many as were told first; what goes on or is younger stays."""
+    old, young, waiting = await drawn(db, images), await drawn(db, images), await drawn(db, images)
+    await long_ago(db, 91, old.id)
+    await long_ago(db, 89, young.id)
+    await long_ago(db, 91, waiting.id, state="queued", finished_at=None)
+    assert (await gc(db, images, older_than_s=90 * DAY_S)).jobs == 0
+    told = await gc(db, images, forget_s=90 * DAY_S)
+    assert (told.jobs, told.old.names) == (2, (old.images[0].id,))  # with the one that makes this database old
+    lay = await files(db, images, old)
+    assert (await db.read(history.job, old.id)).state is State.COMPLETED
+    done = await gc(db, images, dry_run=False, forget_s=90 * DAY_S)
+    assert (done.jobs, done.old) == (told.jobs, told.old)
+    assert not any(file.exists() for file in lay)
+    with pytest.raises(UnknownJob):
+        await db.read(history.job, old.id)
+    kept = await db.read(lambda connection: connection.execute(select(events.c.job_id)).scalars().all())
+    assert {young.id, waiting.id} <= set(kept)
+    assert old.id not in kept
+    for one in (young, waiting):
+        assert all(file.exists() for file in await files(db, images, one))
+    assert nothing(await gc(db, images, forget_s=90 * DAY_S))
+
+
+async def test_more_old_jobs_than_one_transaction_takes_are_forgotten(db: Database, images: ImageStore) -> None:
+    """Some at a time, until none is left."""
+    at = datetime.now(UTC) - timedelta(days=100)
+    many = [{**ancient(), "id": new_id(), "created_at": at, "finished_at": at} for _ in range(2 * past.MANY + 1)]
+    await db.write(lambda connection: connection.execute(insert(jobs), many))
+    assert (await gc(db, images, dry_run=False, forget_s=90 * DAY_S)).jobs == len(many) + 1
+    assert await db.read(past.count, datetime.now(UTC)) == 0
+
+
+async def test_a_comparison_is_forgotten_as_a_whole(db: Database, images: ImageStore) -> None:
+    """Once its last job is old, and never where a vote rests on it."""
+    at = datetime.now(UTC) - timedelta(days=100)
+    told = {"prompts": ["a"], "models": ["m"], "seeds": [1], "created_at": at}
+    names = ("all-old", "one-young", "voted-on")
+    await db.write(lambda connection: connection.execute(insert(series), [{"id": name, **told} for name in names]))
+    rows = [
+        {**ancient(), "id": f"{name}-{n}", "series_id": name, "cell": n, "created_at": at, "finished_at": at}
+        for name in names
+        for n in range(2)
+    ]
+    await db.write(lambda connection: connection.execute(insert(jobs), rows))
+    await long_ago(db, 1, "one-young-1", created_at=at)
+    sides = {f"{side}_{what}": side for side in ("left", "right") for what in ("image", "model")}
+    vote = {"id": "v", "series_id": "voted-on", "voter": "me", "pair": "p", "round": 0, "choice": "left", **sides}
+    await db.write(lambda connection: connection.execute(insert(votes).values(created_at=at, **vote)))
+    assert (await gc(db, images, dry_run=False, forget_s=90 * DAY_S)).jobs == 2 + 1
+    left = await db.read(lambda connection: connection.execute(select(series.c.id)).scalars().all())
+    assert set(left) == {"one-young", "voted-on"}
+    left = await db.read(lambda connection: connection.execute(select(jobs.c.id)).scalars().all())
+    assert set(left) == {f"{name}-{n}" for name in ("one-young", "voted-on") for n in range(2)}
+
+
+async def test_devices_that_are_gone_are_forgotten(db: Database, images: ImageStore) -> None:
+    """Not those of a worker, not a pause that somebody ordered, and not one that holds a job."""
+    rows = [
+        {"device": "gone", "slot": 0, "job_id": None, "paused": None},
+        {"device": "paused", "slot": 0, "job_id": None, "paused": {"reason": "mine"}},
+        {"device": "held", "slot": 0, "job_id": "j", "paused": None},
+        {"device": "here", "slot": 0, "job_id": None, "paused": None},
+    ]
+    await db.write(lambda connection: connection.execute(insert(slots), rows))
+    serves = {"m": Place(device="here")}
+    now = datetime.now(UTC)
+    await db.write(lambda connection: presence.arrive(connection, "w", version="0", serves=serves, solo=False, now=now))
+    assert await _devices(db) == {row["device"] for row in rows}
+    await gc(db, images, forget_s=90 * DAY_S)
+    await gc(db, images, dry_run=False)
+    assert await _devices(db) == {row["device"] for row in rows}
+    await gc(db, images, dry_run=False, forget_s=90 * DAY_S)
+    assert await _devices(db) == {"paused", "held", "here"}
+
+
+async def _devices(db: Database) -> set[str]:
+    return set(await db.read(lambda connection: connection.execute(select(slots.c.device)).scalars().all()))
+
+
 async def test_a_missing_picture_is_told_and_its_row_stays(db: Database, images: ImageStore) -> None:
     """The disk may be away for a while: nothing is changed for that."""
     job = await drawn(db, images, n=2)
@@ -317,7 +404,7 @@ async def test_a_picture_of_a_row_that_came_by_hand_cannot_lead_out_of_the_store
 @pytest.mark.parametrize(("text", "seconds"), [("30d", 30 * DAY_S), ("12h", DAY_S / 2), (" 8 w ", 56 * DAY_S)])
 def test_an_age_is_a_number_and_a_unit(text: str, seconds: float) -> None:
     """Hours, days or weeks."""
-    assert age_s(text) == seconds
+    assert age_s(text, "older_than") == seconds
 
 
 @pytest.mark.parametrize("text", ["", "30", "d", "-3d", "3m", "1.5d", "30 days", "９d"])
@@ -325,5 +412,5 @@ def test_what_is_no_age_is_refused(text: str) -> None:
     """Whoever deletes by age must mean it."""
     from imagen.core.errors import RequestError
 
-    with pytest.raises(RequestError, match="is no age"):
-        age_s(text)
+    with pytest.raises(RequestError, match=r"--older-than .*is no age"):
+        age_s(text, "older_than")

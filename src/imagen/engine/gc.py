@@ -1,4 +1,4 @@
-"""Removing what nobody needs: files that no row knows, bytes of deleted pictures, and old pictures when asked.
+"""Removing what nobody needs: files that no row knows, bytes of deleted pictures; old pictures and jobs when asked.
 
 Deleting says so in the row first and removes the bytes then, so a crash in between leaves work for here.
 """
@@ -11,7 +11,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from imagen.core.ids import ALPHABET
-from imagen.store import album
+from imagen.store import album, past
 from imagen.store.album import Known
 from imagen.store.db import Database
 from imagen.store.images import HALF_WRITTEN, PROBE, ImageStore, Listed, files_of
@@ -46,6 +46,7 @@ class GcReport:
     stale: int  # rows about pictures forming that nobody watches any more
     missing: Found  # pictures whose file is not there, by their ids: reported, not changed
     foreign: Found  # files with a name that is not ours, or from before this database: reported, not touched
+    jobs: int = 0  # that ended long ago, with all that is recorded of them
 
     @property
     def size(self) -> int:
@@ -55,7 +56,7 @@ class GcReport:
     @property
     def empty(self) -> bool:
         """Whether there is nothing to remove."""
-        return not (self.strays.count or self.deleted.count or self.old.count or self.keys or self.stale)
+        return not (self.strays.count or self.deleted.count or self.old.count or self.keys or self.stale or self.jobs)
 
     def as_dict(self) -> dict[str, Any]:
         """For programs."""
@@ -68,14 +69,16 @@ async def gc(
     *,
     dry_run: bool = True,
     older_than_s: float | None = None,
+    forget_s: float | None = None,
     now: datetime | None = None,
 ) -> GcReport:
     """Look for what nobody needs and, without `dry_run`, remove it.
 
-    `older_than_s` also takes the pictures of jobs that ended longer ago than that.
+    `older_than_s` also takes the pictures of jobs that ended longer ago than that, `forget_s` the jobs as well.
     """
     now = now or datetime.now(UTC)
-    before = None if older_than_s is None else now - timedelta(seconds=older_than_s)
+    ages_s = [age_s for age_s in (older_than_s, forget_s) if age_s is not None]
+    before = now - timedelta(seconds=min(ages_s)) if ages_s else None
     # Keys first, so that a dry run counts the same ones: they do not depend on what goes below.
     keys = await _spent_keys(db, now, dry_run)
     stale = await (db.read(album.stale, now) if dry_run else db.write(album.drop_stale, now))
@@ -84,10 +87,13 @@ async def gc(
         async for page in pages:
             await broom.sweep(page)
     await broom.look_for_the_missing()
+    # Last, when their pictures are gone: of a file that no row knows nobody could tell any more whose it was.
+    forgotten = 0 if forget_s is None else await _forget(db, now - timedelta(seconds=forget_s), dry_run)
     return GcReport(
         dry_run=dry_run,
         keys=keys,
         stale=stale,
+        jobs=forgotten,
         **{kind: tally.found() for kind, tally in broom.tallies.items()},
     )
 
@@ -196,6 +202,16 @@ class _Broom:
         if self._began is None or file.modified < self._began:
             return "foreign"
         return "strays"
+
+
+async def _forget(db: Database, before: datetime, dry_run: bool) -> int:
+    if dry_run:
+        return await db.read(past.count, before)
+    count = 0
+    while some := await db.write(past.drop, before):
+        count += some
+    await db.write(past.drop_devices)
+    return count
 
 
 async def _spent_keys(db: Database, now: datetime, dry_run: bool) -> int:

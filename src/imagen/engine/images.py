@@ -56,9 +56,14 @@ class Images:
         job = await self._job(job_id, owner=owner)
         await album.delete_job(self._db, self._images, job.id)
 
-    async def gc(self, *, dry_run: bool = True, older_than_s: float | None = None) -> GcReport:
-        """Look for what nobody needs any more and, without `dry_run`, remove it."""
-        return await gc(self._db, self._images, dry_run=dry_run, older_than_s=older_than_s)
+    async def gc(
+        self, *, dry_run: bool = True, older_than_s: float | None = None, forget_s: float | None = None
+    ) -> GcReport:
+        """Look for what nobody needs any more and, without `dry_run`, remove it.
+
+        That is: with `older_than_s` also the pictures of jobs that ended longer ago, with `forget_s` also the jobs.
+        """
+        return await gc(self._db, self._images, dry_run=dry_run, older_than_s=older_than_s, forget_s=forget_s)
 
     async def read(self, image: StoredImage | str, *, size: Literal["full", "cell", "thumbnail"] = "full") -> bytes:
         """The bytes of a stored picture or of one of its small copies."""

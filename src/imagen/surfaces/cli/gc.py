@@ -31,35 +31,45 @@ SEEN = (
 @click.option(
     "--older-than", metavar="AGE", help="Also the pictures of jobs that ended longer ago, such as 30d, 12h or 8w."
 )
+@click.option(
+    "--forget",
+    metavar="AGE",
+    help="Also the jobs themselves that ended longer ago, with their pictures and events; not a comparison that "
+    "somebody voted on.",
+)
 @click.option("--json", "json_output", is_flag=True, help="Print one JSON document.")
-def gc(yes: bool, older_than: str | None, json_output: bool) -> None:
+def gc(yes: bool, older_than: str | None, forget: str | None, json_output: bool) -> None:
     """Say what could be deleted to make room, or delete it.
 
     That is: files that no job knows, what a crash left of deleted pictures, and small things in the database.
     Copies made with -o are never touched.
     """
-    older_than_s = None if older_than is None else age_s(older_than)
+    asked = {"older_than": older_than, "forget": forget}
+    ages = {f"{name}_s": age_s(text, name) for name, text in asked.items() if text is not None}
 
     async def swept() -> int:
         from imagen.app import open as open_app
 
         async with open_app() as app:
-            report = await app.gc(dry_run=not yes, older_than_s=older_than_s)
+            report = await app.gc(dry_run=not yes, **ages)
             if json_output:
                 print_json(report.as_dict())
             else:
-                _tell(report, f"imagen gc{f' --older-than {older_than}' if older_than else ''} --yes")
+                options = (f"--{name.replace('_', '-')} {text}" for name, text in asked.items() if text is not None)
+                _tell(report, " ".join(("imagen gc", *options, "--yes")))
             return 0
 
     run(swept())
 
 
-def age_s(text: str) -> float:
+def age_s(text: str, param: str) -> float:
     """`30d` -> seconds."""
     match = re.fullmatch(r"\s*([0-9]{1,6})\s*([hdw])\s*", text)
     if match is None:
         raise RequestError(
-            f"--older-than {text} is no age", hint="write a number and h, d or w, such as 30d", param="older_than"
+            f"--{param.replace('_', '-')} {text} is no age",
+            hint="write a number and h, d or w, such as 30d",
+            param=param,
         )
     return int(match[1]) * UNITS_S[match[2]]
 
@@ -81,6 +91,8 @@ def _tell(report: "GcReport", command: str) -> None:
             if report.dry_run:
                 click.echo(f"{what}:", err=True)
                 _names(found)
+    if report.jobs:
+        rows.append((str(report.jobs), "old jobs, with all that is recorded of them", ""))
     if report.keys:
         rows.append((str(report.keys), "idempotency keys of deleted jobs", ""))
     if report.stale:
