@@ -17,7 +17,7 @@ from sqlalchemy import Connection, text
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from benchmarks.fleet.hearing import commits, fan_out, heard
+from benchmarks.fleet.hearing import commits, fan_out, heard, turns
 from benchmarks.fleet.server import Meter, Server
 from tests import store_kit
 from tests.postgres_kit import postgres
@@ -49,6 +49,7 @@ async def main() -> int:
         await steps(server.new_database(), rounds)
         seconds = 2.0 if asked.quick else 5.0
         await fan_out(server.new_database(), rounds, seconds)
+        turns(server.new_database(), 10 * rounds)
         commits(server.new_database(), seconds)
         await heard(server.new_database())
     return 0
@@ -69,7 +70,6 @@ async def steps(address: str, rounds: int) -> None:
             raise AssertionError("nothing comes by SQL here")
 
         def take(connection: Connection) -> Claim | None:
-            assert presence.listed(connection, store_kit.WORKER)
             return queue.claim(
                 connection,
                 worker=store_kit.WORKER,
@@ -193,8 +193,7 @@ def progress(connection: Connection, claim: Claim, tick: int) -> object:
     """What `engine/live.py` writes for a step."""
     said: dict[str, Any] = {"job": claim.job, "seq": 2, "attempt": 1, "tick": tick}
     step = events.Progress(step=tick, total=4, eta_s=1.0, **said)
-    journal.set_live(connection, claim.job, 1, tick, events.Phase(phase="sampling", **said), step)
-    return journal.attention(connection, claim.job, datetime.now(UTC))
+    return journal.set_live(connection, claim.job, 1, tick, events.Phase(phase="sampling", **said), step)
 
 
 def preview(connection: Connection, claim: Claim, tick: int, data: bytes) -> object:

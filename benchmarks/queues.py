@@ -98,6 +98,8 @@ class Ours:
             version="0",
         )
         await self._db.open()
+        if self._worker._offer.able is not None:
+            await self._worker._offer.able.look(self._worker._offer.models)  # else it takes nothing
         await self._db.write(self._worker._arrive)
 
     async def claim(self) -> Sequence[Claim]:

@@ -55,6 +55,23 @@ async def fan_out(address: str, rounds: int, seconds: float) -> None:
     await db.close()
 
 
+def turns(address: str, rounds: int) -> None:
+    """What it costs to begin to listen and to leave it again, as a worker does around a job."""
+    print("one that begins to listen, and leaves it again")
+    server = Server(address)
+    for listeners in LISTENERS:
+        with listening(address, listeners), psycopg.connect(plain(address), autocommit=True) as connection:
+            time.sleep(SETTLE_S)
+            cpu = server.cpu_s()
+            for _ in range(rounds):
+                connection.execute(f"listen {WORK}".encode())
+                connection.execute(f"unlisten {WORK}".encode())
+            print(
+                f"  beside {listeners:4} who listen: {(server.cpu_s() - cpu) / rounds * 1000:7.3f} ms cpu", flush=True
+            )
+    server.close()
+
+
 async def _said(db: Database, server: Server, rounds: int, gap_s: float, topic: str) -> float:
     await asyncio.sleep(SETTLE_S)
     cpu = server.cpu_s()

@@ -14,6 +14,7 @@ from benchmarks.fleet.world import DAY_S, World
 from imagen.engine.live import LOOK_S
 from imagen.engine.tide import BREATH_S
 from imagen.engine.worker import IDLE_S
+from imagen.store.bell import REST_S
 from imagen.store.presence import HEARTBEAT_S
 from imagen.surfaces.cli.telling import LOOK_S as LOG_S
 
@@ -27,7 +28,7 @@ class Costs:
     miss_ms: float = 0.34  # a claim that finds nothing: another card was quicker
     look_ms: float = 0.41  # of a card that has nothing to do
     attention_ms: float = 0.16  # of a running job: is it cancelled, is it watched
-    live_ms: float = 0.18  # a phase or a step
+    live_ms: float = 0.15  # a phase or a step, with the look at who follows
     preview_ms: float = 0.09  # more for one of 15 KB
     shown_ms: float = 0.33  # a server reads it for its watchers
     picture_ms: float = 0.31
@@ -36,6 +37,7 @@ class Costs:
     beat_each_ms: float = 0.0026
     woken_ms: float = 0.0088  # each that listens in the database, when many speak at once; 0.022 when it is one by one
     told_ms: float = 0.0008  # more where it listens to that channel
+    turn_ms: float = 0.015  # to begin to listen, and to leave it again, beside 160 or 640 who listen
     log_ms: float = 0.20  # a daemon reads for its log what became of its job
     tide_ms: float = 2.31  # an open page: all that run, a thousand of them, at most fifty times a second
     wal_bytes: float = 3731 + 3945 + 1442 + 3571
@@ -45,7 +47,8 @@ class Costs:
     connections: float = 4.1  # of a worker, the one that listens among them: seen in `fleet_sim.py --real`
 
 
-Hears = Literal["all", "queues", "nothing"]  # one channel for all; queues and devices, as built; each looks by itself
+# One channel for all; queues and devices; these while a card could begin something, as built; nothing: each looks.
+Hears = Literal["all", "queues", "idle", "nothing"]
 
 CPU_LIMIT = 0.7  # of the cores: beyond it waits for the database begin to grow
 MOST_CARDS = 1_000_000
@@ -77,9 +80,10 @@ class Habits:
     """How a fleet works, as far as it matters to its database."""
 
     servers: int = 3
-    hears: Hears = "queues"  # what workers listen to
+    hears: Hears = "idle"  # what workers listen to
     meant: bool = False  # PostgreSQL wakes those who listen to the channel, not all who listen in the database
-    watched: float = 0.0  # of the jobs that run, how many somebody watches with previews
+    followed: float = 0.0  # of the jobs that run, how many somebody follows: only their steps are told
+    watched: float = 0.0  # of the jobs that run, how many somebody watches with previews, and so follows
 
 
 def use(world: World, told: Told, habits: Habits | None = None, costs: Costs | None = None) -> Use:
@@ -138,9 +142,12 @@ def reckon(
     beats = workers / HEARTBEAT_S
     previews = habits.watched * rate * previews_of(world)
     # By topic: of a submit hear a queue and the job, of a claim and a picture the job, of an end the job and a device.
-    of_work, of_jobs = rate * 2, rate * 4 + lively + previews
+    steps = lively * max(habits.followed, habits.watched)
+    of_work, of_jobs = rate * 2, rate * 4 + steps + previews
     spoken = of_jobs  # transactions with NOTIFY: all say something of a job
-    ears = 0 if habits.hears == "nothing" else workers
+    # A worker listens on for a moment after it began a job, and once it is free it listens, and looks again.
+    ears = {"nothing": 0.0, "idle": min(workers, idle + rate * REST_S)}.get(habits.hears, workers)
+    turns = rate if habits.hears == "idle" else 0.0
     wanted = of_work + of_jobs if habits.hears == "all" else of_work  # by a worker
     told = ears * wanted + habits.servers * (of_work + of_jobs)
     # As soon as somebody follows jobs, a server listens with a connection for each channel.
@@ -156,10 +163,11 @@ def reckon(
         "idle cards look": idle / IDLE_S * costs.look_ms,
         "idle cards race": wakes * costs.miss_ms,
         "NOTIFY": woken * costs.woken_ms + told * costs.told_ms,
+        "listening begun and left": turns * (costs.turn_ms + costs.look_ms),
         "logs": busy / LOG_S * costs.log_ms,
     }
     logs = busy / LOG_S
-    transactions = rate * 4 + lively + attention + beats * 5 + idle / IDLE_S + wakes + previews + logs
+    transactions = rate * 4 + lively + attention + beats * 5 + idle / IDLE_S + wakes + previews + logs + turns * 3
     return Use(
         cores={name: ms / 1000 for name, ms in cores.items()},
         transactions=transactions,
@@ -167,7 +175,7 @@ def reckon(
         notices=of_work + of_jobs,
         woken=woken,
         tide=min(1 / BREATH_S, of_jobs) * costs.tide_ms / 1000 * busy / 1000,
-        connections=(workers + habits.servers) * costs.connections + habits.servers - (workers - ears),
+        connections=(workers + habits.servers) * costs.connections + habits.servers - (0 if ears else workers),
         wal=rate * costs.wal_bytes + lively * costs.live_wal_bytes,
         rows_a_day=rate * DAY_S * costs.rows,
         kept_a_day=rate * DAY_S * costs.kept_bytes,

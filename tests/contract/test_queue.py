@@ -462,7 +462,7 @@ async def test_jobs_of_a_model_that_was_removed_are_still_found(place: str) -> N
     """What a job carries says where it may be drawn."""
     async with database(place) as db:
         await db.write(intake.submit, [new(), new(OTHER)])
-        assert await db.read(order.left_over, ["test"]) == {"other": PLACE}
+        assert await db.read(order.left_over, ["test"]) == {"other": OTHER}
         assert await db.read(order.left_over, ["test", "other"]) == {}
 
 
@@ -557,7 +557,7 @@ async def test_a_restart_of_postgresql_is_waited_for(tmp_path: Path) -> None:
             assert len(await db.read(history.jobs_list)) == 2
             async with asyncio.timeout(30):
                 while not all(ear.hears for ear in db._ears.values()):
-                    await asyncio.sleep(0.05)
+                    await db.changed(db.mark(), 0.05, frozenset({"nothing"}))
             mark = db.mark(jobs=True)
             other = Database(server.url)
             (job,) = await other.write(intake.submit, [new()])
@@ -572,6 +572,12 @@ async def test_who_follows_no_jobs_hears_nothing_of_them(postgres: Postgres) -> 
     """Neither of steps nor of what SQL cancels; of queues and devices it does hear, for a worker waits for those."""
     address = postgres.new_database()
     waits, follows = Database(address), Database(address)
+
+    async def wait(listening: Database) -> None:
+        while True:
+            await listening.changed(listening.mark(), 60, frozenset({"nothing"}))
+
+    waiting = [asyncio.create_task(wait(one)) for one in (waits, follows)]
 
     async def told(listening: Database, *, jobs: bool) -> set[str]:
         listening.mark(jobs=jobs)
@@ -593,6 +599,9 @@ async def test_who_follows_no_jobs_hears_nothing_of_them(postgres: Postgres) -> 
             while not (work <= await told(waits, jobs=False) and work | {*ids} <= await told(follows, jobs=True)):
                 await asyncio.sleep(0.01)
         assert await told(waits, jobs=False) == work
+    for task in waiting:
+        task.cancel()
+    await asyncio.gather(*waiting, return_exceptions=True)
     await waits.close()
     await follows.close()
 
@@ -640,7 +649,7 @@ async def test_a_moment_that_no_program_can_read_is_refused(request: pytest.Fixt
                 await db.write(run_sql, f"insert into imagen.jobs (prompt, {column}) values ('x', '{moment}')")
 
 
-@pytest.mark.parametrize("id_", ["'a/b'", "''", "'a b'", "'ü'"])
+@pytest.mark.parametrize("id_", ["'a/b'", "''", "'a b'", "'ü'", "'a\n'", "'\na'", f"'{'a' * 201}'"])
 async def test_an_id_that_cannot_stand_in_an_address_is_refused(place: str, id_: str) -> None:
     """A job that nobody could ask for over HTTP is not taken."""
     async with database(place) as db:

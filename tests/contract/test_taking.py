@@ -1,6 +1,9 @@
 """A claim in one statement (PostgreSQL) takes what the long way takes, and leaves to it what has a question in it."""
 
+import asyncio
 import random
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -8,14 +11,16 @@ from typing import Any
 import pytest
 from sqlalchemy import Connection, delete, insert, select, text, update
 from tests.postgres_kit import Postgres
-from tests.store_kit import MODEL, OTHER, PLACE, WORKER, database, new, record, take
+from tests.store_kit import MODEL, OTHER, PLACE, WORKER, database, new, record, resolve, started, take
 
 from imagen.core.device import Pause
-from imagen.store import devices, intake, journal, taking
+from imagen.core.errors import SetupError
+from imagen.core.request import PREVIEW_METHODS, PreviewPolicy
+from imagen.store import bell, devices, intake, journal, queue, taking
 from imagen.store.db import Database
 from imagen.store.intake import NewJob
 from imagen.store.order import Place
-from imagen.store.tables import jobs, slots, workers
+from imagen.store.tables import events, jobs, slots, workers
 
 pytestmark = pytest.mark.needs_postgres
 
@@ -37,6 +42,7 @@ async def at_once(db: Database, **changes: Any) -> tuple[Any, bool]:
         "knows": ("test", "other"),
         "loaded": (),
         "now": datetime.now(UTC),
+        "previews": queue._previews_by(started),
     }
     return await db.write(taking.take, **said | changes)
 
@@ -73,19 +79,19 @@ async def test_it_takes_what_the_long_way_takes_in_the_same_order(address: str, 
 
 
 async def test_a_plain_job_is_taken_at_once(address: str) -> None:
-    """One statement brings the row, takes the slot and says whether somebody watches."""
+    """One statement brings the row, takes the slot and tells whether previews are made."""
     async with database(address) as db:
         await opened(db)
         first, second = await db.write(intake.submit, [new(), new()])
         await db.write(journal.watch, "somebody", first, datetime.now(UTC))
         row, _ = await at_once(db)
         assert (row.id, row.attempt, row.seq, row.worker, row.device) == (first, 1, 2, WORKER, MODEL.device)
-        assert row.watched
+        assert (await _bodies(db))[first]["preview"] == {"method": "auto", "why": "somebody watches"}
         assert await at_once(db) == (None, False), "the device is taken"
         await db.write(_free)
         row, _ = await at_once(db)
         assert row.id == second
-        assert not row.watched
+        assert (await _bodies(db))[second]["preview"] == {"method": "off", "why": "unwatched_at_start"}
 
 
 async def test_where_nothing_waits_nobody_has_to_look_again(address: str) -> None:
@@ -124,6 +130,28 @@ async def test_what_has_a_question_in_it_is_left_to_the_long_way(address: str) -
         assert row is not None
 
 
+async def test_a_job_that_is_not_plain_is_left_to_the_long_way(address: str) -> None:
+    """One that was begun before (its previews go first), and a model with a wish of its own for previews."""
+    shy = replace(MODEL, preview=False)
+    async with database(address) as db:
+        await opened(db)
+        (job,) = await db.write(intake.submit, [new()])
+        first = await take(db)
+        assert first is not None
+        await db.write(queue.give_back, first, reason="tea")
+        assert await at_once(db) == (None, False)
+        again = await take(db)
+        assert again is not None
+        assert (again.job, again.attempt) == (job, 2)
+        await db.write(_free)
+
+        (job,) = await db.write(intake.submit, [new(shy)])
+        assert await at_once(db) == (None, False)
+        claim = await take(db)
+        assert claim is not None
+        assert claim.job == job
+
+
 async def test_a_worker_that_was_buried_enters_the_list_before_it_takes(address: str) -> None:
     """`enlist` runs before anything is taken; otherwise its job would be taken away from it again."""
     async with database(address) as db:
@@ -148,12 +176,150 @@ async def test_a_claim_whose_connection_was_cut_is_tried_again(address: str, pos
         assert claim.job == job
 
 
-def test_it_is_short_enough_to_be_remembered() -> None:
-    """psycopg parses what is longer than this anew each time."""
-    from psycopg._queries import MAX_CACHED_STATEMENT_LENGTH
-    from sqlalchemy.dialects.postgresql.psycopg import PGDialect_psycopg
+async def test_what_it_tells_is_what_the_long_way_tells(address: str) -> None:
+    """The event `started`, letter for letter as the database keeps it, for everything that a request can hold."""
+    odd: list[dict[str, Any]] = [
+        {"prompt": 'a "fox"\n\t\\ in the snow \u2744 \U0001f98a', "negative": "%s %(x)s 100%"},
+        *(
+            {"guidance": guidance}
+            for guidance in (None, 0.0, -0.0, 7.0, -3.0, 4.5, 0.1, 1e-7, 123456789.25, 1e14, 1 / 3)
+        ),
+        {"seed": 2**63 - 1, "n": 16, "width": 4096, "options": {"a": [1, 2.0, None, True], "b": {"c": "d"}, "": 1.5}},
+    ]
+    wishes = [None, *(PreviewPolicy(method=method, count=3) for method in PREVIEW_METHODS)]
+    both = [
+        [replace(new(preview=wish, **changes), id=f"{way}-{number:03}") for number, (changes, wish) in enumerate(cases)]
+        for way in ("at-once", "long")
+        for cases in [[(changes, wish) for changes in odd for wish in wishes]]
+    ]
+    async with database(address) as db:
+        await opened(db)
+        for at_once_, jobs_ in zip((True, False), both, strict=True):
+            ids = await db.write(intake.submit, jobs_)
+            for job in ids[::2]:
+                await db.write(journal.watch, f"of {job}", job, datetime.now(UTC))
+            for _ in ids:
+                await db.write(_free)
+                if at_once_:
+                    row, _ = await at_once(db)
+                    assert row is not None
+                else:
+                    assert await take(db, only=ids) is not None
+        told = await db.read(_as_kept)
+        assert len(told) == 2 * len(both[0])
+        for one in both[0]:
+            assert told[str(one.id)] == told[str(one.id).replace("at-once", "long")], one
 
-    assert len(str(taking._put_together().compile(dialect=PGDialect_psycopg()))) < MAX_CACHED_STATEMENT_LENGTH
+
+async def test_what_it_did_is_committed_and_heard(address: str) -> None:
+    """It needs no second way: the job is taken for others at once, and whoever follows it is told, once."""
+    async with database(address) as db:
+        await opened(db)
+        (job,) = await db.write(intake.submit, [new()])
+        heard: list[tuple[str, str]] = []
+        async with _listening(address, heard) as hear:
+            claim = await take(db)
+            assert claim is not None
+            kinds = [type(event).__name__ for event in await record(db, job)]
+            assert await take(db) is None
+            await db.write(bell.touch, "imagen:over")
+            await hear("imagen:over")
+        assert kinds == ["Queued", "Started"]
+        assert heard == [(bell.JOBS, job)]
+
+
+async def test_who_follows_in_the_same_process_is_told_too(address: str) -> None:
+    """A process whose own connection does not listen rings for itself."""
+    async with database(address) as db:
+        await opened(db)
+        (job,) = await db.write(intake.submit, [new()])
+        mark = db.mark()
+        claim = await take(db)
+        assert claim is not None
+        assert await db.changed(mark, 5.0, frozenset({job}))
+
+
+async def test_a_claim_that_cannot_be_committed_took_nothing(address: str) -> None:
+    """What fails at the very end fails for the caller, and the next is taken on the same connection."""
+    async with database(address) as db:
+        await opened(db)
+        (job,) = await db.write(intake.submit, [new()])
+        await db.write(_refusing_commits)
+        with pytest.raises(SetupError, match="not today"):
+            await take(db)
+        await db.write(lambda connection: connection.execute(text("drop trigger refused on imagen.events")))
+        claim = await take(db)
+        assert claim is not None
+        assert (claim.job, claim.attempt) == (job, 1)
+        assert [type(event).__name__ for event in await record(db, job)] == ["Queued", "Started"]
+
+
+async def test_it_is_planned_once_and_leaves_no_setting_behind(address: str) -> None:
+    """However often it is said, on one connection; what is said after it is planned as ever."""
+    async with database(address) as db:
+        await opened(db)
+
+        def twelve(connection: Connection) -> tuple[str, str, int]:
+            for _ in range(12):
+                taking.take(
+                    connection,
+                    worker=WORKER,
+                    places={"test": PLACE},
+                    knows=("test",),
+                    loaded=(),
+                    now=datetime.now(UTC),
+                    previews=queue._previews_by(started),
+                )
+            assert not connection.connection.driver_connection.info.transaction_status, "nothing is left open"  # type: ignore[union-attr]
+            planned = text("select sum(custom_plans) from pg_prepared_statements where name like 'imagen%'")
+            modes = connection.execute(
+                text("select current_setting('plan_cache_mode'), current_setting('enable_seqscan')")
+            )
+            mode, scans = modes.one()
+            return mode, scans, int(connection.execute(planned).scalar_one())
+
+        assert await db.write(twelve) == ("auto", "on", 0)
+
+
+async def test_a_server_that_forgot_the_statement_is_told_it_again(address: str) -> None:
+    """psycopg has it forget all statements of a connection, ours too, when it has to roll back."""
+    async with database(address) as db:
+        await opened(db)
+        (job,) = await db.write(intake.submit, [new()])
+
+        def forgotten(connection: Connection) -> Any:
+            said: dict[str, Any] = {"worker": WORKER, "places": {"test": PLACE}, "knows": ("test",), "loaded": ()}
+            said |= {"now": datetime.now(UTC), "previews": queue._previews_by(started)}
+            other = said | {"places": {"test": replace(PLACE, device="nowhere@here")}}
+            assert taking.take(connection, **other) == (None, False)
+            connection.execute(text("deallocate all"))
+            connection.connection.commit()
+            return taking.take(connection, **said)
+
+        row, _ = await db.write(forgotten)
+        assert row.id == job
+
+
+async def test_in_the_middle_of_a_transaction_the_long_way_is_gone(address: str) -> None:
+    """It is over by itself only where nothing was begun; otherwise a claim is undone with the rest."""
+    async with database(address) as db:
+        await opened(db)
+        (job,) = await db.write(intake.submit, [new()])
+
+        def undone(connection: Connection) -> None:
+            places = {"test": PLACE, "other": PLACE}
+            assert taking.possible(connection, places)
+            connection.execute(text("select 1"))
+            assert not taking.possible(connection, places)
+            how: dict[str, Any] = {"places": places, "resolve": resolve, "knows": ("test", "other"), "started": started}
+            claim = queue.claim(connection, worker=WORKER, **how)
+            assert claim is not None
+            assert claim.job == job
+            raise LookupError
+
+        with pytest.raises(LookupError):
+            await db.write(undone)
+        assert (await take(db)) is not None, "it was undone"
 
 
 def _any(chance: random.Random, number: int) -> NewJob:
@@ -188,3 +354,43 @@ def _cut(connection: Connection, name: str) -> list[bool]:
 
 def _pause() -> Pause:
     return Pause(reason="tea", by="me", since=datetime.now(UTC))
+
+
+async def _bodies(db: Database) -> dict[str, Any]:
+    query = select(events.c.job_id, events.c.body).where(events.c.type == "started")
+    return {row.job_id: row.body for row in await db.read(lambda connection: connection.execute(query).all())}
+
+
+def _as_kept(connection: Connection) -> dict[str, str]:
+    kept = text("select job_id, attempt || ' ' || seq || ' ' || body::text from imagen.events where type = 'started'")
+    return {job: told for job, told in connection.execute(kept)}
+
+
+def _refusing_commits(connection: Connection) -> None:
+    body = "begin raise exception ''not today''; end"
+    connection.execute(text(f"create function public.refused() returns trigger language plpgsql as '{body}'"))
+    connection.execute(
+        text(
+            "create constraint trigger refused after insert on imagen.events deferrable initially deferred "
+            "for each row execute function public.refused()"
+        )
+    )
+
+
+@asynccontextmanager
+async def _listening(address: str, heard: list[tuple[str, str]]) -> AsyncIterator[Callable[[str], Awaitable[None]]]:
+    """Everything that is said on the two channels, until a topic comes."""
+    import psycopg
+
+    async with await psycopg.AsyncConnection.connect(address, autocommit=True) as connection:
+        for channel in (bell.WORK, bell.JOBS):
+            await connection.execute(f"listen {channel}".encode())
+
+        async def hear(last: str) -> None:
+            async with asyncio.timeout(10):
+                async for notice in connection.notifies():
+                    if notice.payload == last:
+                        return
+                    heard.append((notice.channel, notice.payload))
+
+        yield hear

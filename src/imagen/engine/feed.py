@@ -108,6 +108,7 @@ class _Feed:
         self._watcher = new_id()
         self._said = False
         self._renew_at = 0.0
+        self._follow_at = 0.0
         self._release_at = 0.0
         self._look = asyncio.Event()
         self._waiting: dict[asyncio.Future[None], float] = {}  # until when each wants to wait
@@ -159,12 +160,13 @@ class _Feed:
         await asyncio.gather(self._task, return_exceptions=True)
         if self._said:
             with suppress(ImagenError):
-                await self._db.write(journal.unwatch, self._watcher)
+                await self._db.write(journal.unwatch, self._watcher, f"{self._watcher}-steps")
 
     async def _read(self) -> None:
         try:
             while not self.ended:
                 mark = self._db.mark(jobs=True)
+                self._look.clear()
                 wanted = any(watch.previews for watch in self.watches)
                 if wanted and time.monotonic() >= self._renew_at:
                     # Rows with an expiry: whoever dies is drawn previews for only a little longer.
@@ -178,6 +180,12 @@ class _Feed:
                 if not self.ended:
                     if (fault := self._fault()) is not None:
                         raise fault
+                    if not wanted and self._db.notifies and time.monotonic() >= self._follow_at:
+                        # Whose steps nobody waits for are not told. What was written before this is told then.
+                        self._follow_at = time.monotonic() + journal.FOLLOW_S / 2
+                        self._said = True
+                        looks = {f"{self._watcher}-steps": journal.steps_of(self._job)}
+                        await self._db.write(journal.follow, looks, datetime.now(UTC))
                     await self._pause(mark)
         except asyncio.CancelledError:
             raise
@@ -186,7 +194,6 @@ class _Feed:
             self._wake()
 
     async def _pause(self, mark: int) -> None:
-        self._look.clear()
         rung = asyncio.ensure_future(self._db.changed(mark, LOOK_S, frozenset((self._job,))))
         looked = asyncio.ensure_future(self._look.wait())
         try:

@@ -14,6 +14,7 @@ from imagen.core.errors import DatabaseAway
 from imagen.core.request import PreviewPolicy
 from imagen.previews import policy as policies
 from imagen.store import journal
+from imagen.store.bell import touch
 from imagen.store.db import Database
 from imagen.store.queue import Claim
 
@@ -41,6 +42,7 @@ class Live:
         self._policy = policy
         self._monotonic = monotonic
         self._watched = False
+        self._untold = False  # nobody followed when it was written
         self._promised = policies.promised(policy) and claim.preview is not None
         self._tick = claim.attempt * 1_000_000  # rises over attempts too, so that a follower's mark stays good
         self._phase: events.Phase | None = None
@@ -186,11 +188,13 @@ class Live:
             try:
                 # The tick as of now: one that rose meanwhile belongs to a frame that the next write brings,
                 # and a follower who had seen it already would skip that frame.
-                self._note(await self._db.write(self._write, self._tick, self._phase, self._progress, frames))
+                told = await self._db.write(self._write, self._tick, self._phase, self._progress, frames)
             except DatabaseAway:
                 self._frames[:0] = frames if self._promised or not self._frames else []
                 self._dirty.set()
                 raise
+            self._untold = not told.followed
+            self._note(told)
 
     def _note(self, told: journal.Attention) -> None:
         self._watched = told.watched
@@ -210,10 +214,10 @@ class Live:
         frames: list[events.Preview],
     ) -> journal.Attention:
         claim = self._claim
-        journal.set_live(connection, claim.job, claim.attempt, tick, phase, progress)
+        told = journal.set_live(connection, claim.job, claim.attempt, tick, phase, progress)
         for frame in frames:
             journal.set_preview(connection, frame, keep=self._promised)
-        return journal.attention(connection, claim.job, datetime.now(UTC))
+        return told
 
     async def _keep_writing(self, on_cancel: Callable[[], object]) -> None:
         while True:
@@ -237,4 +241,9 @@ class Live:
                     await self._urgent.wait()
             await self.flush()
         else:
-            self._note(await self._db.read(journal.attention, self._claim.job, datetime.now(UTC)))
+            told = await self._db.read(journal.attention, self._claim.job, datetime.now(UTC))
+            self._note(told)
+            if self._untold and told.followed:
+                # Whoever came while that was being written may have looked too early to see it.
+                await self._db.write(touch, self._claim.job)
+                self._untold = False

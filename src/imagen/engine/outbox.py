@@ -72,11 +72,12 @@ class Outbox:
         """Take this before `take`, hand it to `news`."""
         return self._db.mark()
 
-    async def news(self, mark: int, timeout_s: float) -> None:
-        """Return when something is surely due, or after `timeout_s`."""
+    async def news(self, mark: int, timeout_s: float, *, listen: bool = True) -> None:
+        """Return when something is surely due, or after `timeout_s`; `listen` is that of `Database.changed`."""
         until = time.monotonic() + timeout_s
         # Another process's write to SQLite may have been anything: whoever looked at each would look all the time.
-        while not await self._db.changed(mark, until - time.monotonic(), frozenset({webhooks.TOPIC})):
+        topics = frozenset({webhooks.TOPIC})
+        while not await self._db.changed(mark, until - time.monotonic(), topics, listen=listen):
             if time.monotonic() >= until:
                 return
             mark = self._db.mark()

@@ -3,7 +3,7 @@
 import asyncio
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Iterable, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -55,7 +55,7 @@ class Tides:
             self._tide = _Tide(self._db)
         tide = self._tide
         watch = WatchAll(self._db, tide, owner, frozenset(jobs) if jobs is not None else None, after, previews)
-        tide.watches.add(watch)
+        tide.enter(watch)
         try:
             yield watch
         finally:
@@ -93,6 +93,13 @@ class WatchAll:
         self._cursor = after or 0
         self._again: set[int] = set()  # positions we read for ourselves and will meet again in the window
         self._ticks: dict[str, tuple[int, int]] = {}  # job -> newest tick and preview tick we told
+
+    @property
+    def steps(self) -> frozenset[str]:
+        """Of whose steps it wants to be told."""
+        if self._jobs is None:
+            return frozenset((journal.steps_of_all(self._owner),))
+        return frozenset(journal.steps_of(job) for job in self._jobs)
 
     def wants(self, owner: str, job: str) -> bool:
         """Is this job one of those followed?"""
@@ -196,20 +203,29 @@ class _Tide:
         self._watcher = new_id()
         self._watched: set[str] = set()
         self._renew_at = 0.0
+        self._followed: frozenset[str] = frozenset()
+        self._follow_at = 0.0
+        self._look = asyncio.Event()
         self._task = asyncio.create_task(self._read(), name="tide")
+
+    def enter(self, watch: WatchAll) -> None:
+        self.watches.add(watch)
+        self._look.set()
 
     async def close(self) -> None:
         self._task.cancel()
         await asyncio.gather(self._task, return_exceptions=True)
-        with suppress(ImagenError):
-            for job in self._watched:
-                await self._db.write(journal.unwatch, f"{self._watcher}-{job}")
+        if looks := self._looks(self._watched | self._followed):
+            with suppress(ImagenError):
+                await self._db.write(journal.unwatch, *looks)
 
     async def _read(self) -> None:
         try:
             self.safe = await self._db.read(journal.position)
             while True:
                 mark = self._db.mark(jobs=True)
+                self._look.clear()
+                await self._follow()
                 rows = await self._db.read(journal.since, self.safe, limit=PAGE)
                 news = self._note(rows)
                 ticks = {
@@ -225,12 +241,36 @@ class _Tide:
                     self.beat = asyncio.Event()
                 if len(rows) < PAGE:
                     await asyncio.sleep(BREATH_S)
-                    await self._db.changed(mark, LOOK_S)
+                    await self._pause(mark)
         except asyncio.CancelledError:
             raise
         except BaseException as exc:
             self.broken = exc
             self.beat.set()
+
+    async def _pause(self, mark: int) -> None:
+        rung = asyncio.ensure_future(self._db.changed(mark, LOOK_S))
+        looked = asyncio.ensure_future(self._look.wait())
+        try:
+            await asyncio.wait((rung, looked), return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            rung.cancel()
+            looked.cancel()
+
+    def _looks(self, whom: Iterable[str]) -> dict[str, str]:
+        return {f"{self._watcher}-{one}": one for one in whom}
+
+    async def _follow(self) -> None:
+        """Say whose steps are waited for here: what nobody waits for is not told."""
+        if not self._db.notifies:
+            return
+        wanted = frozenset(one for watch in self.watches for one in watch.steps)
+        if left := self._followed - wanted:
+            await self._db.write(journal.unwatch, *self._looks(left))
+        new, self._followed = wanted - self._followed, wanted
+        if wanted and (new or time.monotonic() >= self._follow_at):
+            self._follow_at = time.monotonic() + journal.FOLLOW_S / 2
+            await self._db.write(journal.follow, self._looks(wanted), datetime.now(UTC))
 
     def _note(self, rows: Sequence[tuple[int, str, Event]]) -> bool:
         fresh = [row for row in rows if row[0] not in self._ahead]
@@ -263,8 +303,7 @@ class _Tide:
             return False
         if time.monotonic() >= self._renew_at or not wanted <= self._watched:
             self._renew_at = time.monotonic() + journal.WATCH_S / 2
-            for job in wanted:
-                await self._db.write(journal.watch, f"{self._watcher}-{job}", job, datetime.now(UTC))
+            await self._db.write(journal.watch_each, self._looks(wanted), datetime.now(UTC))
             self._watched = wanted
         known = {job: self.live[job].preview for job in wanted}
         ticks = {job: preview.tick if preview else 0 for job, preview in known.items()}

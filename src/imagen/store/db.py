@@ -61,7 +61,10 @@ class Database:
         else:
             self.engine = _postgresql(url)
             address = {**self.engine.dialect.create_connect_args(self.engine.url)[1], **PATIENCE}
-            self._ears = {channel: NotifyEar(channel, address, ITS_PATIENCE) for channel in (WORK, JOBS)}
+            # Most processes of a fleet are workers, and most of these draw and need not hear of more work.
+            self._ears = {
+                channel: NotifyEar(channel, address, ITS_PATIENCE, rests=channel == WORK) for channel in (WORK, JOBS)
+            }
             self._bell = Bell(self._ears[WORK], self._ears[JOBS])
         # SQLite lets one write at a time: one thread saves them from waiting for each other inside the library.
         self._writers = ThreadPoolExecutor(1 if self._file else WRITERS, thread_name_prefix="imagen-write")
@@ -97,7 +100,7 @@ class Database:
             self._see_file()
             touched.clear()
             with self._for_writing() as connection:
-                connection.info["touched"] = touched
+                connection.info.update(touched=touched, rang=set())
                 with connection.begin() as begun:
                     result = work(connection, *args, **kwargs)
                     announce(connection)
@@ -132,12 +135,24 @@ class Database:
         """
         return self._bell.mark(jobs=jobs)
 
-    async def changed(self, mark: int, timeout_s: float, topics: frozenset[str] | None = None) -> bool:
+    async def changed(
+        self, mark: int, timeout_s: float, topics: frozenset[str] | None = None, *, listen: bool = True
+    ) -> bool:
         """Return when one of these topics (None: anything) may have changed since `mark`, or after `timeout_s`.
 
-        True when it surely did, here or in another process.
+        True when it surely did, here or in another process. Without `listen` it is content with what others here
+        listen to, and with what this process does.
         """
-        return await self._bell.wait(mark, timeout_s, topics)
+        return await self._bell.wait(mark, timeout_s, topics, listen=listen)
+
+    def rest(self) -> None:
+        """Say that nothing of the queues is of use here, until somebody waits who wants to `listen`."""
+        self._bell.rest()
+
+    @property
+    def notifies(self) -> bool:
+        """Does it cost all who listen when one is told? Then only what somebody waits for is worth telling."""
+        return self._file is None
 
     def ring(self, *topics: str) -> None:
         """Wake who waits here for one of these."""

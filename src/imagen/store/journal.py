@@ -7,7 +7,22 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from sqlalchemy import Connection, Insert, RowMapping, Select, bindparam, delete, exists, func, insert, select, update
+from sqlalchemy import (
+    Connection,
+    Insert,
+    RowMapping,
+    Select,
+    Text,
+    bindparam,
+    case,
+    delete,
+    exists,
+    func,
+    insert,
+    literal,
+    select,
+    update,
+)
 
 from imagen.core.events import Event, Phase, Preview, Progress, body_of, from_body
 from imagen.core.job import State, StoredImage
@@ -17,7 +32,10 @@ from imagen.store.columns import upsert
 from imagen.store.tables import events, images, is_running, jobs, live, previews, watchers
 
 WATCH_S = 10.0  # how long a watcher who died is still drawn previews for
+FOLLOW_S = 60.0  # how long a follower who died is still told of each step
 KEEP_S = 60.0  # how long the last progress and promised previews outlive the job, for a slow follower
+
+LOOKED_AT = 1  # by somebody who wants previews, and not only steps
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,7 +55,8 @@ class Attention:
 
     cancel_requested: bool
     attempt: int
-    watched: bool
+    watched: bool  # somebody wants previews
+    followed: bool  # somebody waits for progress
 
 
 def append(connection: Connection, event: Event) -> int:
@@ -86,9 +105,8 @@ def _pictures() -> Select[Any]:
 
 def set_live(
     connection: Connection, job_id: str, attempt: int, tick: int, phase: Phase | None, progress: Progress | None
-) -> None:
-    """Overwrite the one live row of a running job."""
-    touch(connection, job_id)
+) -> Attention:
+    """Overwrite the one live row of a running job, and tell those who follow it, where there are any."""
     row = {
         "attempt": attempt,
         "tick": tick,
@@ -101,6 +119,10 @@ def set_live(
     connection.execute(
         statement.on_conflict_do_update(index_elements=[live.c.job_id], set_=row, where=live.c.attempt <= attempt)
     )
+    told = attention(connection, job_id, datetime.now(UTC))
+    if told.followed:
+        touch(connection, job_id)
+    return told
 
 
 def set_preview(connection: Connection, preview: Preview, *, keep: bool) -> None:
@@ -117,15 +139,43 @@ def drop_previews(connection: Connection, job_id: str) -> None:
 
 def watch(connection: Connection, watcher: str, job_id: str, now: datetime) -> None:
     """Say that somebody wants to see previews of this job, for the next WATCH_S."""
-    touch(connection, job_id)
-    row = {"expires_at": now + timedelta(seconds=WATCH_S)}
-    statement = upsert(connection, watchers).values(id=watcher, job_id=job_id, **row)
-    connection.execute(statement.on_conflict_do_update(index_elements=[watchers.c.id], set_=row))
+    watch_each(connection, {watcher: job_id}, now)
 
 
-def unwatch(connection: Connection, watcher: str) -> None:
-    """Nobody behind this name looks any more."""
-    connection.execute(delete(watchers).where(watchers.c.id == watcher))
+def watch_each(connection: Connection, looks: Mapping[str, str], now: datetime) -> None:
+    """The same of several jobs, each under a name of its own."""
+    _look(connection, looks, now + timedelta(seconds=WATCH_S))
+
+
+def follow(connection: Connection, looks: Mapping[str, str], now: datetime) -> None:
+    """Say, under these names, that somebody waits for the steps of some jobs, for the next FOLLOW_S.
+
+    Of which jobs is said by `steps_of` and `steps_of_all`.
+    """
+    _look(connection, looks, now + timedelta(seconds=FOLLOW_S))
+
+
+def unwatch(connection: Connection, *names: str) -> None:
+    """Nobody behind these names looks any more."""
+    connection.execute(delete(watchers).where(watchers.c.id.in_(names)))
+
+
+def steps_of(job_id: str) -> str:
+    """What `follow` calls the steps of one job; no id has a colon in it."""
+    return f"job:{job_id}"
+
+
+def steps_of_all(owner: str | None) -> str:
+    """What it calls the steps of all jobs of an owner, or of everybody."""
+    return "jobs:" if owner is None else f"owner:{owner}"
+
+
+def _look(connection: Connection, looks: Mapping[str, str], until: datetime) -> None:
+    statement = upsert(connection, watchers)
+    new = {name: statement.excluded[name] for name in ("job_id", "expires_at")}
+    # In one order: two that renew the same rows in different ones would wait for each other.
+    rows = [{"id": name, "job_id": looks[name], "expires_at": until} for name in sorted(looks)]
+    connection.execute(statement.on_conflict_do_update(index_elements=[watchers.c.id], set_=new), rows)
 
 
 def watched(connection: Connection, job_id: str, now: datetime) -> bool:
@@ -139,14 +189,27 @@ def watched(connection: Connection, job_id: str, now: datetime) -> bool:
 
 def attention(connection: Connection, job_id: str, now: datetime) -> Attention:
     """What a running attempt has to know while it draws."""
-    row = connection.execute(
-        select(jobs.c.cancel_requested, jobs.c.attempt, jobs.c.state).where(jobs.c.id == job_id)
-    ).one()
+    looks = {"id": job_id, "steps": steps_of(job_id), "everybodys": steps_of_all(None), "now": now}
+    row = connection.execute(_attention(), looks).one()
     return Attention(
         cancel_requested=row.cancel_requested,
         attempt=row.attempt if row.state == State.RUNNING else -1,
-        watched=watched(connection, job_id, now),
+        watched=row.looked == LOOKED_AT,
+        # SQLite's processes see each write anyway, and to tell the others here costs nothing.
+        followed=row.looked is not None or connection.dialect.name != "postgresql",
     )
+
+
+@functools.cache  # asked five times a second by each running job
+def _attention() -> Select[Any]:
+    id_, owners = bindparam("id", type_=Text), literal(steps_of_all("")) + jobs.c.owner
+    whom = (id_, bindparam("steps", type_=Text), bindparam("everybodys", type_=Text), owners)
+    looked = (
+        select(func.max(case((watchers.c.job_id == id_, LOOKED_AT), else_=0)))
+        .where(watchers.c.job_id.in_(whom), watchers.c.expires_at > bindparam("now"))
+        .scalar_subquery()
+    )
+    return select(jobs.c.cancel_requested, jobs.c.attempt, jobs.c.state, looked.label("looked")).where(jobs.c.id == id_)
 
 
 def cancelled_by(connection: Connection, job_id: str) -> str:

@@ -1,12 +1,14 @@
 """The next job in one statement: for PostgreSQL, where each statement is a way to another machine and back.
 
-It is put together from what the long way asks one after the other (`slots.py`, `order.py`), and leaves to the long way
-whatever has a question in it: a row that came by SQL and is not resolved yet, a card that models share, a loaded model
-that might pass, a slot or a worker that is not in its list.
+It is put together from what the long way asks one after the other (`slots.py`, `order.py`), writes the event `started`
+and rings, and is committed with the same way. It leaves to the long way whatever has a question in it: a row that came
+by SQL and is not resolved yet, a card that models share, a loaded model that might pass, a slot or a worker that is not
+in its list, a job that was begun before, a model with a wish of its own for previews.
 """
 
 from collections.abc import Mapping, Sequence
 from datetime import datetime
+from itertools import chain
 from typing import Any
 
 from sqlalchemy import (
@@ -16,14 +18,18 @@ from sqlalchemy import (
     Connection,
     FromClause,
     Integer,
+    Numeric,
     Select,
     Text,
     and_,
     any_,
     bindparam,
+    case,
+    cast,
     column,
     exists,
     func,
+    insert,
     literal_column,
     null,
     or_,
@@ -32,10 +38,12 @@ from sqlalchemy import (
     update,
 )
 
+from imagen.core.events import Started
 from imagen.store import driver, slots
-from imagen.store.columns import Instant
+from imagen.store.bell import rang, ringing
+from imagen.store.columns import Instant, Json
 from imagen.store.order import ONE, Place, by_turn, first_of, unresolved
-from imagen.store.tables import jobs, watchers, workers
+from imagen.store.tables import events, jobs, watchers, workers
 from imagen.store.tables import slots as slots_table
 
 # A plan made once for all: for each worker and device anew it takes longer than the claim. Made while the queue was
@@ -44,7 +52,7 @@ PLANNED_ONCE = """
     select set_config('plan_cache_mode', 'force_generic_plan', true) as plans,
            set_config('enable_seqscan', 'off', true) as scans
 """
-# What is read of the row. All of it would be longer than what psycopg remembers, and then it parses it each time.
+# What is read of the row.
 TOLD = (
     *("id", "prompt", "model", "negative", "width", "height", "steps", "seed", "guidance", "n", "options", "preview"),
     *("priority", "series_id", "attempt", "failures", "created_at", "seq", "record", "device", "worker", "handle"),
@@ -54,7 +62,11 @@ TOLD = (
 
 def possible(connection: Connection, places: Mapping[str, Place]) -> bool:
     """Can it be asked here? A card that models share is looked at as a whole, and that is another way."""
-    return connection.dialect.name == "postgresql" and all(place.budget_mib is None for place in places.values())
+    return (
+        connection.dialect.name == "postgresql"
+        and all(place.budget_mib is None for place in places.values())
+        and driver.is_idle(connection)
+    )
 
 
 def take(
@@ -65,9 +77,14 @@ def take(
     knows: Sequence[str],
     loaded: Sequence[str],
     now: datetime,
+    previews: str,
 ) -> tuple[Any, bool]:
-    """The job that was taken, as its row and whether it is `watched`; and whether the long way would find no other."""
-    driver.run(connection, PLANNED_ONCE, {})
+    """The row of the job that was taken, for good; and whether the long way would find no other.
+
+    `previews` is JSON, what `started` says of them: by the method that a job asks for (or ""), then by whether somebody
+    watches. A connection that breaks leaves it open whether a job was taken: then it is asked again, and what nobody
+    heard of goes back (`Worker._reconcile`).
+    """
     given = {
         "worker": worker,
         "names": list(places),
@@ -77,9 +94,13 @@ def take(
         "knows": list(knows),
         "loaded": list(loaded),
         "now": now,
+        "previews": previews,
     }
-    found = driver.run(connection, driver.spoken(connection, _put_together), given, brings=True)
-    return (None, found.nothing) if found.id is None else (found, True)
+    found = driver.at_once(connection, (PLANNED_ONCE, driver.spoken(connection, _put_together)), given)
+    if found.id is None:
+        return None, found.nothing
+    rang(connection, found.id)
+    return found, True
 
 
 def changes(job: FromClause, worker: Any, device: Any, now: Any) -> dict[str, Any]:
@@ -131,35 +152,71 @@ def _put_together() -> Select[Any]:
         .returning(slots_table.c.slot)
         .cte("seat")
     )
+    watched = exists().where(watchers.c.job_id == taken.c.id, watchers.c.expires_at > now)
+    body = func.jsonb_build_object(
+        *_named(request=_request(taken.c), worker=worker, device=taken.c.device),
+        *_named(preview=func.jsonb_extract_path(chosen.c.previews, cast(watched, Text))),
+    )
+    event: Any = (taken.c.id, taken.c.seq, literal_column(f"'{Started.type}'"), now, taken.c.attempt, body)
+    told = (
+        insert(events)
+        .from_select(["job_id", "seq", "type", "at", "attempt", "body"], select(*event).join(chosen, true()))
+        .returning(events.c.seq)
+        .cte("told")
+    )
     nothing = and_(
         ~exists(select(heads.c.id)),
         select(func.count()).select_from(free).scalar_subquery() == func.cardinality(_texts("names")),
     )
-    watched = exists().where(watchers.c.job_id == taken.c.id, watchers.c.expires_at > now)
     said = select(nothing.label("nothing")).subquery("said")
-    told = select(taken, said.c.nothing, watched.label("watched"))
-    return told.select_from(said.outerjoin(taken, true())).add_cte(seat)
+    rung = select(ringing(taken.c.id)).scalar_subquery()  # of no row: nothing rings
+    answer = select(taken, said.c.nothing, rung.label("rung"))
+    return answer.select_from(said.outerjoin(taken, true())).add_cte(seat, told)
+
+
+def _request(job: Any) -> ColumnElement[Any]:
+    """The request of a job as `intake.request_of` reads it and Python writes it."""
+    # Python writes 7.0 where PostgreSQL would write 7.
+    whole = and_(job.guidance == func.trunc(job.guidance), func.abs(job.guidance) < literal_column("1e15"))
+    exact = func.to_jsonb(cast(job.guidance, Numeric) + literal_column("0.0"))
+    guidance = case((whole, exact), else_=func.to_jsonb(job.guidance))
+    same = {name: job[name] for name in ("prompt", "model", "width", "height", "steps", "seed", "n")}
+    negative = func.coalesce(job.negative, literal_column("''"))
+    options = func.coalesce(job.options, literal_column("'{}'::jsonb"))
+    return func.jsonb_build_object(*_named(**same, negative=negative, guidance=guidance, options=options))
+
+
+def _named(**values: Any) -> list[Any]:
+    pairs: Any = ((literal_column(f"'{name}'"), value) for name, value in values.items())
+    return list(chain.from_iterable(pairs))
 
 
 def _heads(free: CTE) -> CTE:
     """The first job of each model that has room."""
     first = first_of(free.c.model).with_for_update(skip_locked=True).scalar_subquery()
     best = select(free.c.device, free.c.slot, first.label("id")).cte("best")
+    wish = func.coalesce(func.jsonb_extract_path_text(jobs.c.preview, literal_column("'method'")), literal_column("''"))
+    plain = and_(
+        jobs.c.attempt == literal_column("0"),
+        func.jsonb_extract_path_text(jobs.c.record, literal_column("'preview'")).is_(None),
+    )
+    previews = case((plain, func.jsonb_extract_path(bindparam("previews", type_=Json), wish)))
+    turn = (jobs.c.id, jobs.c.model, jobs.c.priority, jobs.c.created_at)
     return (
-        select(jobs.c.id, jobs.c.model, jobs.c.priority, jobs.c.created_at, best.c.device, best.c.slot)
+        select(*turn, best.c.device, best.c.slot, previews.label("previews"))
         .join(best, best.c.id == jobs.c.id)
         .cte("heads")
     )
 
 
 def _chosen(heads: CTE) -> CTE:
-    """The oldest of the highest priority; none where one of a loaded model waits that might pass it."""
+    """The oldest of the highest priority; none where it is not plain, or one of a loaded model might pass it."""
     oldest = select(heads).order_by(*by_turn(heads.c)).limit(ONE).cte("oldest")
     other = heads.alias("other")
     might = exists().where(
         other.c.priority == oldest.c.priority, other.c.device == oldest.c.device, _is_loaded(other.c.model)
     )
-    return select(oldest).where(or_(_is_loaded(oldest.c.model), ~might)).cte("chosen")
+    return select(oldest).where(or_(_is_loaded(oldest.c.model), ~might), oldest.c.previews.is_not(None)).cte("chosen")
 
 
 def _is_loaded(model: ColumnElement[str]) -> ColumnElement[bool]:

@@ -46,7 +46,8 @@ def worker(ctx: click.Context, models: str | None, grace_s: float) -> None:
                     f"imagen: worker draws {names} on {daemon.some(devices) or 'no device'} (stop with Ctrl-C)",
                     worker=drawing.id,
                 )
-                async with telling(app, log, drawing), delivering(app, log=log):
+                # What it draws ends here. A worker that is busy must not listen only for what ends elsewhere.
+                async with telling(app, log, drawing), delivering(app, log=log, listen=False):
                     await leaving.asked.wait()
                     log.info("stopping")
                     await leaving.let_finish(drawing, log)

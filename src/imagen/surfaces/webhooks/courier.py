@@ -29,11 +29,16 @@ DONE_S = 5.0  # for notes to be taken when the process leaves
 
 
 @asynccontextmanager
-async def delivering(app: "App", *, log: Any = None, post: Post | None = None) -> AsyncIterator["Courier"]:
-    """While inside, webhooks are told. `log` is a structlog logger."""
+async def delivering(
+    app: "App", *, log: Any = None, post: Post | None = None, listen: bool = True
+) -> AsyncIterator["Courier"]:
+    """While inside, webhooks are told. `log` is a structlog logger.
+
+    Without `listen` the ends of other processes are told up to LOOK_S later, unless somebody else here listens.
+    """
     from imagen.app import VERSION
 
-    courier = Courier(app, post or Post(app.outbox.reach), agent=f"imagen/{VERSION}", log=log)
+    courier = Courier(app, post or Post(app.outbox.reach), agent=f"imagen/{VERSION}", log=log, listen=listen)
     task = asyncio.create_task(courier.run(), name="courier")
     try:
         yield courier
@@ -47,13 +52,21 @@ class Courier:
     """Tells webhooks what ended. Made by `delivering`."""
 
     def __init__(
-        self, app: "App", post: Post, *, agent: str, log: Any = None, clock: Callable[[], float] = time.time
+        self,
+        app: "App",
+        post: Post,
+        *,
+        agent: str,
+        log: Any = None,
+        clock: Callable[[], float] = time.time,
+        listen: bool = True,
     ) -> None:
         self._app = app
         self._post = post
         self._agent = agent
         self._log = log
         self._clock = clock
+        self._listen = listen
         self._under_way: dict[asyncio.Task[None], Message] = {}
         self._troubled = False
 
@@ -74,7 +87,7 @@ class Courier:
                 self._under_way[task] = message
                 task.add_done_callback(self._done)
             if not taken:
-                await self._app.outbox.news(mark, LOOK_S)
+                await self._app.outbox.news(mark, LOOK_S, listen=self._listen)
 
     async def close(self) -> None:
         """Let what is under way arrive, for as long as it may take; what has not is told by the next courier."""
