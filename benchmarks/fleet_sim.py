@@ -16,7 +16,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from benchmarks.fleet.load import Habits, edges, previews_of, sized, use
-from benchmarks.fleet.play import Hurry, Policy, Told, play
+from benchmarks.fleet.play import Policy, Told, play
 from benchmarks.fleet.world import PRIORITIES, World, pools
 
 SHRINK, QUICK = 40.0, 240.0
@@ -29,7 +29,8 @@ LUCK = 8  # days of the same trace, for how much of a difference is luck
 BUILT = Habits(servers=SERVERS)
 HABITS = {
     "as built": BUILT,
-    "one channel, as before": replace(BUILT, hears="all"),
+    "as built, every job followed": replace(BUILT, followed=1.0),
+    "all listen, every step is told": replace(BUILT, hears="queues", followed=1.0),
     "PostgreSQL wakes who is meant": replace(BUILT, meant=True),
     "workers look and do not listen": replace(BUILT, hears="nothing"),
 }
@@ -42,20 +43,19 @@ class Way:
     name: str
     policy: Policy
     flexible: float | None = None  # None: every card serves every model
-    hurry: Hurry = "race"
 
 
 WAYS = (
     Way("every card serves every model: first come, first served", "first come"),
+    Way("every card serves every model: each card for itself", "each alone"),
     Way("every card serves every model: as built", "as built"),
     Way("four of five serve one model: first come, first served", "first come", FLEXIBLE),
+    Way("four of five serve one model: each card for itself", "each alone", FLEXIBLE),
     Way("four of five serve one model: as built", "as built", FLEXIBLE),
 )
 OUTLOOK = (
+    Way("half serve one model: as built", "as built", 0.5),
     Way("every card serves one model", "as built", 0.0),
-    Way("every card, jobs in line divided by the cards", "shared"),
-    Way("every card, and an idle one with the model goes first", "shared", None, "loaded first"),
-    Way("four of five, and both of these", "shared", FLEXIBLE, "loaded first"),
 )
 
 
@@ -67,7 +67,7 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=1, help="the same one brings the same day (default: %(default)s)")
     parser.add_argument("--shrink", type=float, default=SHRINK, help="how much shorter a day is (default: %(default)s)")
     parser.add_argument("--quick", action="store_true", help="a day of six minutes")
-    parser.add_argument("--outlook", action="store_true", help="also four ways that are not built, or not advised")
+    parser.add_argument("--outlook", action="store_true", help="also other ways to divide the cards")
     parser.add_argument("--real", action="store_true", help="only: a small trace, played and drawn by real workers")
     asked = parser.parse_args()
     if asked.real:
@@ -98,7 +98,7 @@ def main() -> int:
 def play_way(world: World, way: Way) -> Told:
     """One day, in a process of its own."""
     served = pools(world, way.flexible) if way.flexible is not None else None
-    return play(world, policy=way.policy, hurry=way.hurry, pools=served)
+    return play(world, policy=way.policy, pools=served)
 
 
 def share(values: Sequence[float], part: float) -> float:

@@ -37,6 +37,12 @@ class Line:
         self._lines[job.priority][job.kind].add(job)
         self.size += 1
 
+    def only_new(self, kind: int, since: float) -> bool:
+        """What `order.only_new` says of a model: do jobs of it wait, and have all of them come since then?"""
+        rows = [self._lines[level][kind] for level in self._priorities]
+        heads = [row.jobs[row.first] for row in rows if row.first < len(row.jobs)]
+        return bool(heads) and all(head.at > since for head in heads)
+
     def take(self, served: Iterable[int], loaded: int | None, may_pass: Ask) -> Waiting | None:
         """What `order.heads` and `order.loaded_first` would choose for one device that draws these models."""
         for level in self._priorities:
@@ -50,7 +56,7 @@ class Line:
                 for head in heads:
                     if head.kind == loaded:
                         waiting = self._older(rows, served, head.number)
-                        if may_pass(oldest.turn, head.turn, waiting):
+                        if waiting < MANY and may_pass(oldest.turn, head.turn, waiting):
                             chosen = head
                         break
             rows[chosen.kind].pop()

@@ -3,11 +3,12 @@
 The policy is the real one, `engine/turns.py`, one for each card. Only time is made up, and that the database keeps up.
 """
 
+import functools
 import heapq
 import itertools
 import random
-from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections import defaultdict, deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any, Literal, cast
@@ -15,13 +16,14 @@ from typing import Any, Literal, cast
 from benchmarks.fleet.line import Line, Waiting, turn_of
 from benchmarks.fleet.world import PRIORITIES, Arrival, World, arrivals
 
-from imagen.engine.turns import Turns
-from imagen.store.order import Turn
-from imagen.store.presence import LEASE_S
+from imagen.engine.fleet import Fleet
+from imagen.engine.turns import ASIDE_S, Turns
+from imagen.store.order import Place, Turn
+from imagen.store.presence import HEARTBEAT_S, LEASE_S
 from imagen.store.queue import BACK_OFF_S, Claim
 
-Policy = Literal["first come", "as built", "shared"]
-Hurry = Literal["race", "loaded first"]
+# "each alone": the loaded model goes first, and no card knows of the others.
+Policy = Literal["first come", "each alone", "as built"]
 
 CLAIM_S = 0.010  # from a wake-up to the first signal of the backend, and from the last one to the next claim
 SWEEP_S = LEASE_S + 3.0  # until the job of a dead worker waits again
@@ -73,13 +75,13 @@ class _Card:
     run: int = 0  # rises with each job and each failure: an end that was foreseen before is void
     free_since: float = 0.0
     broken: bool = False
+    aside: bool = False  # it looks again in a moment
 
 
 def play(
     world: World,
     *,
     policy: Policy = "as built",
-    hurry: Hurry = "race",
     pools: Sequence[Sequence[int]] | None = None,
     jobs: Iterable[Arrival] | None = None,
     exponential: bool = False,
@@ -87,11 +89,34 @@ def play(
 ) -> Told:
     """One day. `pools` says which models each card serves (None: all of them).
 
-    `shared` is the bound of `as built`, with the jobs that wait divided by the cards that serve them. `hurry` says
-    which of the idle cards gets a job: whoever asks first, or one that has the model loaded. `exponential` is for
-    the comparison with a queue whose waits are known. A day ends when its last job comes, or `whole`, is drawn.
+    `exponential` is for the comparison with a queue whose waits are known. A day ends when its last job comes, or
+    `whole`, is drawn.
     """
-    return _Day(world, policy, hurry, pools, exponential).play(arrivals(world) if jobs is None else jobs, whole)
+    return _Day(world, policy, pools, exponential).play(arrivals(world) if jobs is None else jobs, whole)
+
+
+class _Known(Fleet):
+    """What all cards know of each other: what is loaded, as it was a beat ago."""
+
+    def __init__(self, world: World, served: Sequence[Sequence[int]], clock: Callable[[], float]) -> None:
+        super().__init__("")
+        self._clock = clock
+        self._held: deque[tuple[float, frozenset[str]]] = deque([(-HEARTBEAT_S, frozenset())])
+        self._sharers = {kind.name: sum(number in pool for pool in served) for number, kind in enumerate(world.kinds)}
+
+    def devices(self, model: str) -> int:
+        return self._sharers[model]
+
+    def hold(self, models: frozenset[str]) -> None:
+        """From now on these are loaded somewhere."""
+        if models != self._held[-1][1]:
+            self._held.append((self._clock(), models))
+
+    @property
+    def loaded(self) -> frozenset[str]:
+        while len(self._held) > 1 and self._held[1][0] <= self._clock() - HEARTBEAT_S:
+            self._held.popleft()
+        return self._held[0][1]
 
 
 class _Day:
@@ -99,23 +124,24 @@ class _Day:
         self,
         world: World,
         policy: Policy,
-        hurry: Hurry,
         pools: Sequence[Sequence[int]] | None,
         exponential: bool,
     ) -> None:
         self.now = 0.0
         self.world = world
         self.policy = policy
-        self.hurry = hurry
         self.exponential = exponential
         self.told = Told()
         every = tuple(range(len(world.kinds)))
         served = [every] * world.gpus if pools is None else [tuple(pool) for pool in pools]
-        self.cards = [_Card(number, pool, Turns(lambda: self.now)) for number, pool in enumerate(served)]
-        self.sharers = {kind: sum(kind in card.served for card in self.cards) for kind in every}
-        # A set that can be drawn from at random: by model served, the cards that have nothing to do.
+        self.fleet = _Known(world, served, lambda: self.now) if policy == "as built" else Fleet("")
+        self.cards = [_Card(number, pool, self._turns()) for number, pool in enumerate(served)]
+        self.holders = dict.fromkeys(every, 0)  # how many cards have it loaded
+        # Sets that can be drawn from at random: by model, the cards with nothing to do that begin a new job of it
+        # at once, and those that would leave it for a moment to who has it loaded.
         self.idle: dict[int, _Idle] = {kind: _Idle() for kind in every}
-        self.warm: dict[int, _Idle] = {kind: _Idle() for kind in every}
+        self.calm: dict[int, _Idle] = {kind: _Idle() for kind in every}
+        self.numbers = {kind.name: number for number, kind in enumerate(world.kinds)}
         self.line = Line(len(world.kinds), [level for level, _ in PRIORITIES])
         self.dice = random.Random(f"day-{world.seed}")
         self.events: list[tuple[float, int, str, Any, int]] = []
@@ -151,6 +177,11 @@ class _Day:
                 subject.broken = False
                 subject.free_since = at
                 self._look(subject)
+            elif what == "aside":
+                subject.aside = False
+                if subject.job is None and not subject.broken:
+                    self._stir(subject)
+                    self._look(subject)
             else:
                 self._come(subject)
         return self._close()
@@ -169,38 +200,55 @@ class _Day:
             heapq.heappush(self.events, (self.now + wait_s, next(self.order), what, subject, run))
 
     def _come(self, job: Waiting) -> None:
-        """A job waits; the idle cards that serve it hear of it and race for it."""
-        idle = self.idle[job.kind]
-        self.told.wakes += len(idle)
+        """A job waits; the idle cards that serve it hear of it and race for it, or stand aside first."""
         self.line.add(job)
         self.told.longest_line = max(self.told.longest_line, self.line.size)
+        idle = self.idle[job.kind]
+        for number in list(self.calm[job.kind]):
+            self._stand_aside(self.cards[number])
+        self.told.wakes += len(idle)
         if len(idle):
-            first = self.warm[job.kind] if self.hurry == "loaded first" else idle
-            self._look(self.cards[(first if len(first) else idle).any(self.dice)])
+            card = self.cards[idle.any(self.dice)]
+            self._stir(card)
+            self._look(card)
+
+    def _stand_aside(self, card: _Card) -> None:
+        """Look again when somebody else has had the time to begin; once for all that comes meanwhile."""
+        if not card.aside:
+            card.aside = True
+            self._later(ASIDE_S, "aside", card)
+            self.told.wakes += 1
+            for kind in card.served:
+                self.calm[kind].discard(card.number)
 
     def _look(self, card: _Card) -> None:
         """A card that is free claims what it may."""
         loaded = card.loaded
         if self.policy == "first come" or (loaded is not None and self._name(loaded) not in card.turns.preferred()):
             loaded = None
-        device = str(card.number)
-
-        def may_pass(oldest: Turn, younger: Turn, waiting: int) -> bool:
-            # Whoever shares a queue with many is not the only one to work on it.
-            share = waiting // self.sharers[cast(int, loaded)] if self.policy == "shared" else waiting
-            return card.turns.may_pass(device, oldest, younger, share)
-
-        job = self.line.take(card.served, loaded, may_pass)
+        new = {kind for kind in self._left(card) if self.line.only_new(kind, self.now - ASIDE_S)}
+        job = self.line.take(
+            [kind for kind in card.served if kind not in new],
+            loaded,
+            functools.partial(card.turns.may_pass, str(card.number)),
+        )
         if job is None:
             card.turns.rest()
             self._rest(card)
+            if new:
+                self._stand_aside(card)
             return
         self._begin(card, job)
+
+    def _left(self, card: _Card) -> set[int]:
+        """The models whose new jobs this card leaves for a moment to others."""
+        place = Place(device=str(card.number))
+        better = card.turns.better_elsewhere({self._name(kind): place for kind in card.served})
+        return {self.numbers[model] for model in better}
 
     def _begin(self, card: _Card, job: Waiting) -> None:
         told, kind = self.told, self.world.kinds[job.kind]
         told.idle_s += self.now - card.free_since
-        self._stir(card)
         told.waits[job.priority, job.kind].append(self.now - job.at)
         told.begun += 1
         told.by_kind[job.kind] += 1
@@ -208,7 +256,8 @@ class _Day:
         if card.loaded != job.kind:
             load_s = kind.load_s
             told.changes += 1
-        card.loaded, card.job = job.kind, job
+            self._hold(card, job.kind)
+        card.job = job
         card.held = _Held(str(job.number), _Model(kind.name, str(card.number)), job.turn)
         card.turns.begin(cast(Claim, card.held))
         if self.exponential:
@@ -240,21 +289,35 @@ class _Day:
             self._later(SWEEP_S + BACK_OFF_S[min(job.failures, len(BACK_OFF_S)) - 1], "again", job)
         self._stir(card)
         card.run += 1
-        card.broken, card.loaded, card.turns = True, None, Turns(lambda: self.now)
+        card.broken, card.turns = True, self._turns()
+        self._hold(card, None)
         self._later(self.world.mends_s, "mended", card)
         self._later(self.world.mends_s + self.dice.expovariate(1 / self.world.lives_s), "break", card)
 
+    def _turns(self) -> Turns:
+        return Turns(self.fleet, lambda: self.now)
+
+    def _hold(self, card: _Card, kind: int | None) -> None:
+        """A card has another model loaded, or none."""
+        for one, more in ((card.loaded, -1), (kind, 1)):
+            if one is not None:
+                self.holders[one] += more
+        if isinstance(self.fleet, _Known):
+            self.fleet.hold(frozenset(self._name(kind) for kind, cards in self.holders.items() if cards))
+        card.loaded = kind
+
     def _rest(self, card: _Card) -> None:
+        left = self._left(card)
         for kind in card.served:
-            self.idle[kind].add(card.number)
-        if card.loaded is not None:
-            self.warm[card.loaded].add(card.number)
+            if kind not in left:
+                self.idle[kind].add(card.number)
+            elif not card.aside:
+                self.calm[kind].add(card.number)
 
     def _stir(self, card: _Card) -> None:
         for kind in card.served:
             self.idle[kind].discard(card.number)
-        if card.loaded is not None:
-            self.warm[card.loaded].discard(card.number)
+            self.calm[kind].discard(card.number)
 
     def _name(self, kind: int) -> str:
         return self.world.kinds[kind].name
@@ -266,6 +329,9 @@ class _Idle:
     def __init__(self) -> None:
         self._all: list[int] = []
         self._place: dict[int, int] = {}
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(self._all)
 
     def __len__(self) -> int:
         return len(self._all)

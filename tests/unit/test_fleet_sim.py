@@ -90,6 +90,33 @@ async def test_chooses_what_the_store_would_choose(tmp_path: Path) -> None:
     assert line.take(range(3), 0, may_pass) is None
 
 
+async def test_leaves_to_others_what_the_store_says_is_new(tmp_path: Path) -> None:
+    """Of any model whose jobs have all come since a moment, and of no other."""
+    names = ("a", "b", "c")
+    since = datetime.now(UTC) - timedelta(hours=1)
+    dice = random.Random(12)
+    async with store_kit.database(tmp_path) as db:
+        line = Line(len(names), [level for level, _ in PRIORITIES])
+        for number in range(12):
+            kind, priority = dice.choices((0, 1), (3, 1))[0], dice.choice((10, 0, -10))
+            came = since + timedelta(seconds=number)
+            job = replace(store_kit.new(replace(store_kit.MODEL, name=names[kind])), priority=priority)
+            (job_id,) = await db.write(intake.submit, [job])
+            await db.write(change, job_id, {"created_at": came})
+            line.add(Waiting(number, float(number), kind, priority))
+        for second in (-1, 0, 1, 3, 5, 8, 11):
+            theirs = await db.read(order.only_new, names, datetime.now(UTC), since + timedelta(seconds=second))
+            assert theirs == {names[kind] for kind in range(3) if line.only_new(kind, float(second))}
+
+
+def test_cards_that_know_of_each_other_change_their_model_less() -> None:
+    """And nobody waits longer for it."""
+    world = replace(SMALL, gpus=40)
+    alone, together = (play(world, policy=policy, pools=pools(world, 0.5)) for policy in ("each alone", "as built"))
+    assert together.changes < alone.changes * 0.6
+    assert mean(together, USUAL) < mean(alone, USUAL)
+
+
 def change(connection: Connection, job: str, values: dict[str, object]) -> None:
     """Make a job's row what the case needs."""
     connection.execute(update(jobs).where(jobs.c.id == job).values(values))
@@ -148,10 +175,28 @@ def test_a_channel_of_its_own_saves_the_telling_and_not_the_waking() -> None:
     """A PostgreSQL that wakes all who listen wakes workers for news of jobs, too."""
     one, two, meant, none = (
         sized(SMALL, PLAYED, 1000, habits)
-        for habits in (Habits(hears="all"), Habits(), Habits(meant=True), Habits(hears="nothing"))
+        for habits in (
+            Habits(hears="all", followed=1),
+            Habits(hears="queues", followed=1),
+            Habits(hears="queues", followed=1, meant=True),
+            Habits(hears="nothing", followed=1),
+        )
     )
     assert one.woken == two.woken > 5 * meant.woken > 5 * none.woken
     assert one.cores["NOTIFY"] > two.cores["NOTIFY"] > meant.cores["NOTIFY"]
+
+
+def test_who_draws_is_not_woken_and_steps_ring_where_somebody_follows() -> None:
+    """Both together, for each alone leaves most of it; and what listening anew costs is in it."""
+    before, quiet, busy, both = (
+        sized(SMALL, PLAYED, 1000, habits)
+        for habits in (Habits(hears="queues", followed=1), Habits(hears="queues"), Habits(followed=1), Habits())
+    )
+    assert before.woken > quiet.woken > both.woken
+    assert before.woken > busy.woken > both.woken
+    assert both.cores["listening begun and left"] > 0 == before.cores["listening begun and left"]
+    assert both.connections == before.connections, "a worker that rests keeps its line"
+    assert sized(SMALL, PLAYED, 1000, Habits(watched=1)).woken > busy.woken, "whoever watches follows, too"
 
 
 def test_an_edge_is_where_it_breaks() -> None:

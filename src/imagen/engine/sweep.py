@@ -19,10 +19,10 @@ async def sweep(
     me: str | None = None,
     look: Callable[[Sequence[Row[Any]]], None] = lambda _rows: None,
 ) -> list[str]:
-    """Put the jobs of dead workers back; returns their ids."""
+    """Put the jobs of dead workers back; returns their ids. `look` is shown those that live."""
     rows = await db.read(presence.everyone)
-    look(rows)
     dead = [name for name in obituaries.dead(rows) if name != me]
+    look([row for row in rows if row.id not in dead])
     lost = await db.write(presence.bury, dead, datetime.now(UTC), knows)
     for job_id in lost:
         log(f"job {job_id} was left by a worker that died")

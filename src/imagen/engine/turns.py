@@ -2,14 +2,17 @@
 
 A job may be passed by younger ones of the loaded model only so far that it starts at most PATIENCE_S later than if
 everybody were served in order. What is not spent on loading, because the order was changed, may be spent on passing.
+
+Where several devices draw a model, a new job of it is left for a moment to one that has it loaded.
 """
 
 import bisect
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
-from imagen.store.order import Turn
+from imagen.engine.fleet import Fleet
+from imagen.store.order import Place, Turn
 from imagen.store.queue import Claim
 
 STREAK = 16  # jobs of the loaded model in a row, while others wait
@@ -17,6 +20,8 @@ STREAK_S = 60.0
 PATIENCE_S = 50.0  # one long picture below the minute that nobody is to wait longer
 MEMORY = 500  # jobs of a busy time that are remembered; older ones are passed by nobody any more
 SHARE = 0.3  # how much the newest duration counts
+DEAR_S = 1.0  # loading that takes no longer is not worth standing aside for
+ASIDE_S = 0.5  # how long somebody else is given to begin: little beside a loading, much beside a claim
 
 
 @dataclass(slots=True)
@@ -35,7 +40,8 @@ class _Device:
 class Turns:
     """What one worker drew on each of its devices."""
 
-    def __init__(self, monotonic: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, fleet: Fleet, monotonic: Callable[[], float] = time.monotonic) -> None:
+        self._fleet = fleet
         self._monotonic = monotonic
         self._devices: dict[str, _Device] = {}
 
@@ -61,7 +67,19 @@ class Turns:
         draw_s = known.draw_s if known.draw_s is not None else PATIENCE_S
         in_order = sum(a.model != b.model for a, b in zip(known.drawn, known.drawn[1:], strict=False))
         saved_s = max(0, in_order - known.changes) * known.load_s
-        return (waiting + between) * draw_s <= PATIENCE_S + saved_s
+        ours = waiting / self._fleet.devices(oldest.model)  # whoever draws that one works off what waits, too
+        return (ours + between) * draw_s <= PATIENCE_S + saved_s
+
+    def better_elsewhere(self, places: Mapping[str, Place]) -> set[str]:
+        """The models that another device has loaded, and for which here another one would have to go."""
+        found = set()
+        for model in self._fleet.loaded & places.keys():
+            known = self._devices.get(places[model].device)
+            # What a shared card has loaded beside its last model nobody knows here.
+            alone = places[model].budget_mib is None
+            if known is not None and alone and known.model != model and known.load_s > DEAR_S:
+                found.add(model)
+        return found
 
     def begin(self, claim: Claim) -> None:
         """A job is begun."""

@@ -1,7 +1,7 @@
 """The order of the queue: strict on priority; among equals the loaded model, if it may; then age."""
 
 import functools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Any
@@ -12,6 +12,7 @@ from sqlalchemy import (
     Integer,
     Row,
     Select,
+    Subquery,
     Text,
     and_,
     bindparam,
@@ -25,12 +26,13 @@ from sqlalchemy import (
 )
 
 from imagen.core.model import Model
+from imagen.store import templates
 from imagen.store.columns import Instant
 from imagen.store.tables import is_queued, jobs
 
 MOST_SLOTS = 16  # of a shared device: a row each, and each is a job in memory of one worker
 ONE = literal_column("1", Integer)  # written out: a plan that is made before the number is known is one for many rows
-MANY = 1000  # waiting jobs are counted so far; who would pass more passes nobody
+MANY = 10_000  # waiting jobs are counted so far, ten for each of a thousand cards; who would pass more passes nobody
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -102,8 +104,8 @@ def unresolved(known: ColumnElement[bool]) -> ColumnElement[bool]:
     return and_(is_queued, jobs.c.record.is_(None), or_(jobs.c.model.is_(None), known))
 
 
-def left_over(connection: Connection, knows: Sequence[str]) -> dict[str, Place]:
-    """Models that jobs still wait for and that are in no catalog any more, by what those jobs carry.
+def left_over(connection: Connection, knows: Sequence[str]) -> dict[str, Model]:
+    """Models that jobs still wait for and that are in no catalog any more, as those jobs carry them.
 
     Goes from name to name along the index, however many jobs wait.
     """
@@ -115,15 +117,14 @@ def left_over(connection: Connection, knows: Sequence[str]) -> dict[str, Place]:
     following = select(func.min(after.c.model)).where(waits, after.c.model > first.c.model).scalar_subquery()
     names = first.union_all(select(following).where(first.c.model.is_not(None)))
     found = connection.execute(select(names.c.model).where(names.c.model.is_not(None))).scalars().all()
-    places = {}
+    models = {}
     for name in set(found) - set(knows):
         record = connection.execute(
             select(jobs.c.record).where(is_queued, jobs.c.model == name, jobs.c.record.is_not(None)).limit(1)
         ).scalar_one_or_none()
         if record is not None:
-            model = Model.from_dict(record)
-            places[name] = place_of(model)
-    return places
+            models[name] = templates.whole(connection, Model.from_dict(record))
+    return models
 
 
 def places_of(connection: Connection, ids: Sequence[str]) -> dict[str, Place]:
@@ -160,9 +161,33 @@ def loaded_first(
             .subquery()
         )
         waiting = connection.execute(select(func.count()).select_from(before)).scalar_one()
-        if ask(device, turn_of(oldest), turn_of(head), waiting):
+        if waiting < MANY and ask(device, turn_of(oldest), turn_of(head), waiting):
             return head
     return oldest
+
+
+def only_new(connection: Connection, models: Collection[str], now: datetime, since: datetime) -> set[str]:
+    """Those of which jobs wait that have all come since then.
+
+    One that came in the future is not new: the clock of whoever submitted it is ahead, and nobody waits for that.
+    """
+    rows = connection.execute(_only_new(tuple(sorted(models))), {"now": now, "since": since})
+    return {row.name for row in rows if row.waits is not None and row.aged is None}
+
+
+@functools.lru_cache(maxsize=64)
+def _only_new(models: tuple[str, ...]) -> Select[Any]:
+    names = _served(models)
+    job = jobs.alias()
+    ready = (
+        job.c.state == literal_column("'queued'"),
+        job.c.record.is_not(None),
+        or_(job.c.run_after.is_(None), job.c.run_after <= bindparam("now", type_=Instant)),
+        or_(job.c.created_at <= bindparam("since", type_=Instant), job.c.created_at > bindparam("now", type_=Instant)),
+    )
+    aged = select(job.c.id).where(job.c.model == names.c.name, *ready).order_by(*by_turn(job.c)).limit(ONE)
+    waits = first_of(names.c.name)
+    return select(names.c.name, waits.scalar_subquery().label("waits"), aged.scalar_subquery().label("aged"))
 
 
 def turn_of(row: Row[Any]) -> Turn:
@@ -179,7 +204,7 @@ def heads(
 
 @functools.lru_cache(maxsize=64)  # a worker asks the same for weeks, and putting it together takes longer than asking
 def _heads(models: tuple[str, ...], limited: bool, take: bool) -> Select[Any]:
-    names = union_all(*(select(literal(model, Text).label("name")) for model in models)).subquery("served")
+    names = _served(models)
     head = first_of(names.c.name, limited=limited)
     if take:
         head = head.with_for_update(skip_locked=True)
@@ -187,6 +212,10 @@ def _heads(models: tuple[str, ...], limited: bool, take: bool) -> Select[Any]:
     turn = (jobs.c.id, jobs.c.model, jobs.c.priority, jobs.c.created_at)
     size = (jobs.c.width, jobs.c.height, jobs.c.series_id)
     return select(*turn, *size).join(best, best.c.id == jobs.c.id).order_by(*by_turn(jobs.c))
+
+
+def _served(models: Sequence[str]) -> Subquery:
+    return union_all(*(select(literal(model, Text).label("name")) for model in models)).subquery("served")
 
 
 def first_of(model: ColumnElement[str], *, limited: bool = False) -> Select[Any]:

@@ -1,0 +1,41 @@
+"""What the live workers say of themselves: on how many devices a model is drawn, and who has it loaded."""
+
+from collections.abc import Collection, Iterable
+from typing import Any
+
+from sqlalchemy import Row
+
+
+class Fleet:
+    """As one worker saw it last; until then it is alone."""
+
+    def __init__(self, worker: str) -> None:
+        self._worker = worker
+        self._drawn: dict[str, int] = {}
+        self._loaded: frozenset[str] = frozenset()
+
+    def look(self, alive: Iterable[Row[Any]], paused: Collection[str]) -> None:
+        """Whoever draws only what it submitted itself, or begins nothing now, is of no help to others."""
+        workers = [worker for worker in alive if not worker.solo and (worker.id == self._worker or not worker.troubled)]
+        mine = {device for worker in workers if worker.id == self._worker for device in worker.places or ()}
+        drawn: dict[str, set[str]] = {}
+        loaded = set()
+        for worker in workers:
+            for device, models in (worker.places or {}).items():
+                if device in paused:
+                    continue
+                for model in models:
+                    drawn.setdefault(model, set()).add(device)
+                if device not in mine:
+                    loaded |= {*models} & {*(worker.loaded or ())}
+        self._drawn = {model: len(devices) for model, devices in drawn.items()}
+        self._loaded = frozenset(loaded)
+
+    def devices(self, model: str) -> int:
+        """How many draw it."""
+        return max(1, self._drawn.get(model, 1))
+
+    @property
+    def loaded(self) -> frozenset[str]:
+        """What is loaded on a device that is not ours, as far as one can tell from here."""
+        return self._loaded
