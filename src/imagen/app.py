@@ -393,12 +393,12 @@ class App:
         return self.catalog
 
     async def usable_models(self) -> list[str]:
-        """Every enabled model that costs nothing and whose cheap check passes; the mocks only if nothing else does."""
-        return usable(await states(self.catalog, self.backend_for, ()))
+        """Every enabled model that costs nothing and can be drawn now; the mocks only if nothing else can."""
+        return usable(await self.model_states())
 
     async def model_states(self) -> list[ModelState]:
         """Every model: can it be asked for now, why not, and does somebody have it loaded?"""
-        return await states(self.catalog, self.backend_for, await self._db.read(self._crew.loaded))
+        return await states(self.catalog, self.backend_for, *await self._db.read(self._crew.look))
 
     async def workers(self) -> list[Mapping[str, Any]]:
         """The workers that are alive."""

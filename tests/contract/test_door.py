@@ -313,7 +313,10 @@ async def test_what_is_told_is_told_alike(tmp_path: Path) -> None:
 
 async def test_a_device_is_paused_and_resumed(door: Door) -> None:
     """It says who draws there and why not; a slip in one of several names pauses none."""
-    mine = next(device.name for device in await door.devices.all() if "mock" in device.models)
+    async with asyncio.timeout(60):  # for the worker to enter the list
+        while not (found := [one.name for one in await door.devices.all() if "mock" in one.models]):
+            await asyncio.sleep(0.05)
+    mine = found[0]
     with pytest.raises(UnknownDevice, match="no device 'card:9'"):
         await door.devices.pause([mine, "card:9"], by="me")
     assert not any(device.paused for device in await door.devices.all())

@@ -15,7 +15,7 @@ from tests.album_kit import drawn
 from tests.s3_kit import KEY, READER_KEY, READER_SECRET, S3, SECRET
 from tests.store_kit import database
 
-from imagen.core.errors import MissingFile, NotConfigured, SetupError, StorageAway, Unwritable
+from imagen.core.errors import MissingPicture, NotConfigured, SetupError, StorageAway, Unwritable
 from imagen.core.ids import new_id
 from imagen.engine import album
 from imagen.engine.gc import YOUNG_S, gc
@@ -74,9 +74,9 @@ async def test_a_picture_is_replaced_whole(images: ImageStore) -> None:
 async def test_what_is_not_there_is_missing(images: ImageStore) -> None:
     """Asked for in any way. Deleting it is fine."""
     for asked in (images.get("2026/11/no.png"), images.size_of("2026/11/no.png")):
-        with pytest.raises(MissingFile):
+        with pytest.raises(MissingPicture):
             await asked
-    with pytest.raises(MissingFile):
+    with pytest.raises(MissingPicture):
         images.read("2026/11/no.png")
     await images.put("2026/11/yes.png", b"yes")
     assert await images.sizes(["2026/11/yes.png", "2026/11/no.png"]) == [3, None]
@@ -302,7 +302,7 @@ def answer(status: int, code: str = "") -> Exception:
         (answer(405), NotConfigured, "is no S3 store"),
         (answer(404), NotConfigured, "is no S3 store"),
         (answer(404, "NoSuchBucket"), NotConfigured, "there is no bucket 'b'"),
-        (FileNotFoundError("Error performing GET http://secret.lan/b/x status code: 404"), MissingFile, "not there"),
+        (FileNotFoundError("Error performing GET http://secret.lan/b/x status code: 404"), MissingPicture, "not there"),
         (answer(500, "InternalError"), StorageAway, "does not take it now (500 InternalError)"),
         (answer(400, "EntityTooLarge"), SetupError, "refuses it (400 EntityTooLarge)"),
         (Exception("HTTP error: request or response body error"), StorageAway, "does not answer (the connection broke"),

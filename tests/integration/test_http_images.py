@@ -246,12 +246,13 @@ def test_deleting_a_job_deletes_its_pictures(door: Door) -> None:
 
 
 def test_a_picture_lost_outside_imagen_is_its_owners_turn(door: Door) -> None:
-    """An error before the first byte, which names no path of the server."""
+    """404 with a hint, before the first byte, and without a path of the server."""
     job = door.drawn()
     (file,) = (door.house.home / "images").rglob(f"{job['images'][0]['id']}.png")
     file.unlink()
     status, _, body = door.get(job["images"][0]["url"])
-    assert (status, error(body)["code"]) == (503, "missing_file")
+    assert (status, error(body)["code"]) == (404, "missing_picture")
+    assert "imagen doctor" in error(body)["hint"]
     assert str(door.house.home) not in body.decode()
     report = json.loads(door.house.run("gc", "--json").stdout)
     assert report["missing"]["names"] == [job["images"][0]["id"]]

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from sqlalchemy import NullPool, create_engine, text
 from tests.postgres_kit import Postgres
 from tests.postgres_kit import postgres as private
 from tests.serve_kit import Until, ask, drawing, ended, endless, job_of, shown, submit, told
@@ -219,6 +220,26 @@ class TestPostgres:
         shape = ended(server, job, until)
         assert (shape["state"], shape["attempt"]) == ("completed", 3)
         assert server.stop() == 0
+
+    def test_a_worker_that_draws_does_not_listen(self, house: House, until: Until) -> None:
+        """Each that listens costs the database at each word; whoever is busy can do nothing with it."""
+        server, worker = house.serve("--no-worker"), house.start("worker", "--models", "mock")
+        engine = create_engine(house.database_url, poolclass=NullPool)
+
+        def last_said() -> list[str]:
+            with engine.connect() as connection:
+                said = "select query from pg_stat_activity where query like '%listen \"imagen\"' and datname = "
+                return sorted(connection.execute(text(f"{said} current_database()")).scalars())
+
+        listening = ['listen "imagen"', 'listen "imagen"']  # the server's courier does always
+        until(lambda: last_said() == listening)
+        long = endless(server)
+        drawing(server, long, until)
+        until(lambda: last_said() == ['listen "imagen"', 'unlisten "imagen"'])
+        assert ask(f"{server.url}/v1/jobs/{long}/cancel", {})[0] == 200
+        until(lambda: last_said() == listening)
+        assert ended(server, submit(server), until)["state"] == "completed"
+        assert worker.stop() == 0
 
     def test_without_its_database_it_is_not_ready_and_comes_back_by_itself(self, tmp_path: Path, until: Until) -> None:
         """503 while PostgreSQL is away; no restart needed, and the password is in no line."""

@@ -31,7 +31,7 @@ from imagen.engine.doctor_crew import check_crew, check_waiting, told_of
 from imagen.engine.wiring import catalog_of
 from imagen.store.db import Database
 from imagen.store.presence import host
-from imagen.surfaces.cli.devices import _state
+from imagen.surfaces.cli.devices import _show, _state
 
 MODEL = Model(name="m", backend="odd", device="cpu@here")
 
@@ -335,3 +335,10 @@ class TestCommand:
         assert ran.code == 3
         assert asked == [0.0]
         assert ran.out.count("is not running where it should be") == 1
+
+
+def test_what_a_device_cannot_draw_is_told_once_for_all_its_models(capsys: pytest.CaptureFixture[str]) -> None:
+    """Below the table, with the reason and what to do."""
+    why = "not installed: diffusers; hint: pip install it"
+    _show([Device(name="card:0", models=("mock",), lacks={"one": why, "two": why})], json_output=False)
+    assert f"card:0 cannot draw one, two: {why}\n" in capsys.readouterr().out

@@ -4,6 +4,7 @@ import base64
 import resource
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,13 +17,14 @@ from starlette.types import Receive, Scope, Send
 import imagen
 from imagen.config import Settings, load_settings
 from imagen.config.keys import LIMITS
-from imagen.core.errors import NotConfigured, TooLarge, Unauthorized
+from imagen.core.errors import NotConfigured, TooLarge, Unauthorized, Unsupported
 from imagen.core.request import Draft
 from imagen.engine.addresses import is_loopback
+from imagen.engine.wiring import catalog_of
 from imagen.surfaces.http.auth import FRESH_S, LOCAL, SCOPE, Keyring, may_listen
 from imagen.surfaces.http.connection import OTHERS
 from imagen.surfaces.http.guard import Guard, make_room, uvicorn_options
-from imagen.surfaces.http.limits import check_draft, check_series
+from imagen.surfaces.http.limits import check_asked, check_draft, check_series
 
 FRIEND = "https://gallery.example"
 HERE = "http://127.0.0.1:8450"
@@ -350,6 +352,20 @@ def test_each_limit_is_named_where_it_is_passed(tmp_path: Path, limit: str, fiel
     assert f"limits: {limit}:" in refused.value.hint
     check_draft(Draft(**fields), settings_of(tmp_path).limits)
     check_draft(Draft(**fields), settings_of(tmp_path, **{limit: "off"}).limits)
+
+
+def test_what_a_model_cannot_do_at_all_is_told_before_a_limit(tmp_path: Path) -> None:
+    """No owner who sets more would help. A door that promised 400 for it keeps that, and has the model's words."""
+    settings = settings_of(tmp_path, side=64)
+    catalog = catalog_of(settings)
+    wrong = Draft(prompt="a", model="mock", width=20_000, height=64)
+    with pytest.raises(Unsupported, match="mock cannot draw") as refused:
+        check_draft(wrong, settings.limits, catalog)
+    with pytest.raises(TooLarge, match="mock cannot draw") as asked:
+        check_asked(wrong, settings.limits, catalog)
+    assert (asked.value.hint, asked.value.http_status) == (refused.value.hint, 400)
+    with pytest.raises(TooLarge, match="the limit is 64"):
+        check_asked(replace(wrong, width=128), settings.limits, catalog)
 
 
 def test_a_series_is_held_against_the_same_limits(tmp_path: Path) -> None:

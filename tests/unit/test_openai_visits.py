@@ -12,10 +12,10 @@ from tests import NOWHERE
 import imagen
 from imagen.app import open as open_app
 from imagen.config import load_settings
-from imagen.core.errors import TooMany
+from imagen.core.errors import DevicePaused, TooMany
 from imagen.core.job import Job, State
 from imagen.core.request import Draft
-from imagen.surfaces.http.openai.visits import LATE, REMEMBERED, ROUTE, UNKEYED, Visit, Visits, taken_up
+from imagen.surfaces.http.openai.visits import LATE, REMEMBERED, ROUTE, UNKEYED, Vigil, Visit, Visits, taken_up
 
 NOW = datetime(2026, 5, 11, tzinfo=UTC)
 JOB = Job(id="J", state=State.RUNNING, request=Draft(prompt="a fox"), created_at=NOW)
@@ -154,3 +154,28 @@ async def test_a_job_is_cancelled_only_by_the_last_who_leaves(tmp_path: Path) ->
         await (await visit(kept, cancels=False)).over(answered=False, left=True)
         await (await visit(kept)).over(answered=True, left=False)
         assert (await app.job(kept)).state is State.QUEUED
+
+
+async def to_its_end(vigil: Vigil) -> None:
+    while not vigil.ended:
+        await vigil.next(5)
+
+
+async def test_two_who_wait_with_one_key_are_both_told_to_come_again(tmp_path: Path) -> None:
+    """The device was paused: the first is told why, for the second it is no conflict, and the key is free again."""
+    async with imagen.open(home=tmp_path) as app:
+        there, keyed = Visits(), {"route": ROUTE, "idempotency_key": "one"}
+        job = await submitted(app, **keyed)
+        assert await submitted(app, **keyed) == job
+        visits = [Visit(there, app, await app.job(job), cancels=False, by="ada", key="one") for _ in range(2)]
+        async with visits[0].watching() as first, visits[1].watching() as second:
+            for vigil in (first, second):
+                await vigil.next(5)
+            await app.devices.pause([app.catalog.models["mock"].device], by="bob", reason="a film")
+            for vigil, said in ((first, "a film"), (second, "nothing is begun now")):
+                with pytest.raises(DevicePaused, match=said) as told:
+                    await to_its_end(vigil)
+                assert told.value.retryable
+        assert (await app.job(job)).state is State.CANCELLED
+        await app.devices.resume()
+        assert await submitted(app, **keyed) != job

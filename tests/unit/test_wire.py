@@ -3,6 +3,7 @@
 import base64
 import json
 from collections.abc import Mapping
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ from typing import Any
 import pytest
 
 from imagen.core import events
+from imagen.core.device import Device
 from imagen.core.errors import OutOfMemory
 from imagen.core.events import Event
 from imagen.core.job import Cell, Job, Series, State, StoredImage
@@ -17,6 +19,7 @@ from imagen.core.model import Model
 from imagen.core.request import Draft, Request
 from imagen.core.webhook import Delivery, Webhook
 from imagen.surfaces.wire import (
+    device_json,
     error_json,
     event_json,
     job_json,
@@ -185,7 +188,14 @@ def test_over_http_nothing_says_where_things_lie() -> None:
         id="S", prompts=(), models=(), seeds=(), settings={"folder": "/home/ada/foxes", "steps": 4}, created_at=NOW
     )
     model = model_json(MODEL, default=True, available=True, error=error, loaded=True)
+    lacks = "box: x.onnx is not there; hint: put it to /home/ada/models/x.onnx"
+    device = Device(name="card:0", troubled="cannot write /srv/a/b", lacks={"m": lacks})
+    waiting = replace(job, state=State.QUEUED, error=None, waits_for=f"a worker that can draw m; {lacks}")
+    assert job_json(waiting)["waits_for"] == waiting.waits_for
+    assert device_json(device)["lacks"] == {"m": lacks}
     for shape in (
+        job_json(waiting, reader="http"),
+        device_json(device, reader="http"),
         job_json(job, reader="http"),
         event_json(failed, reader="http"),
         series_json(series, reader="http"),

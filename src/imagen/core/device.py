@@ -1,8 +1,10 @@
 """Device: what draws one thing at a time; how it is shared with others, and what keeps everybody from it."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from datetime import datetime
 
+BY_ITSELF = "imagen"  # who cancels what nobody would begin
 Hook = tuple[str, ...] | str  # the words of a command, or an address that is posted to
 
 
@@ -43,3 +45,4 @@ class Device:
     models: tuple[str, ...] = ()  # what live workers draw there
     workers: tuple[str, ...] = ()
     troubled: str | None = None  # why its workers begin nothing, although they live
+    lacks: Mapping[str, str] = field(default_factory=dict)  # models that would be drawn here, and why none can be now

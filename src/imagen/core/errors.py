@@ -12,10 +12,13 @@ ImagenError                    whose turn     exit   HTTP
 │  ├─ Forbidden                not you                   403
 │  └─ Conflict                 409
 ├─ SetupError                  the owner's    3      503
-│  ├─ BadConfig · NotConfigured · MissingFile · MissingExtra
+│  ├─ BadConfig · NotConfigured · MissingExtra
+│  ├─ MissingFile
+│  │  └─ MissingPicture        its record is there, its bytes are not  404
 │  ├─ Unwritable · DiskFull
 │  ├─ WrongDatabase            older or newer than this program
 │  ├─ DevicePaused · HookFailed  a device is not to be had now
+│  ├─ NobodyDraws              no worker that lives can draw the model now
 │  └─ DatabaseAway · StorageAway · ServerAway  it does not answer now
 └─ BackendError                the backend's  1      502
    ├─ Unreachable (503) · RateLimited (429) · TimedOut (504)
@@ -197,6 +200,12 @@ class MissingFile(SetupError):
     """A file that should be there is not."""
 
 
+class MissingPicture(MissingFile):
+    """The bytes of a picture are not where they were stored; its record is."""
+
+    http_status = 404
+
+
 class MissingExtra(SetupError):
     """An optional package is not installed."""
 
@@ -215,6 +224,12 @@ class WrongDatabase(SetupError):
 
 class DevicePaused(SetupError):
     """Nothing is begun now on any device that draws this model; later it may be."""
+
+    retryable = True
+
+
+class NobodyDraws(SetupError):
+    """The workers that know this model lack what it takes to draw it now; later they may have it."""
 
     retryable = True
 

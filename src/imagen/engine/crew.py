@@ -8,6 +8,7 @@ from typing import Any
 from sqlalchemy import Connection, Row
 
 from imagen.backends.base import Backend
+from imagen.core.errors import ImagenError
 from imagen.core.job import Job, State
 from imagen.core.model import Model
 from imagen.core.request import Draft, PreviewPolicy
@@ -17,6 +18,7 @@ from imagen.store import history, presence
 from imagen.store.db import Database
 from imagen.store.images import ImageStore
 from imagen.store.intake import NewJob
+from imagen.store.lacking import lacking
 
 
 class Crew:
@@ -103,9 +105,19 @@ class Crew:
         """The models that some live worker draws for everybody."""
         return {model for row in self.alive(connection) if not row.solo for model in row.models}
 
-    def loaded(self, connection: Connection) -> set[str]:
-        """The models that somebody alive drew last on a device: in memory, as far as one can tell from here."""
-        return {model for row in self.alive(connection) for model in row.loaded or ()}
+    def look(self, connection: Connection) -> tuple[set[str], dict[str, ImagenError | None]]:
+        """The models that somebody alive drew last on a device: in memory, as far as one can tell from here.
+
+        And what the workers of a fleet say of each model that they know: None when one can draw it, else why none can.
+        """
+        alive = self.alive(connection)
+        loaded = {model for row in alive for model in row.loaded or ()}
+        if connection.dialect.name == "sqlite":  # no other machine draws, and this one is asked itself
+            return loaded, {}
+        drawers = [row for row in alive if not row.solo]
+        lacks = [(row.host, row.lacks) for row in drawers]
+        said = {model: lacking(lacks, model) for _, its in lacks for model in its or ()}
+        return loaded, said | {model: None for row in drawers for model in row.models}
 
     def orphans(self, connection: Connection) -> list[Job]:
         """Jobs that wait and that nobody alive would draw."""

@@ -8,23 +8,33 @@ from typing import Any
 from sqlalchemy import Connection, Row
 
 from imagen.core.device import Device, Pause
-from imagen.core.errors import DevicePaused, UnknownDevice
+from imagen.core.errors import DevicePaused, NobodyDraws, UnknownDevice
 from imagen.core.model import Model
 from imagen.models.catalog import Catalog
 from imagen.reading import maybe
 from imagen.store import devices
 from imagen.store.db import Database
+from imagen.store.lacking import lacking
 
 LATER_S = 120.0  # when to ask again about a pause that somebody has to end
+# How long somebody waits for a worker that can draw his model. Where workers come by themselves, they come because jobs
+# wait; a client that is no stream is answered in words only as long as nothing was sent (`openai: hold_s`).
+PATIENCE_S = 30.0
 
 
 class Devices:
     """List, pause and resume devices."""
 
     def __init__(
-        self, db: Database, *, catalog: Callable[[], Catalog], alive: Callable[[Connection], Sequence[Row[Any]]]
+        self,
+        db: Database,
+        *,
+        catalog: Callable[[], Catalog],
+        alive: Callable[[Connection], Sequence[Row[Any]]],
+        patience_s: float = PATIENCE_S,
     ) -> None:
         self._db = db
+        self._patience_s = patience_s
         self._catalog = catalog
         self._alive = alive
 
@@ -79,16 +89,20 @@ class Devices:
     async def turn_away(self, job_id: str, *, owner: str, route: str, key: str | None = None) -> None:
         """DevicePaused, and the job cancelled, when it waits and nothing is begun on any device that draws it.
 
-        One that runs is left alone. The `key` under which it came at this `route` may bring a new job after that.
+        NobodyDraws when it has waited for a while, and every worker that knows its model lacks something. One that runs
+        is left alone. The `key` under which it came at this `route` may bring a new job after that.
         """
 
         def look(connection: Connection) -> None:
             if (waits := devices.waiting(connection, job_id)) is not None:
-                self._check(connection, *waits)
+                model, device, since = waits
+                self._check(connection, model, device)
+                if (datetime.now(UTC) - since).total_seconds() >= self._patience_s:
+                    self._check_able(connection, model)
 
         try:
             await self._db.read(look)
-        except DevicePaused:
+        except (DevicePaused, NobodyDraws):
             if await self._db.write(devices.withdraw, job_id, owner=owner, route=route, key=key):
                 raise
 
@@ -108,6 +122,19 @@ class Devices:
             param="model",
             retry_after_s=max(1.0, (min(ends) - now).total_seconds()) if ends else LATER_S,
         )
+
+    def _check_able(self, connection: Connection, model: str) -> None:
+        crew = [row for row in self._alive(connection) if not row.solo]
+        if any(model in row.models for row in crew):
+            return
+        why = lacking(((row.host, row.lacks) for row in crew), model)
+        if why is not None:
+            raise NobodyDraws(
+                f"{model} cannot be drawn now; {why.message}",
+                hint=f"ask again later, or for another model; its owner: {why.hint}",
+                param="model",
+                retry_after_s=LATER_S,
+            )
 
     async def _known(self, names: Iterable[str]) -> list[str]:
         wanted = list(dict.fromkeys(names))

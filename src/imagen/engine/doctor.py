@@ -14,8 +14,9 @@ from typing import Any
 import imagen
 from imagen.backends.base import Backend
 from imagen.config import Settings
-from imagen.core.errors import BadConfig, Check, Crashed, DiskFull, ImagenError, SetupError, TimedOut, Unwritable
+from imagen.core.errors import BadConfig, Check, DiskFull, ImagenError, SetupError, TimedOut, Unwritable
 from imagen.core.model import Model
+from imagen.engine.states import broken_check
 from imagen.models.catalog import Catalog
 from imagen.reading import maybe
 from imagen.store import presence
@@ -135,11 +136,7 @@ async def _check(model: Model, backend_for: Callable[[Model], Backend], limit_s:
     except ImagenError as error:
         return [Check.failed(model.name, error)]
     except Exception as exc:  # a backend may come from anywhere, and the others' checks go on
-        broken = Crashed(
-            f"the check of the backend {model.backend!r} broke: {type(exc).__name__}: {exc}",
-            hint="that is a mistake in the backend; tell its author",
-        )
-        return [Check.failed(model.name, broken)]
+        return [Check.failed(model.name, broken_check(model, exc))]
     return [Check(name=f"{model.name}: {check.name}", error=check.error, note=check.note) for check in told]
 
 

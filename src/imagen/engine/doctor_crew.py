@@ -2,11 +2,13 @@
 
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 from imagen.core.errors import ImagenError, SetupError
 from imagen.core.job import Job
 from imagen.engine.doctor import LISTEN_S
+from imagen.store.lacking import lacking
 
 SOME = 5  # models that are named; of more only how many
 
@@ -16,7 +18,7 @@ def check_crew(workers: Sequence[Mapping[str, Any]], heard: Collection[str]) -> 
 
     A server that draws nothing has a row among the workers too, so that its version is known.
     """
-    drawers = [worker for worker in workers if worker["solo"] or worker["models"]]
+    drawers = [worker for worker in workers if worker["solo"] or worker["models"] or worker.get("lacks")]
     there = [worker for worker in drawers if worker["id"] in heard]
     if troubled := [worker for worker in there if worker["troubled"]]:
         where = sorted({f"{worker['host'].partition(':')[0]} {worker['pid']}" for worker in troubled})
@@ -38,7 +40,9 @@ def check_waiting(
     mute = {model for worker in daemons for model in worker["models"]} - drawn
     lost |= Counter({model: count for model, count in busy.items() if model in mute})
     if lost:
-        raise nobody_draws(lost, f"; or draw one here: `imagen jobs watch {left[0].id}`" if left else "")
+        said = [(worker["host"], worker.get("lacks")) for worker in daemons if worker["id"] in heard]
+        why = {model: error for model in lost if (error := lacking(said, model)) is not None}
+        raise nobody_draws(lost, f"; or draw one here: `imagen jobs watch {left[0].id}`" if left else "", why=why)
     return "none that nobody draws"
 
 
@@ -48,10 +52,15 @@ def begins_nothing(who: str, trouble: str) -> ImagenError:
     return SetupError(f"{who} begin nothing: no picture can be stored: {_bare(trouble)}", hint=hint)
 
 
-def nobody_draws(waiting: Mapping[str, int], more: str = "") -> ImagenError:
-    """Jobs whose model no live worker draws."""
+def nobody_draws(
+    waiting: Mapping[str, int], more: str = "", *, why: Mapping[str, ImagenError] = MappingProxyType({})
+) -> ImagenError:
+    """Jobs whose model no live worker draws; `why`, by model, is what those say who know it."""
     models = sorted(model for model in waiting if model)
-    named = _some([f"{waiting[model]} of {model}" for model in models] or ["they name no model"])
+    reasons = {model: f" ({why[model].message})" if model in why else "" for model in models}
+    named = _some([f"{waiting[model]} of {model}{reasons[model]}" for model in models] or ["they name no model"])
+    if models and why.keys() >= set(models):
+        return SetupError(f"jobs wait that nobody draws: {named}", hint=f"{why[models[0]].hint}{more}")
     some = f" --models {','.join(models)}" if 0 < len(models) <= SOME else ""
     return SetupError(
         f"jobs wait that nobody draws: {named}",
@@ -66,6 +75,8 @@ def told_of(worker: Mapping[str, Any], heard: Collection[str]) -> str:
     draws = "; ".join(f"{len(models)} on {device}" for device, models in sorted((worker["places"] or {}).items()))
     what = "its own jobs" if worker["solo"] else f"models: {draws or 'none'}"
     told = f"{host} {worker['pid']}: imagen {worker['version']}, since {began:%Y-%m-%d %H:%M} UTC, {seen}, {what}"
+    lacks = sorted(worker.get("lacks") or ())
+    told += f"; cannot draw now: {_some(lacks)}" if lacks else ""
     return told + (f"; begins nothing: {worker['troubled']}" if worker["troubled"] else "")
 
 

@@ -1,11 +1,12 @@
 """Which models can be asked for now, and why the others cannot."""
 
 import asyncio
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 
 from imagen.backends.base import Backend
-from imagen.core.errors import ImagenError, TimedOut, Unsupported
+from imagen.core.errors import Crashed, ImagenError, TimedOut, Unsupported
 from imagen.core.model import Model
 from imagen.models.catalog import Catalog, switch_on
 
@@ -24,11 +25,18 @@ class ModelState:
 
 
 async def states(
-    catalog: Catalog, backend_for: Callable[[Model], Backend], loaded: Collection[str]
+    catalog: Catalog,
+    backend_for: Callable[[Model], Backend],
+    loaded: Collection[str],
+    said: Mapping[str, ImagenError | None] = MappingProxyType({}),
 ) -> list[ModelState]:
-    """All models, each looked at with its backend's cheap check."""
+    """All models, each looked at with its backend's cheap check; of those in `said` their workers know better."""
     models = list(catalog.models.values())
-    errors = await asyncio.gather(*(problem(model, backend_for) for model in models))
+
+    async def look(model: Model) -> ImagenError | None:
+        return said[model.name] if model.enabled and model.name in said else await problem(model, backend_for)
+
+    errors = await asyncio.gather(*(look(model) for model in models))
     return [
         ModelState(
             model=model,
@@ -48,6 +56,14 @@ def usable(told: Iterable[ModelState]) -> list[str]:
     return real or [model.name for model in free]
 
 
+def broken_check(model: Model, exc: Exception) -> ImagenError:
+    """What is told of a check that did not even come to an answer."""
+    return Crashed(
+        f"the check of the backend {model.backend!r} broke: {type(exc).__name__}: {exc}",
+        hint="that is a mistake in the backend; tell its author",
+    )
+
+
 async def problem(model: Model, backend_for: Callable[[Model], Backend]) -> ImagenError | None:
     """What keeps a model from drawing now; None when nothing does."""
     if not model.enabled:
@@ -63,4 +79,6 @@ async def problem(model: Model, backend_for: Callable[[Model], Backend]) -> Imag
             f"the check of {model.name} took longer than {CHECK_S:.0f} s",
             hint="see whether its backend runs and is not busy, then try again",
         )
+    except Exception as exc:  # a backend may come from anywhere, and the others' checks go on
+        return broken_check(model, exc)
     return next((check.error for check in checks if check.error is not None), None)

@@ -6,26 +6,31 @@ import os
 import platform
 import time
 from collections import Counter
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
-from types import MappingProxyType
+from functools import partial
+from typing import Any
 
-from sqlalchemy import Connection
+from sqlalchemy import Connection, Row
 
-from imagen.backends.base import Backend, Previews
+from imagen.backends.base import Backend
 from imagen.core.device import Pause, Sharing
-from imagen.core.errors import Check, Crashed, DatabaseAway, HookFailed, ImagenError
+from imagen.core.errors import Crashed, DatabaseAway, HookFailed, ImagenError
 from imagen.core.events import Started
 from imagen.core.ids import new_id
+from imagen.core.job import State
 from imagen.core.model import Model
-from imagen.core.request import Draft, PreviewPolicy, Request, preview_policy
-from imagen.core.signals import Signal
+from imagen.core.request import Draft, PreviewPolicy, preview_policy
 from imagen.engine import runner
+from imagen.engine.able import Able
 from imagen.engine.apart import Apart
+from imagen.engine.fleet import Fleet
 from imagen.engine.memory import Memory
+from imagen.engine.offer import Offer
 from imagen.engine.sweep import sweep
-from imagen.engine.turns import Turns
+from imagen.engine.turns import ASIDE_S, Turns
+from imagen.engine.unmade import Unmade
 from imagen.previews.policy import merge
 from imagen.store import devices, order, presence, queue
 from imagen.store.bell import queue_of, slot_of
@@ -80,12 +85,18 @@ class Worker:
         self._monotonic = monotonic
         self._running: dict[str, tuple[Claim, asyncio.Task[None]]] = {}
         self._begun: dict[str, int] = {}
-        self._turns = Turns(monotonic)
+        self._fleet = Fleet(self.id)
+        self._turns = Turns(self._fleet, monotonic)
+        self._left: set[str] = set()  # the models whose new jobs were left to others when we last looked
         self._sharing = sharing
         self._memory = Memory(backend_for, monotonic, sharing=sharing, others=self._others, log=log)
         self._drawn: set[str] = set()  # running jobs that need their device no more
         self._returns: list[tuple[Claim, ImagenError | None]] = []  # jobs the database would not take back yet
-        self._left_over: dict[str, Place] = {}  # models that are in no catalog any more, but that jobs wait for
+        # Where others may come who can draw what this one cannot. On SQLite there is nobody else to wait for.
+        fleet = only is None and db.engine.dialect.name == "postgresql"
+        able = Able(backend_for, log=log, monotonic=monotonic) if fleet else None
+        self._offer = Offer(catalog, models, sharing=sharing, solo=only is not None, able=able)
+        self._lacks_told: presence.Lacks = {}
         self._unheard: set[str] = set()  # running jobs of ours that we do not run, seen once
         self._unstored = ""  # why pictures could not be stored when that was last tried
         self._claiming = True
@@ -100,7 +111,7 @@ class Worker:
                 if claimed is None:
                     if not self._running:
                         self._turns.rest()
-                    surely = await self._db.changed(mark, IDLE_S, self._topics())
+                    surely = await self._news(mark)
                     continue
                 surely = True
                 task = asyncio.create_task(self._work(claimed), name=f"job-{claimed.job}")
@@ -125,39 +136,29 @@ class Worker:
             await asyncio.wait([task for _, task in self._running.values()], timeout=until - self._monotonic())
         return not self._running
 
-    @property
-    def places(self) -> dict[str, Place]:
-        """What this worker draws, and where."""
-        return {
-            name: order.place_of(model)
-            for name, model in self._catalog().items()
-            if model.enabled and (self._models is None or name in self._models)
-        }
-
-    def _all_places(self, carried: Mapping[str, Place] = MappingProxyType({})) -> dict[str, Place]:
-        """With those that only jobs know of any more, and shared as the settings say."""
-        budgets = {name: one.vram_mib for name, one in self._sharing().items() if one.vram_mib is not None}
-        return order.sharing({**carried, **self._left_over, **self.places}, budgets)
-
     @asynccontextmanager
     async def _alive(self) -> AsyncIterator[None]:
         await self._db.write(self._arrive)
-        upkeep = asyncio.create_task(self._upkeep(), name=f"upkeep-{self.id}")
+        upkeep = [asyncio.create_task(self._upkeep(), name=f"upkeep-{self.id}")]
+        if self._offer.able is not None:
+            upkeep.append(asyncio.create_task(self._offer.look(self._db.ring, self._beat), name=f"look-{self.id}"))
         claiming = asyncio.current_task()
         assert claiming is not None
         # Without its heartbeat a worker is taken for dead while it draws: then rather none at all.
-        upkeep.add_done_callback(lambda done: None if done.cancelled() else claiming.cancel())
+        for task in upkeep:
+            task.add_done_callback(lambda done: None if done.cancelled() else claiming.cancel())
         try:
             yield
         finally:
-            tasks = [upkeep, *(task for _, task in self._running.values())]
+            tasks = [*upkeep, *(task for _, task in self._running.values())]
             for task in tasks:
                 task.cancel()
-            end, *_ = await asyncio.gather(*tasks, return_exceptions=True)
+            ends = await asyncio.gather(*tasks, return_exceptions=True)
+            end = next((one for one in ends[: len(upkeep)] if isinstance(one, Exception)), None)
             await self._memory.close()
             with contextlib.suppress(ImagenError):
                 await self._db.write(self._leave)
-            if isinstance(end, Exception):
+            if end is not None:
                 claiming.uncancel()
                 raise end
 
@@ -166,10 +167,11 @@ class Worker:
             connection,
             self.id,
             version=self._version,
-            serves=self._serves(),
+            serves=self._offer.serves(),
             solo=self._only is not None,
             now=datetime.now(UTC),
             storage=self._images.place,
+            lacks=self._offer.lacks(),
         )
 
     def _leave(self, connection: Connection) -> None:
@@ -177,23 +179,44 @@ class Worker:
             queue.unheard(connection, job_id, self.id)  # claimed in the very moment in which we were stopped
         presence.leave(connection, self.id)
 
-    def _serves(self) -> dict[str, Place]:
-        return {} if self._only is not None else self._all_places()
+    async def _beat(self) -> None:
+        """Say that we are here, and what we draw."""
+        lacks = self._offer.lacks()
+        news = lacks if lacks != self._lacks_told else None
+        trouble = self._unstored or None
+        loaded = self._turns.loaded()
+        if not await self._db.write(presence.beat, self.id, self._offer.serves(), loaded, trouble, lacks=news):
+            await self._db.write(self._arrive)
+        self._lacks_told = lacks
 
-    def _topics(self) -> frozenset[str]:
-        places = self.places
-        names = [*places, *self._left_over, None]  # None: rows by SQL that name no model
-        return frozenset({queue_of(name) for name in names} | {slot_of(place.device) for place in places.values()})
+    async def _news(self, mark: int) -> bool:
+        """Wait until there may be something to begin; true when there surely is."""
+        topics, listen = self._offer.topics(), self._could_begin()
+        if not listen:
+            self._db.rest()
+        better = {queue_of(model) for model in self._turns.better_elsewhere(self._offer.takes())} if listen else set()
+        woken = await self._db.changed(mark, ASIDE_S if self._left else IDLE_S, topics, listen=listen)
+        if woken and better:
+            # Woken for nothing but these: whoever has them loaded goes first.
+            woken = await self._db.changed(mark, ASIDE_S, topics - better, listen=listen)
+        return woken
+
+    async def _leave_new(self) -> set[str]:
+        """The models whose jobs came just now and are better begun elsewhere."""
+        better, now = self._turns.better_elsewhere(self._offer.takes()), datetime.now(UTC)
+        if not better:
+            return better
+        return await self._db.read(order.only_new, better, now, now - timedelta(seconds=ASIDE_S))
 
     def _take(self, connection: Connection) -> Claim | None:
         only = self._only(connection) if self._only is not None else None
         if only is not None and not only:
             return None
-        places = self._all_places(order.places_of(connection, only) if only is not None else {})
+        places = self._offer.takes(order.places_of(connection, only) if only is not None else {})
         return queue.claim(
             connection,
             worker=self.id,
-            places=places,
+            places={model: place for model, place in places.items() if model not in self._left},
             resolve=self._resolve,
             knows=tuple(self._catalog()),
             started=self._started,
@@ -212,30 +235,34 @@ class Worker:
         here = Counter(claim.model.device for job, (claim, _) in self._running.items() if job not in self._drawn)
         return {name: place for name, place in places.items() if here[place.device] < place.slots}
 
+    def _could_begin(self) -> bool:
+        """Would word of a new job be of use now? What ends here is rung here."""
+        return self._only is not None or (self._claiming and bool(self._free(self._offer.takes())))
+
     def _might(self, connection: Connection) -> bool:
         """Could a claim find something now?"""
         only = self._only(connection) if self._only is not None else None
         if only is not None and not only:
             return False
-        places = self._all_places(order.places_of(connection, only) if only is not None else {})
+        places = self._offer.takes(order.places_of(connection, only) if only is not None else {})
         return order.anything(connection, self._free(places), tuple(self._catalog()), only)
 
     async def _upkeep(self) -> None:
         troubled = False
         while True:
             try:
-                names, look = tuple(self._catalog()), self._apart.look
+                names = tuple(self._catalog())
+                paused = await self._db.read(devices.paused, datetime.now(UTC))
+                look = partial(self._meet, paused)
                 await sweep(self._db, self._obituaries, self._log, names, me=self.id, look=look)
                 for claim, error in self._returns[:]:
                     with contextlib.suppress(queue.LeaseLost):
                         reason = error.message if error else "the database was away"
                         await self._db.write(queue.give_back, claim, reason=reason, error=error)
                     self._returns.remove((claim, error))
-                trouble = self._unstored or None
-                if not await self._db.write(presence.beat, self.id, self._serves(), self._turns.loaded(), trouble):
-                    await self._db.write(self._arrive)
+                await self._beat()
                 if self._only is None and self._models is None:
-                    self._left_over = await self._db.read(order.left_over, tuple(self._catalog()))
+                    self._offer.left_over = await self._db.read(order.left_over, tuple(self._catalog()))
                 await self._reconcile()
                 await self._memory.tidy()
                 if troubled:
@@ -246,6 +273,11 @@ class Worker:
                 who = "server" if self._models == [] else "worker"  # a server that draws nothing has one of us too
                 self._log(f"this {who} cannot say that it is alive, trying on: {away.message}")
             await asyncio.sleep(presence.HEARTBEAT_S)
+
+    def _meet(self, paused: Collection[str], alive: Sequence[Row[Any]]) -> None:
+        self._apart.look(alive)
+        if self._only is None:
+            self._fleet.look(alive, paused)
 
     async def _reconcile(self) -> None:
         """A claim whose answer was lost with the connection is a job that nobody draws: seen twice, it goes back."""
@@ -259,12 +291,13 @@ class Worker:
     async def _claim(self, surely: bool) -> Claim | None:
         """`surely`: something happened. Otherwise only look, before asking for the one write lock of SQLite."""
         try:
-            if self._only is None and not self._free(self._all_places()):
+            if self._only is None and not self._free(self._offer.takes()):
                 return None
             if self._only is None and not self._images.proven and not await self._proven():
                 return None
             if not surely and not await self._db.read(self._might):
                 return None
+            self._left = await self._leave_new()
             return await self._db.write(self._take)
         except ImagenError as error:
             self._log(f"cannot claim, trying on: {error.message}")
@@ -304,14 +337,14 @@ class Worker:
         try:
             return self._backend_for(model)
         except ImagenError as error:
-            return _Unmade(error)
+            return Unmade(error)
 
     async def _work(self, claim: Claim) -> None:
         self._turns.begin(claim)
         try:
             backend = self._made(claim.model)
             await self._memory.begin(claim)
-            await runner.run(
+            ended = await runner.run(
                 claim,
                 backend,
                 db=self._db,
@@ -321,6 +354,8 @@ class Worker:
                 monotonic=self._monotonic,
                 patient=self._only is None,
             )
+            if self._offer.able is not None and ended in (State.QUEUED, State.FAILED):
+                self._offer.able.doubt(claim.model.name)
         except HookFailed as error:
             await self._rest(claim, error)
         except DatabaseAway as away:
@@ -359,25 +394,3 @@ class Worker:
 
     async def _others(self, device: str) -> bool:
         return await self._db.read(devices.taken, device)
-
-
-class _Unmade:
-    """In place of a backend that its settings forbid to make: a job of it fails with the reason, like any other."""
-
-    def __init__(self, error: ImagenError) -> None:
-        self._error = error
-
-    async def check(self, model: Model) -> Sequence[Check]:
-        return [Check.failed("settings", self._error)]
-
-    async def generate(
-        self, request: Request, model: Model, previews: Previews, resume: str | None = None
-    ) -> AsyncGenerator[Signal]:
-        for signal in self._refused():
-            yield signal
-
-    async def aclose(self) -> None:
-        """Nothing was opened."""
-
-    def _refused(self) -> Sequence[Signal]:
-        raise self._error

@@ -6,7 +6,7 @@ from datetime import timedelta
 from typing import Any
 from urllib.parse import urlsplit
 
-from imagen.core.errors import BadConfig, MissingFile, NotConfigured, SetupError, StorageAway, Unwritable
+from imagen.core.errors import BadConfig, MissingPicture, NotConfigured, SetupError, StorageAway, Unwritable
 from imagen.store.credentials import how, profile
 
 SCHEMES = ("s3", "gs", "az")
@@ -126,7 +126,7 @@ class Bucket:
         if self.scheme == "s3" and not code and _is_no_s3(said, status):
             return NotConfigured(f"{what}: what answers at the bucket's address is no S3 store", hint=NO_S3)
         if isinstance(exc, FileNotFoundError):
-            return MissingFile(f"{what}: it is not there", hint=GONE)
+            return MissingPicture(f"{what}: it is not there", hint=GONE)
         if "latest/api/token" in said or "latest/meta-data" in said or type(exc).__name__ == "UnauthenticatedError":
             return NotConfigured(f"{what}: there are no keys for the bucket {self.name!r}", hint=how())
         if code in _CLOCK:

@@ -1,12 +1,12 @@
 """Devices as people see them: what each draws, and the flag that keeps everybody from beginning anything there."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from datetime import datetime
 from typing import Any
 
 from sqlalchemy import Connection, and_, delete, false, or_, select, update
 
-from imagen.core.device import Device, Pause
+from imagen.core.device import BY_ITSELF, Device, Pause
 from imagen.store import queue
 from imagen.store import slots as slots_
 from imagen.store.bell import slot_of, touch
@@ -60,7 +60,8 @@ def paused(connection: Connection, at: datetime) -> dict[str, Pause]:
 
 
 def listed(connection: Connection, crew: Iterable[Any], at: datetime) -> list[Device]:
-    """Every device that has drawn, was paused, or on which one of these workers draws."""
+    """Every device that has drawn, was paused, or on which one of these workers draws, or would if it could."""
+    crew = list(crew)
     rows = connection.execute(select(slots)).all()
     drawn: dict[str, set[str]] = {}
     workers: dict[str, list[str]] = {}
@@ -71,7 +72,8 @@ def listed(connection: Connection, crew: Iterable[Any], at: datetime) -> list[De
             workers.setdefault(device, []).append(worker.id)
             if worker.troubled:
                 troubles.setdefault(device, set()).add(worker.troubled)
-    names = {row.device for row in rows} | drawn.keys()
+    lacks = _lacks(crew, drawn)
+    names = {row.device for row in rows} | drawn.keys() | lacks.keys()
     asleep = paused(connection, at)
     told = []
     for name in sorted(names):
@@ -87,6 +89,7 @@ def listed(connection: Connection, crew: Iterable[Any], at: datetime) -> list[De
                 models=tuple(sorted(drawn.get(name, ()))),
                 workers=tuple(sorted(workers.get(name, ()))),
                 troubled="; ".join(sorted(troubles.get(name, ()))) or None,
+                lacks=lacks.get(name, {}),
             )
         )
     return told
@@ -98,12 +101,13 @@ def taken(connection: Connection, device: str) -> bool:
     return connection.execute(held.limit(1)).first() is not None
 
 
-def waiting(connection: Connection, job_id: str) -> tuple[str, str] | None:
-    """Model and device of a job that waits; None when it runs or ended."""
+def waiting(connection: Connection, job_id: str) -> tuple[str, str, datetime] | None:
+    """Model and device of a job that waits, and since when; None when it runs or ended."""
+    told = (jobs.c.model, jobs.c.device, jobs.c.created_at)
     found = connection.execute(
-        select(jobs.c.model, jobs.c.device).where(jobs.c.id == job_id, is_queued, jobs.c.cancel_requested == false())
+        select(*told).where(jobs.c.id == job_id, is_queued, jobs.c.cancel_requested == false())
     ).first()
-    return None if found is None else (found.model, found.device)
+    return None if found is None else (found.model, found.device, found.created_at)
 
 
 def withdraw(connection: Connection, job_id: str, *, owner: str, route: str, key: str | None) -> bool:
@@ -111,7 +115,7 @@ def withdraw(connection: Connection, job_id: str, *, owner: str, route: str, key
     waits = select(jobs.c.id).where(jobs.c.id == job_id, is_queued).with_for_update()
     if connection.execute(waits).first() is None:
         return False
-    queue.cancel(connection, job_id, by=owner)
+    queue.cancel(connection, job_id, by=BY_ITSELF)
     if key is not None:
         once = and_(idempotency.c.owner == owner, idempotency.c.route == route, idempotency.c.key == key)
         connection.execute(delete(idempotency).where(once, idempotency.c.target == job_id))
@@ -121,6 +125,16 @@ def withdraw(connection: Connection, job_id: str, *, owner: str, route: str, key
 def drawn_on(crew: Iterable[Any], model: str | None) -> set[str]:
     """The devices on which these workers would draw a model."""
     return {device for worker in crew for device, models in (worker.places or {}).items() if model in models}
+
+
+def _lacks(crew: Iterable[Any], drawn: Mapping[str, set[str]]) -> dict[str, dict[str, str]]:
+    """By device: the models that nobody can draw there, and why."""
+    found: dict[str, dict[str, str]] = {}
+    for worker in crew:
+        for model, why in (worker.lacks or {}).items():
+            if model not in drawn.get(why["device"], ()):
+                found.setdefault(why["device"], {})[model] = f"{why['message']}; hint: {why['hint']}"
+    return found
 
 
 def _set(connection: Connection, device: str, why: Pause) -> None:

@@ -11,7 +11,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-from imagen.core.errors import DiskFull, MissingFile, SetupError, Unwritable
+from imagen.core.errors import DiskFull, MissingFile, MissingPicture, SetupError, Unwritable
 from imagen.core.ids import new_id
 from imagen.store.bucket import GONE, Bucket
 
@@ -131,10 +131,10 @@ class ImageStore:
             raise self._explain(exc, f"cannot read the picture {path}") from exc
 
     async def size_of(self, path: str) -> int:
-        """How many bytes it has; MissingFile when it is not there."""
+        """How many bytes it has; MissingPicture when it is not there."""
         size = await self._size(path)
         if size is None:
-            raise MissingFile(f"the picture {path} is not there", hint=GONE)
+            raise MissingPicture(f"the picture {path} is not there", hint=GONE)
         return size
 
     async def sizes(self, paths: Sequence[str]) -> list[int | None]:
@@ -291,7 +291,7 @@ def _explain(exc: Exception, what: str) -> SetupError:
         return exc
     said = str(exc)
     if isinstance(exc, FileNotFoundError):
-        return MissingFile(f"{what}: it is not there", hint=GONE)
+        return MissingPicture(f"{what}: it is not there", hint=GONE)
     if "os error 28" in said or "os error 27" in said or "No space left" in said:
         return DiskFull(f"{what}: the disk is full", hint="free some space; pictures stored before this one are safe")
     if isinstance(exc, PermissionError) or "os error 13" in said or "os error 30" in said or "denied" in said:

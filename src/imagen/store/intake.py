@@ -95,7 +95,9 @@ def submitted_before(connection: Connection, once: Once) -> list[str] | None:
     )
     if taken.first() is not None:
         return None
-    found = connection.execute(select(idempotency).where(_is(once))).one()
+    found = connection.execute(select(idempotency).where(_is(once))).one_or_none()
+    if found is None:  # what it had brought was turned away this very moment
+        return submitted_before(connection, once)
     if found.body_hash != once.body_hash:
         raise Conflict(
             f"the idempotency key {once.key!r} was used for another request",

@@ -15,7 +15,7 @@ from typing import Any
 
 from sqlalchemy import Connection, Row, and_, delete, insert, or_, select, update
 
-from imagen.core.errors import Crashed
+from imagen.core.errors import Crashed, ImagenError
 from imagen.store import intake, queue
 from imagen.store.journal import KEEP_S
 from imagen.store.order import Place
@@ -23,6 +23,8 @@ from imagen.store.tables import is_running, jobs, live, previews, slots, watcher
 
 HEARTBEAT_S = 3.0
 LEASE_S = 12.0  # four missed beats
+
+Lacks = Mapping[str, tuple[str, ImagenError]]  # by model: the device on which it would be drawn, and why it is not
 
 
 def arrive(
@@ -34,10 +36,12 @@ def arrive(
     solo: bool,
     now: datetime,
     storage: str | None = None,
+    lacks: Lacks | None = None,
 ) -> None:
     """Enter the list of workers; `serves` are the models that it draws for everybody, and where.
 
-    Where it stores pictures is said because all have to do that in one place.
+    `lacks` are those that it knows and cannot draw now: the device of each, and the reason. Where it stores pictures is
+    said because all have to do that in one place.
     """
     connection.execute(
         insert(workers).values(
@@ -52,6 +56,7 @@ def arrive(
             places=_by_device(serves),
             started_at=now,
             storage=storage,
+            lacks=_told(lacks or {}),
         )
     )
 
@@ -68,9 +73,16 @@ def beat(
     serves: Mapping[str, Place],
     loaded: Iterable[str] = (),
     troubled: str | None = None,
+    lacks: Lacks | None = None,
 ) -> bool:
-    """Still here; false when we were taken for dead and have to arrive anew. `troubled`: why nothing is begun."""
-    told = {"models": sorted(serves), "places": _by_device(serves), "loaded": sorted(loaded), "troubled": troubled}
+    """Still here; false when we were taken for dead and have to arrive anew. `troubled`: why nothing is begun.
+
+    `lacks` is long, so it is said when it changed; None: as it was said last.
+    """
+    told: dict[str, Any] = {"models": sorted(serves), "places": _by_device(serves), "loaded": sorted(loaded)}
+    told["troubled"] = troubled
+    if lacks is not None:
+        told["lacks"] = _told(lacks)
     touched = connection.execute(update(workers).where(workers.c.id == worker).values(beat=workers.c.beat + 1, **told))
     return touched.rowcount == 1
 
@@ -113,10 +125,19 @@ def bury(connection: Connection, dead: Iterable[str], now: datetime, knows: Iter
                 hint="three deaths end a job; `imagen jobs retry` starts it anew once the reason is mended",
             ),
         )
-    alive = {model for row in everyone(connection) for model in row.models}
+    alive = {model for row in everyone(connection) for model in (*row.models, *(row.lacks or ()))}
     intake.fail_unknown_models(connection, now, {*knows, *alive})
     _tidy(connection, now)
     return [row.id for row in lost]
+
+
+def _told(lacks: Lacks) -> dict[str, Any] | None:
+    """As much of each reason as is shown to others."""
+    shown = ("code", "message", "hint")
+    told = {}
+    for model, (device, error) in sorted(lacks.items()):
+        told[model] = {"device": device, **{name: error.as_dict()[name] for name in shown}}
+    return told or None
 
 
 def _by_device(places: Mapping[str, Place]) -> dict[str, list[str]]:

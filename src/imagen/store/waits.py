@@ -1,22 +1,27 @@
 """What a job that waits is waiting for, in words."""
 
+from collections.abc import Iterable
 from datetime import UTC, datetime
 from typing import Any
 
 from sqlalchemy import Connection, Row, func, select
 
+from imagen.core.errors import ImagenError
 from imagen.store import devices
+from imagen.store.lacking import lacking
 from imagen.store.tables import events, jobs, slots, workers
+
+_crew = select(workers.c.host, workers.c.solo, workers.c.models, workers.c.places, workers.c.troubled, workers.c.lacks)
 
 
 def waits_for(connection: Connection, row: Row[Any]) -> str | None:
     """Somebody who draws it, a device that is taken or paused, or its next try; None when it is about to be taken."""
     if row.record is None:
-        return f"somebody who knows the model {row.model!r}" if row.model else "somebody who draws"
+        return _unresolved(connection, row.model)
     now = datetime.now(UTC)
     if row.run_after is not None and row.run_after > now:
         return _next_try(connection, row, (row.run_after - now).total_seconds())
-    crew = connection.execute(select(workers.c.solo, workers.c.models, workers.c.places, workers.c.troubled)).all()
+    crew = connection.execute(_crew).all()
     drawn_on = devices.drawn_on(crew, row.model) or {row.device}
     paused = {device: why for device, why in devices.paused(connection, now).items() if device in drawn_on}
     if paused.keys() == drawn_on:
@@ -24,6 +29,9 @@ def waits_for(connection: Connection, row: Row[Any]) -> str | None:
     drawers = [one for one in crew if not one.solo and row.model in one.models]
     if drawers and all(one.troubled for one in drawers):
         return "a worker that can store pictures: " + "; ".join(sorted({one.troubled for one in drawers}))
+    # A one-shot command may draw it too: whose jobs it works nobody can tell.
+    if not drawers and not any(one.solo for one in crew) and (why := _lacking(crew, row.model)):
+        return _able(row.model, why)
     open_ = drawn_on - paused.keys()
     held = connection.execute(
         select(jobs.c.id, jobs.c.model, jobs.c.worker, slots.c.device, slots.c.vram_mib)
@@ -31,7 +39,6 @@ def waits_for(connection: Connection, row: Row[Any]) -> str | None:
         .where(slots.c.device.in_(open_))
         .order_by(slots.c.device, slots.c.slot)
     ).all()
-    # A one-shot command may draw it too: whose jobs it works nobody can tell.
     if not held and not any(one.solo or row.model in one.models for one in crew):
         return f"a worker that draws {row.model}"
     free = connection.execute(
@@ -42,6 +49,24 @@ def waits_for(connection: Connection, row: Row[Any]) -> str | None:
         return None
     drawing = ", ".join(f"job {one.id[-8:]} ({one.model})" for one in held)
     return f"{', '.join(sorted({one.device for one in held}))}: held by {drawing}"
+
+
+def _unresolved(connection: Connection, model: str | None) -> str:
+    """A row by SQL is completed by whoever may take something."""
+    if model is None:
+        return "somebody who draws"
+    crew = connection.execute(_crew).all()
+    drawn = any(not one.solo and model in one.models for one in crew)
+    why = None if drawn else _lacking(crew, model)
+    return _able(model, why) if why is not None else f"somebody who knows the model {model!r}"
+
+
+def _lacking(crew: Iterable[Any], model: str) -> ImagenError | None:
+    return lacking(((one.host, one.lacks) for one in crew), model)
+
+
+def _able(model: str, why: ImagenError) -> str:
+    return f"a worker that can draw {model}; {why.message}; hint: {why.hint}"
 
 
 def _next_try(connection: Connection, row: Row[Any], in_s: float) -> str:

@@ -45,7 +45,7 @@ def job_json(job: Job, *, reader: Reader = "here") -> dict[str, Any]:
         "attempt": job.attempt,
         "progress": _progress(job),
         "position": job.position,
-        "waits_for": job.waits_for,
+        "waits_for": waits_told(job, reader=reader),
         "images": [image_json(image, reader=reader) for image in job.images],
         "error": error_json(job.error, reader=reader) if job.error else None,
         "timings": dict(job.timings),
@@ -86,6 +86,15 @@ def error_json(error: ImagenError, *, reader: Reader = "here") -> dict[str, Any]
         return shape
     shape["hint"] = without_commands(shape["hint"])
     return {name: without_paths(value) if isinstance(value, str) else value for name, value in shape.items()}
+
+
+def waits_told(job: Job, *, reader: Reader) -> str | None:
+    """What a job waits for; it may be what a worker lacks, in the words of an error."""
+    return job.waits_for and _told(job.waits_for, reader)
+
+
+def _told(text: str, reader: Reader) -> str:
+    return text if reader == "here" else without_paths(without_commands(text))
 
 
 def without_commands(hint: str) -> str:
@@ -205,7 +214,7 @@ def webhook_json(webhook: Webhook | None, delivery: Delivery | None, *, end: str
     }
 
 
-def device_json(device: Device) -> dict[str, Any]:
+def device_json(device: Device, *, reader: Reader = "here") -> dict[str, Any]:
     """One device, as everybody may see it."""
     paused = device.paused
     return {
@@ -224,7 +233,8 @@ def device_json(device: Device) -> dict[str, Any]:
         else None,
         "models": list(device.models),
         "workers": list(device.workers),
-        "troubled": device.troubled,
+        "troubled": device.troubled and _told(device.troubled, reader),
+        "lacks": {model: _told(why, reader) for model, why in device.lacks.items()},
     }
 
 

@@ -71,6 +71,11 @@ def _show(devices: Sequence["Device"], json_output: bool) -> None:
     for device in devices:
         if device.troubled:  # a sentence, and too long for a column
             click.echo(f"{device.name} begins nothing: {one_line(device.troubled)}")
+        reasons: dict[str, list[str]] = {}
+        for model, why in device.lacks.items():
+            reasons.setdefault(why, []).append(model)
+        for why, models in reasons.items():
+            click.echo(f"{device.name} cannot draw {', '.join(models)}: {one_line(why)}")
 
 
 def _state(device: "Device") -> str:

@@ -11,6 +11,8 @@ if TYPE_CHECKING:
     from imagen.core.device import Device
     from imagen.engine.doctor import Finding
 
+LIST = "`imagen --server URL worker list` says what each device lacks"
+
 
 async def diagnosed(name: str | None) -> list["Finding"]:
     """That it answers, takes our key, accepts jobs, who draws there, what waits for nobody, and what is ready."""
@@ -49,7 +51,9 @@ async def diagnosed(name: str | None) -> list["Finding"]:
         async def waiting() -> str:
             drawn = {model for device in devices for model in device.models}
             if lost := {model: count for model, count in queue.items() if model not in drawn}:
-                raise nobody_draws(lost)
+                lacks = {model: why for device in devices for model, why in device.lacks.items()}
+                why = {model: SetupError(lacks[model], hint=LIST) for model in lost if model in lacks}
+                raise nobody_draws(lost, why=why)
             return "none that nobody draws"
 
         queue: Counter[str] = Counter()

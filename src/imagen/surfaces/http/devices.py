@@ -56,6 +56,7 @@ class Device(Said):
     troubled: str | None = Field(
         description="why live workers begin nothing there, such as a store that takes no pictures"
     )
+    lacks: dict[str, str] = Field(description="model: why no live worker can draw it there now; its jobs wait")
 
 
 class DeviceList(Said):
@@ -71,7 +72,7 @@ class DeviceList(Said):
 )
 async def devices(door: DoorOf) -> Response:
     """What each draws, how much of it is taken, and whether it is paused."""
-    return JSONResponse({"devices": [device_json(device) for device in await door.app.devices.all()]})
+    return JSONResponse({"devices": [device_json(device, reader="http") for device in await door.app.devices.all()]})
 
 
 @router.post(
@@ -84,7 +85,7 @@ async def pause(name: Name, door: DoorOf, asked: NewPause = UNSAID) -> Response:
     _for_admins(door)
     by = door.caller.name
     (device,) = await door.app.devices.pause([name], by=by, reason=asked.reason, now=asked.now)
-    return JSONResponse(device_json(device))
+    return JSONResponse(device_json(device, reader="http"))
 
 
 @router.post(
@@ -96,7 +97,7 @@ async def resume(name: Name, door: DoorOf) -> Response:
     """Changes nothing when it was not paused. For admin keys."""
     _for_admins(door)
     (device,) = await door.app.devices.resume([name])
-    return JSONResponse(device_json(device))
+    return JSONResponse(device_json(device, reader="http"))
 
 
 def _for_admins(door: Door) -> None:

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from imagen.config import Limits
-from imagen.core.errors import TooLarge
+from imagen.core.errors import TooLarge, Unsupported
 from imagen.core.request import Draft
 from imagen.models.catalog import Catalog
 from imagen.surfaces.http.connection import SET
@@ -21,6 +21,14 @@ def check_draft(draft: Draft, limits: Limits, catalog: Catalog | None = None) ->
         if catalog is not None:
             catalog.resolve(draft, lambda: 0)
         raise
+
+
+def check_asked(draft: Draft, limits: Limits, catalog: Catalog) -> None:
+    """The same at a door that has promised 400 for what is too large; in the words of the model where it is that."""
+    try:
+        check_draft(draft, limits, catalog)
+    except Unsupported as error:
+        raise TooLarge(error.message, hint=error.hint, param=error.param) from None
 
 
 def check_series(

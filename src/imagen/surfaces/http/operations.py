@@ -170,7 +170,8 @@ class _Now:
     ) -> None:
         self.numbers = numbers
         self.daemons = [worker for worker in workers if not worker["solo"]]
-        self.workers = [worker for worker in self.daemons if worker["models"]]
+        # One that can draw nothing now is a worker too; a server that draws nothing is none.
+        self.workers = [worker for worker in self.daemons if worker["models"] or worker["lacks"]]
         self.streams = streams
         self.room = room
         self.ready = ready

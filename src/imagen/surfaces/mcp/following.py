@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 from imagen.core.job import Job, Series, State
 from imagen.surfaces.mcp.brief import shortened
 from imagen.surfaces.mcp.told import CELLS
+from imagen.surfaces.wire import waits_told
 
 if TYPE_CHECKING:
     from imagen.surfaces.mcp.edge import Edge
@@ -64,7 +65,8 @@ def _before_the_end(edge: "Edge", job: Job, record: "Record") -> str:
     if record.trouble is not None:
         told = edge.trouble(record.trouble)
         return f"the last attempt failed ({told['message']}; {told['hint']}) and it is tried again by itself: {LATER}"
-    going = f"it waits for {job.waits_for}: {LATER}" if job.waits_for else GOES_ON
+    waits = waits_told(job, reader=edge.reader)
+    going = f"it waits for {waits}: {LATER}" if waits else GOES_ON
     return going + _also(record.warnings)
 
 

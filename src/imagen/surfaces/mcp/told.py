@@ -30,7 +30,7 @@ async def job_told(edge: "Edge", job: Job, record: Record) -> dict[str, Any]:
         "state": job.state.value,
         "request": request_told(job.request),
         "progress": shape["progress"] and {name: shape["progress"][name] for name in PROGRESS},
-        "waits_for": job.waits_for,
+        "waits_for": shape["waits_for"],
         "images": [await image_told(edge, image) for image in job.images],
         "warnings": list(record.warnings) or None,
         "error": edge.trouble(job.error) if job.error else None,

@@ -15,6 +15,7 @@ from imagen.core.errors import (
     ImagenError,
     NotConfigured,
     RequestError,
+    TooLarge,
     TooMany,
     UnknownImage,
     UnknownJob,
@@ -85,7 +86,10 @@ async def generate(edge: "Edge", asked: shapes.Generate, notes: Notes) -> Answer
     """One job, safe on disk before anything is waited for."""
     fields = {name: getattr(asked, name) for name in ("prompt", "model", "seed", "n", *DRAWN)}
     draft = Draft(**fields | {"options": asked.options or {}})
-    check_draft(draft, edge.limits)
+    try:
+        check_draft(draft, edge.limits)
+    except TooLarge:  # only now: at a server the models have to be asked for
+        check_draft(draft, edge.limits, await edge.app.models())
     if asked.dry_run:
         name = (await edge.app.models()).resolve(draft, lambda: 0).model.name
         busy = (await edge.app.waiting()).get(name, 0)

@@ -20,7 +20,7 @@ from imagen.surfaces.http.a1111.lists import ANY, HASH
 from imagen.surfaces.http.a1111.request import Asked
 from imagen.surfaces.http.openai.pictures import error_of
 from imagen.surfaces.http.refusals import refusal
-from imagen.surfaces.wire import error_json
+from imagen.surfaces.wire import error_json, waits_told
 
 if TYPE_CHECKING:
     from imagen.app import App
@@ -172,7 +172,7 @@ def textinfo(job: Job) -> str | None:
     """What a client may show beside its bar."""
     if job.state is State.QUEUED:
         place = f" at {job.position}" if job.position else ""
-        return f"Queued{place}" + (f": {job.waits_for}" if job.waits_for else "")
+        return f"Queued{place}" + (f": {waits_told(job, reader='http')}" if job.waits_for else "")
     return job.phase
 
 

@@ -24,7 +24,7 @@ from imagen.surfaces.http.a1111.request import checkpoint_of, object_of, read, t
 from imagen.surfaces.http.a1111.text import told_by
 from imagen.surfaces.http.auth import Keyring
 from imagen.surfaces.http.context import Door, DoorOf
-from imagen.surfaces.http.limits import check_draft
+from imagen.surfaces.http.limits import check_asked
 from imagen.surfaces.http.native import idempotent
 from imagen.surfaces.http.openai.answer import LongAnswer
 from imagen.surfaces.http.openai.request import Fields
@@ -93,7 +93,7 @@ def router(app: "App") -> APIRouter:
             checkpoint=mine.checkpoint,
             aliases=door.settings.openai.aliases,
         )
-        check_draft(asked.draft, door.limits)
+        check_asked(asked.draft, door.limits, door.app.catalog)
         # Whoever leaves may have lost the connection; whoever wants it stopped says so with `interrupt`.
         cancels = door.settings.openai.on_disconnect == "cancel"
         with visits.arriving(door.caller.name, door.limits):

@@ -10,7 +10,7 @@ from fastapi import APIRouter, Header, Request, Response
 from imagen.core.errors import ImagenError, RequestError
 from imagen.core.job import Job
 from imagen.surfaces.http.context import Door, DoorOf
-from imagen.surfaces.http.limits import check_draft
+from imagen.surfaces.http.limits import check_asked
 from imagen.surfaces.http.native import idempotent
 from imagen.surfaces.http.openai.answer import LongAnswer
 from imagen.surfaces.http.openai.models import named
@@ -89,7 +89,7 @@ def router() -> APIRouter:
 async def _generated(request: StrictRequest, door: Door, visits: Visits, key: str | None) -> Response:
     settings = door.settings
     asked = read(await request.json(), door.app.catalog, settings.openai, settings.server.public_url)
-    check_draft(asked.draft, door.limits)
+    check_asked(asked.draft, door.limits, door.app.catalog)
     warned = door.app.catalog.resolve(asked.draft, lambda: 0).warnings
     repeated = request.headers.get(REPEATED)
     cancels = asked.on_disconnect == "cancel" or (asked.on_disconnect == "auto" and asked.stream)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Literal
 
 from starlette.types import Receive, Scope, Send
 
-from imagen.core.errors import DevicePaused, ImagenError
+from imagen.core.errors import DevicePaused, ImagenError, NobodyDraws
 from imagen.core.events import Cancelled, Event, Failed, Image, Preview
 from imagen.door import Watching
 from imagen.surfaces.http.openai.pictures import (
@@ -106,7 +106,7 @@ class _OfJob:
                 # Most are steps, of which this protocol knows nothing.
                 try:
                     news = await self._watch.next(PATIENCE_S)
-                except DevicePaused as error:
+                except (DevicePaused, NobodyDraws) as error:
                     return framed("error", error_body(error, self._job_id))
                 self._events += [event for event in news if isinstance(event, Preview | Image | Failed | Cancelled)]
         return b""

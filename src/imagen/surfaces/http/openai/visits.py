@@ -14,8 +14,9 @@ from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
 from imagen.config import Limits
-from imagen.core.errors import DatabaseAway, DevicePaused, ImagenError, TooMany
-from imagen.core.events import Event, Queued, Requeued, Started
+from imagen.core.device import BY_ITSELF
+from imagen.core.errors import DatabaseAway, DevicePaused, ImagenError, NobodyDraws, TooMany
+from imagen.core.events import Cancelled, Event, Queued, Requeued, Started
 from imagen.core.job import Job, State
 from imagen.door import Watching
 from imagen.surfaces.http.connection import SET
@@ -28,6 +29,7 @@ UNKEYED = f"{ROUTE} (no key)"  # keys of ours are no business of those that clie
 REPEATED = "x-stainless-retry-count"
 LATE = timedelta(seconds=150)  # the libraries wait up to two minutes before they ask again
 LOOK_S = 2.0  # how soon whoever waits hears that the device was paused
+LATER_S = 120.0  # when to ask again where somebody has to do something first
 REMEMBERED = 1000  # jobs whose answer was given
 
 log = logging.getLogger(__name__)
@@ -141,7 +143,8 @@ class Visit:
 class Vigil:
     """A watch that ends with DevicePaused, and the job with it, once nothing is begun where it would be drawn.
 
-    Whoever comes then is refused at once; so is whoever came before and waits for the same.
+    Whoever comes then is refused at once; so is whoever came before and waits for the same. It ends with NobodyDraws
+    when nobody has come for a while who can draw it.
     """
 
     def __init__(self, watch: "Watching", turn_away: Callable[[], Awaitable[None]]) -> None:
@@ -161,11 +164,23 @@ class Vigil:
         for event in news:
             if isinstance(event, Queued | Requeued | Started):
                 self._waits = not isinstance(event, Started)
+            if isinstance(event, Cancelled) and event.by == BY_ITSELF:
+                # Another request for the same job was told why; this one is to come again as well.
+                self._ended = True
+                raise _turned_away()
         # Where something happens, it is not this that is waited for.
         if self._waits and not self.ended and (not news or isinstance(news[-1], Requeued)):
             try:
                 await self._turn_away()
-            except DevicePaused:
+            except (DevicePaused, NobodyDraws):
                 self._ended = True
                 raise
         return news
+
+
+def _turned_away() -> DevicePaused:
+    return DevicePaused(
+        "nothing is begun now where this would be drawn",
+        hint="ask again later, or for another model; a job sent to POST /v1/jobs waits until then",
+        retry_after_s=LATER_S,
+    )
