@@ -190,7 +190,7 @@ def _unslot(connection: Connection, claim: Claim) -> None:
 
 
 def progress(connection: Connection, claim: Claim, tick: int) -> object:
-    """What `engine/live.py` writes for a step."""
+    """What `engine/drawing/live.py` writes for a step."""
     said: dict[str, Any] = {"job": claim.job, "seq": 2, "attempt": 1, "tick": tick}
     step = events.Progress(step=tick, total=4, eta_s=1.0, **said)
     return journal.set_live(connection, claim.job, 1, tick, events.Phase(phase="sampling", **said), step)

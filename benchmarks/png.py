@@ -13,7 +13,7 @@ def main() -> int:
     import numpy as np
     from PIL import Image
 
-    from imagen.engine.sidecar import with_text
+    from imagen.engine.pictures.sidecar import with_text
     from imagen.previews.encode import encode_png
 
     parser = argparse.ArgumentParser(description=__doc__)

@@ -28,7 +28,7 @@ from tests.service_kit import databases
 
 from imagen.core.events import Completed
 from imagen.core.job import State
-from imagen.engine.worker import Worker
+from imagen.engine.drawing.worker import Worker
 from imagen.store import intake, queue
 from imagen.store.db import Database
 from imagen.store.images import ImageStore

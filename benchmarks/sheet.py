@@ -56,7 +56,7 @@ def main() -> int:
 
 def draw(folder: Path) -> int:
     """In a process of its own: draw the sheet of a folder, print seconds and peak memory."""
-    from imagen.engine.sheet import SheetCell, draw_sheet
+    from imagen.engine.comparing.sheet import SheetCell, draw_sheet
 
     cells = [
         SheetCell(row=0, column=number, label=file.stem, latency_s=1.0, seed=number, size=(SIDE, SIDE), picture=file)

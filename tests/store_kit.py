@@ -12,7 +12,7 @@ from imagen.core.errors import UnknownModel
 from imagen.core.events import Event, Image, Started
 from imagen.core.model import Model
 from imagen.core.request import Draft, PreviewPolicy, Request
-from imagen.engine import runner
+from imagen.engine.drawing import runner
 from imagen.previews.policy import merge
 from imagen.store import journal, presence, queue
 from imagen.store.columns import iso

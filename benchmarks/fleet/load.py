@@ -11,9 +11,9 @@ from typing import Literal
 from benchmarks.fleet.play import Told
 from benchmarks.fleet.world import DAY_S, World
 
-from imagen.engine.live import LOOK_S
-from imagen.engine.tide import BREATH_S
-from imagen.engine.worker import IDLE_S
+from imagen.engine.drawing.live import LOOK_S
+from imagen.engine.drawing.worker import IDLE_S
+from imagen.engine.following.tide import BREATH_S
 from imagen.store.bell import REST_S
 from imagen.store.presence import HEARTBEAT_S
 from imagen.surfaces.cli.telling import LOOK_S as LOG_S

@@ -1,6 +1,7 @@
 """A day of the fleet, event by event: who waits how long, how often models are changed, and what was asked of whom.
 
-The policy is the real one, `engine/turns.py`, one for each card. Only time is made up, and that the database keeps up.
+The policy is the real one, `engine/drawing/turns.py`, one for each card. Only time is made up, and that the database
+keeps up.
 """
 
 import functools
@@ -16,8 +17,8 @@ from typing import Any, Literal, cast
 from benchmarks.fleet.line import Line, Waiting, turn_of
 from benchmarks.fleet.world import PRIORITIES, Arrival, World, arrivals
 
-from imagen.engine.fleet import Fleet
-from imagen.engine.turns import ASIDE_S, Turns
+from imagen.engine.drawing.fleet import Fleet
+from imagen.engine.drawing.turns import ASIDE_S, Turns
 from imagen.store.order import Place, Turn
 from imagen.store.presence import HEARTBEAT_S, LEASE_S
 from imagen.store.queue import BACK_OFF_S, Claim

@@ -19,7 +19,7 @@ from imagen.core.errors import Check
 from imagen.core.model import Model
 from imagen.core.request import Draft, Request
 from imagen.core.signals import Output, Phase, Signal, Step
-from imagen.engine.worker import Worker
+from imagen.engine.drawing.worker import Worker
 from imagen.store import intake
 from imagen.store.db import Database
 from imagen.store.images import ImageStore

@@ -22,21 +22,22 @@ from imagen.core.model import Model
 from imagen.core.request import Draft, preview_policy
 from imagen.core.webhook import Webhook
 from imagen.door import Door, Drawings, follow
-from imagen.engine import album, orders
-from imagen.engine.backends import Backends
-from imagen.engine.crew import Crew
+from imagen.engine import orders
 from imagen.engine.devices import Devices
-from imagen.engine.feed import Feeds, Watch
+from imagen.engine.drawing.backends import Backends
+from imagen.engine.drawing.crew import Crew
+from imagen.engine.drawing.sweep import sweep
+from imagen.engine.drawing.worker import Worker
+from imagen.engine.following.feed import Feeds, Watch
+from imagen.engine.following.tide import Tides, WatchAll
 from imagen.engine.health import Health
-from imagen.engine.images import Images
 from imagen.engine.keys import Keys
-from imagen.engine.outbox import Outbox
+from imagen.engine.pictures import album
+from imagen.engine.pictures.images import Images
 from imagen.engine.states import ModelState, states, usable
-from imagen.engine.sweep import sweep
-from imagen.engine.tide import Tides, WatchAll
-from imagen.engine.votes import Votes
+from imagen.engine.voting.votes import Votes
+from imagen.engine.webhooks.outbox import Outbox
 from imagen.engine.wiring import watched_catalog
-from imagen.engine.worker import Worker
 from imagen.models.catalog import Catalog
 from imagen.store import history, intake, journal, queue
 from imagen.store.db import Database

@@ -17,8 +17,8 @@ from imagen.core.webhook import Webhook
 if TYPE_CHECKING:
     from imagen.core.device import Device
     from imagen.core.vote import Ballot, BlindFile, Vote
-    from imagen.engine.ratings import Ratings
     from imagen.engine.states import ModelState
+    from imagen.engine.voting.ratings import Ratings
     from imagen.models.catalog import Catalog
 
 HEARTBEAT_S = 60.0  # how long a follower waits at most before it looks whether it is still wanted

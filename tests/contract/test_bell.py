@@ -16,10 +16,11 @@ from tests.store_kit import database, new, take
 
 from imagen.core.events import Event, Progress
 from imagen.core.request import PreviewPolicy
-from imagen.engine import live, tide
-from imagen.engine.feed import Feeds, Watch
-from imagen.engine.live import Live
-from imagen.engine.tide import Tides
+from imagen.engine.drawing import live
+from imagen.engine.drawing.live import Live
+from imagen.engine.following import tide
+from imagen.engine.following.feed import Feeds, Watch
+from imagen.engine.following.tide import Tides
 from imagen.store import bell, intake, journal
 from imagen.store.bell import JOBS, WORK, touch
 from imagen.store.db import Database

@@ -16,8 +16,8 @@ from imagen.core import events
 from imagen.core.events import Event
 from imagen.core.job import State, StoredImage
 from imagen.core.request import PreviewPolicy
-from imagen.engine.feed import Feeds, Watch
-from imagen.engine.tide import Tides, WatchAll
+from imagen.engine.following.feed import Feeds, Watch
+from imagen.engine.following.tide import Tides, WatchAll
 from imagen.store import intake, journal, queue
 from imagen.store.db import Database
 from imagen.store.queue import Claim
@@ -238,7 +238,7 @@ async def test_the_stream_of_all_jobs_can_be_rejoined(place: str) -> None:
 
 async def test_who_falls_far_behind_reads_for_himself(place: str, monkeypatch: object) -> None:
     """A follower that was away for longer than the window loses nothing."""
-    from imagen.engine import tide
+    from imagen.engine.following import tide
 
     window = tide.WINDOW
     tide.WINDOW = 5

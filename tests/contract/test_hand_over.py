@@ -14,7 +14,7 @@ from imagen.core.job import State
 from imagen.core.model import Model
 from imagen.core.request import Request
 from imagen.core.signals import Output, Phase, Signal, Step
-from imagen.engine import runner
+from imagen.engine.drawing import runner
 from imagen.previews.policy import merge
 from imagen.store import history, intake
 from imagen.store.db import Database

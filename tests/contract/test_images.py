@@ -17,8 +17,8 @@ from tests.store_kit import database
 
 from imagen.core.errors import MissingPicture, NotConfigured, SetupError, StorageAway, Unwritable
 from imagen.core.ids import new_id
-from imagen.engine import album
-from imagen.engine.gc import YOUNG_S, gc
+from imagen.engine.pictures import album
+from imagen.engine.pictures.gc import YOUNG_S, gc
 from imagen.store.bucket import Bucket
 from imagen.store.db import Database
 from imagen.store.images import PART, ImageStore

@@ -16,8 +16,8 @@ from imagen.core.errors import Check
 from imagen.core.model import Model
 from imagen.core.request import Draft, Request
 from imagen.core.signals import Output, Signal, Step
-from imagen.engine.turns import ASIDE_S
-from imagen.engine.worker import Worker
+from imagen.engine.drawing.turns import ASIDE_S
+from imagen.engine.drawing.worker import Worker
 from imagen.store import intake, order, presence
 from imagen.store.db import Database
 from imagen.store.images import ImageStore

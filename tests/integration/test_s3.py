@@ -24,7 +24,7 @@ from tests.s3_kit import READER_KEY, READER_SECRET, S3, s3_store
 from tests.serve_kit import Until, ask, ended, job_of, submit
 from tests.service_kit import House
 
-from imagen.engine.keeping import keep
+from imagen.engine.drawing.keeping import keep
 from imagen.store.images import PART, ImageStore
 
 pytestmark = [pytest.mark.needs_s3, pytest.mark.timeout(300)]

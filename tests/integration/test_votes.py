@@ -23,7 +23,7 @@ from tests.integration.conftest import PROGRAM, Imagen, both_doors
 from tests.serving_kit import Contract, Served, serving, until
 
 from imagen import models
-from imagen.engine.sidecar import pixels_sha256, text_chunks
+from imagen.engine.pictures.sidecar import pixels_sha256, text_chunks
 
 MODELS = ["mock", "mock-warm", "mock-cool"]
 SMALL: dict[str, Any] = {"width": 64, "height": 64, "steps": 2, "options": {"slow": 0}}

@@ -12,7 +12,7 @@ from PIL.PngImagePlugin import PngInfo
 from imagen.core.errors import RequestError
 from imagen.core.model import Model
 from imagen.core.request import Request
-from imagen.engine.sidecar import parameters_text
+from imagen.engine.pictures.sidecar import parameters_text
 from imagen.surfaces.http.a1111.text import settings_of, told_by
 
 THEIRS = """a red fox, (snow:1.2)

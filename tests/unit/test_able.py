@@ -19,7 +19,7 @@ from imagen.core.errors import (
     Unsupported,
 )
 from imagen.core.model import Model
-from imagen.engine.able import AGAIN_S, LOOK_S, Able
+from imagen.engine.drawing.able import AGAIN_S, LOOK_S, Able
 
 MODELS = {name: Model(name=name, backend="script", device="card:0") for name in ("one", "two")}
 PLACES = {"one": "here", "two": "there"}

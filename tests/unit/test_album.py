@@ -13,7 +13,7 @@ from tests.store_kit import database, new, take
 
 from imagen.core.errors import Conflict, Gone, ImagenError, MissingFile, UnknownImage, UnknownJob, Unwritable
 from imagen.core.job import Series, State
-from imagen.engine import album
+from imagen.engine.pictures import album
 from imagen.store import history, intake
 from imagen.store.album import image as image_row
 from imagen.store.db import Database

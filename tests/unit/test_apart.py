@@ -7,7 +7,7 @@ import pytest
 from sqlalchemy import Row
 
 from imagen.core.errors import SetupError
-from imagen.engine.apart import Apart, check_places
+from imagen.engine.drawing.apart import Apart, check_places
 
 HERE, THERE = "s3://pictures", "/home/ann/images"
 

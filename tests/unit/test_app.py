@@ -12,7 +12,7 @@ import pytest
 import imagen
 from imagen.core.errors import BadConfig, UnknownJob, UnknownModel
 from imagen.core.job import State
-from imagen.engine import worker
+from imagen.engine.drawing import worker
 
 QUICK = {"slow": 0}
 SMALL: dict[str, Any] = {"width": 64, "height": 64, "steps": 4}

@@ -15,8 +15,7 @@ from imagen.core.errors import Conflict, OutOfMemory, RequestError, UnknownModel
 from imagen.core.job import Cell, Job, State, StoredImage, cells_of
 from imagen.core.model import Model, ModelFile
 from imagen.core.request import Draft, Request
-from imagen.engine.compare import plan
-from imagen.engine.compare_document import (
+from imagen.engine.comparing.document import (
     DOCUMENT,
     Document,
     Entry,
@@ -27,9 +26,10 @@ from imagen.engine.compare_document import (
     stem_of,
     told,
 )
-from imagen.engine.compare_folder import Folder
-from imagen.engine.compare_page import Layout, page
-from imagen.engine.compare_run import Move, next_move
+from imagen.engine.comparing.folder import Folder
+from imagen.engine.comparing.page import Layout, page
+from imagen.engine.comparing.plan import plan
+from imagen.engine.comparing.run import Move, next_move
 
 NOW = datetime(2026, 5, 11, tzinfo=UTC)
 MODELS = {name: Model(name=name, backend="mock", device="cpu@here", licence="MIT") for name in ("a", "b", "c")}

@@ -11,8 +11,8 @@ from imagen.core.errors import RequestError
 from imagen.core.job import StoredImage
 from imagen.core.model import Model, ModelFile
 from imagen.core.request import Request
-from imagen.engine.reproduce import differences, draft_of, pixel_differences
-from imagen.engine.sidecar import pixels_sha256, recipe
+from imagen.engine.pictures.reproduce import differences, draft_of, pixel_differences
+from imagen.engine.pictures.sidecar import pixels_sha256, recipe
 
 MODEL = Model(name="mine", backend="mock", device="cpu@here", files=(ModelFile(path="a.safetensors", sha256="1"),))
 REQUEST = Request(prompt="a fox", model="mine", width=8, height=8, steps=4, seed=7, n=3, options={"slow": 0})

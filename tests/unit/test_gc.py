@@ -15,8 +15,8 @@ from tests.store_kit import database, new
 from imagen.core.errors import Gone, UnknownJob
 from imagen.core.ids import new_id
 from imagen.core.job import Job, State
-from imagen.engine import album
-from imagen.engine.gc import KEY_S, NAMED, YOUNG_S, Found, GcReport, gc
+from imagen.engine.pictures import album
+from imagen.engine.pictures.gc import KEY_S, NAMED, YOUNG_S, Found, GcReport, gc
 from imagen.store import history, intake, past, presence
 from imagen.store.db import Database
 from imagen.store.images import ImageStore, side_path

@@ -19,7 +19,7 @@ from imagen.config import Settings, load_settings
 from imagen.config.keys import LIMITS
 from imagen.core.errors import NotConfigured, TooLarge, Unauthorized, Unsupported
 from imagen.core.request import Draft
-from imagen.engine.addresses import is_loopback
+from imagen.engine.webhooks.addresses import is_loopback
 from imagen.engine.wiring import catalog_of
 from imagen.surfaces.http.auth import FRESH_S, LOCAL, SCOPE, Keyring, may_listen
 from imagen.surfaces.http.connection import OTHERS

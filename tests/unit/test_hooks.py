@@ -12,7 +12,7 @@ import pytest
 
 from imagen.core.device import Hook
 from imagen.core.errors import HookFailed
-from imagen.engine import hooks
+from imagen.engine.drawing import hooks
 
 
 async def run(hook: Hook, *, which: str = "before", timeout_s: float = 10) -> None:

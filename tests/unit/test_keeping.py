@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 
 from imagen.core.errors import DatabaseAway, DiskFull, ImagenError, StorageAway, Unwritable
-from imagen.engine import album, keeping
-from imagen.engine.keeping import keep, stored
+from imagen.engine.drawing import keeping
+from imagen.engine.drawing.keeping import keep, stored
+from imagen.engine.pictures import album
 from imagen.store.images import ImageStore
 from imagen.store.queue import LeaseLost
 

@@ -10,7 +10,7 @@ from imagen.core.errors import Check, Unreachable
 from imagen.core.model import Model
 from imagen.core.request import Request
 from imagen.core.signals import Signal
-from imagen.engine.memory import Memory
+from imagen.engine.drawing.memory import Memory
 from imagen.store.order import Turn
 from imagen.store.queue import Claim
 

@@ -18,7 +18,7 @@ from imagen.config import Settings, load_settings
 from imagen.core.errors import BadConfig, Conflict, RequestError, TooLarge, Unsupported
 from imagen.core.template import Template
 from imagen.engine.adopt import check_name, model_text, name_for, read_document, write
-from imagen.engine.sidecar import with_text
+from imagen.engine.pictures.sidecar import with_text
 from imagen.engine.wiring import catalog_of
 from imagen.previews.encode import encode_png
 from imagen.testing.comfyui import Fake

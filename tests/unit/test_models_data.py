@@ -12,7 +12,7 @@ from imagen.config import load_settings
 from imagen.core.model import Model
 from imagen.core.request import Draft
 from imagen.core.template import Template
-from imagen.engine.hub import repository
+from imagen.engine.weights.hub import repository
 from imagen.engine.wiring import catalog_of
 from imagen.models.resolve import resolve
 

@@ -12,7 +12,7 @@ from imagen.core.errors import Conflict, UnknownImage, Unsupported
 from imagen.core.ids import new_id
 from imagen.core.job import Job, Series, State, StoredImage, cells_of
 from imagen.core.vote import Choice, Vote
-from imagen.engine import pairs
+from imagen.engine.voting import pairs
 
 NOW = datetime(2026, 1, 2, tzinfo=UTC)
 

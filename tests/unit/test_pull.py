@@ -29,8 +29,8 @@ from imagen.core.errors import (
     Unwritable,
 )
 from imagen.core.model import Model, ModelFile
-from imagen.engine import hub as engine_hub
-from imagen.engine.pull import MARGIN_BYTES, Folders, Item, Plan, World, fetch, planned
+from imagen.engine.weights import hub as engine_hub
+from imagen.engine.weights.pull import MARGIN_BYTES, Folders, Item, Plan, World, fetch, planned
 
 VAE = "org/one/split_files/vae/ae.safetensors"
 UNET = "org/one/net.safetensors"

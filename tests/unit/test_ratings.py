@@ -7,7 +7,7 @@ from collections import Counter
 import pytest
 
 from imagen.core.vote import Choice, Tally
-from imagen.engine.ratings import CONFIDENCE, MIDDLE, POINTS, Rating, rate
+from imagen.engine.voting.ratings import CONFIDENCE, MIDDLE, POINTS, Rating, rate
 from imagen.surfaces.wire_votes import COLUMNS, ratings_csv, ratings_json
 
 Strengths = dict[str, float]

@@ -22,7 +22,7 @@ from imagen.core.model import Model
 from imagen.core.request import PreviewPolicy, Request
 from imagen.core.signals import RAW_RGB, Handle, Notice, Output, Phase, Signal, Step
 from imagen.core.signals import Preview as Shown
-from imagen.engine import runner
+from imagen.engine.drawing import runner
 from imagen.previews import encode
 from imagen.previews.policy import merge
 from imagen.store import history, intake, journal, queue

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from imagen.engine.lettering import Lettering
-from imagen.engine.sheet import TROUBLE_GROUND, SheetCell, draw_sheet
+from imagen.engine.comparing.lettering import Lettering
+from imagen.engine.comparing.sheet import TROUBLE_GROUND, SheetCell, draw_sheet
 
 RED, GREEN = (200, 30, 40), (20, 160, 70)
 

@@ -18,7 +18,7 @@ from imagen.core.job import StoredImage
 from imagen.core.model import Model
 from imagen.core.request import Request
 from imagen.core.signals import RAW_RGB, Output
-from imagen.engine import sidecar
+from imagen.engine.pictures import sidecar
 from imagen.previews.encode import PNG_SIGNATURE, png_chunk
 
 MODEL = Model(name="m", backend="mock", device="cpu@here")

@@ -6,8 +6,8 @@ from typing import Any, cast
 
 import pytest
 
-from imagen.engine.fleet import Fleet
-from imagen.engine.turns import PATIENCE_S, Turns
+from imagen.engine.drawing.fleet import Fleet
+from imagen.engine.drawing.turns import PATIENCE_S, Turns
 from imagen.store.order import Place, Turn
 from imagen.store.queue import Claim
 

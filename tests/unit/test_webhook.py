@@ -15,7 +15,7 @@ from imagen.config import Settings, load_settings
 from imagen.core.errors import Forbidden, RequestError
 from imagen.core.request import drafted
 from imagen.core.webhook import Delivery, Webhook, webhook_of
-from imagen.engine.addresses import Reach
+from imagen.engine.webhooks.addresses import Reach
 from imagen.surfaces.webhooks.signing import signed
 from imagen.surfaces.wire import webhook_json
 

@@ -12,7 +12,7 @@ import pytest
 from tests.webhook_kit import Receiver
 
 from imagen.config import load_settings
-from imagen.engine.addresses import Address, Reach
+from imagen.engine.webhooks.addresses import Address, Reach
 from imagen.store.webhooks import Answer
 from imagen.surfaces.webhooks.post import Post
 

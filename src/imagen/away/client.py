@@ -26,8 +26,8 @@ from imagen.core.webhook import Webhook
 from imagen.door import Door, Drawings, Watching, follow
 
 if TYPE_CHECKING:
-    from imagen.engine.ratings import Ratings
     from imagen.engine.states import ModelState
+    from imagen.engine.voting.ratings import Ratings
     from imagen.models.catalog import Catalog
 
 T = TypeVar("T")

@@ -17,8 +17,8 @@ from imagen.core.vote import Ballot, Choice, Hidden, Pair, Side, Vote
 from imagen.core.webhook import Delivery, Webhook
 
 if TYPE_CHECKING:
-    from imagen.engine.ratings import Ratings
     from imagen.engine.states import ModelState
+    from imagen.engine.voting.ratings import Ratings
 
 Shape = Mapping[str, Any]
 
@@ -200,7 +200,7 @@ def _webhook_of(shape: Shape) -> dict[str, Any]:
 
 def ratings_of(shape: Shape) -> "Ratings":
     """What the votes say of the models."""
-    from imagen.engine.ratings import Group, Meeting, Rating, Ratings
+    from imagen.engine.voting.ratings import Group, Meeting, Rating, Ratings
 
     return Ratings(
         votes=shape["votes"],

@@ -14,7 +14,7 @@ from imagen.backends.base import Adopted, Adopts, Backend, Site
 from imagen.backends.registry import registrations
 from imagen.config import Settings
 from imagen.core.errors import BadConfig, Conflict, RequestError, TooLarge, Unsupported
-from imagen.engine.sidecar import text_chunks
+from imagen.engine.pictures.sidecar import text_chunks
 from imagen.models import slots
 from imagen.models.catalog import FILE, Catalog, load_catalog
 from imagen.models.entry import NAME

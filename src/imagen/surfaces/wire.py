@@ -16,7 +16,7 @@ from imagen.core.job import Job, Series, StoredImage
 from imagen.core.model import Model
 from imagen.core.request import Draft, Request
 from imagen.core.webhook import Delivery, Webhook
-from imagen.engine.compare_document import drawn_from
+from imagen.engine.comparing.document import drawn_from
 
 PreviewForm = Literal["ref", "inline"]
 Reader = Literal["here", "http"]  # somebody at this machine, or somebody who knows no path of it

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from imagen.core.vote import Ballot, Hidden, Vote
-from imagen.engine.ratings import Group, Rating, Ratings
+from imagen.engine.voting.ratings import Group, Rating, Ratings
 from imagen.surfaces.wire import moment
 
 FIELDS = ("model", "rating", "low", "high", "votes", "wins", "losses", "ties", "prompts", "best", "worst")

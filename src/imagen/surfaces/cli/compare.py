@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from imagen.core.request import Request
     from imagen.core.webhook import Delivery, Webhook
     from imagen.door import Door
-    from imagen.engine.compare_run import Comparison, Result
+    from imagen.engine.comparing.run import Comparison, Result
     from imagen.models.catalog import Catalog
     from imagen.surfaces.cli.compare_board import Board
 
@@ -132,7 +132,7 @@ async def run_compare(
     webhook: "Webhook | None" = None,
 ) -> int:
     """Compare, and say where the sheet is. No seed means one random seed that all models share."""
-    from imagen.engine.compare import begin, plan
+    from imagen.engine.comparing.plan import begin, plan
 
     if not models:
         raise NotConfigured(
@@ -164,7 +164,7 @@ async def run_compare(
 async def _resume(
     target: str, output: str | None, *, failed: bool, add_models: Sequence[str], html: bool, as_json: bool
 ) -> int:
-    from imagen.engine.compare import resume
+    from imagen.engine.comparing.plan import resume
 
     def folder_for(series: "Series") -> Path:
         """Where a series lies on this machine, unless another place was asked for."""
@@ -308,7 +308,7 @@ def _resolver(catalog: "Catalog") -> Any:
 
 
 def _default_folder(prompts: Sequence[str]) -> Path:
-    from imagen.engine.compare_document import slug
+    from imagen.engine.comparing.document import slug
 
     return Path.cwd() / f"compare-{slug(prompts[0] if prompts else '')}"
 

@@ -6,7 +6,7 @@ from typing import Any, TextIO, assert_never
 
 from imagen.core import events
 from imagen.core.job import State
-from imagen.engine.compare_document import Document, Entry
+from imagen.engine.comparing.document import Document, Entry
 from imagen.surfaces.cli.graphics import is_live
 from imagen.surfaces.cli.terminal import PHASES
 

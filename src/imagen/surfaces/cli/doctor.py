@@ -104,9 +104,9 @@ def _usable(settings: "Settings") -> "Settings":
 
 def _looks(app: "App", place: str, refused: ImagenError | None) -> Mapping[str, "Look"]:
     from imagen.app import VERSION
-    from imagen.engine.apart import check_places
     from imagen.engine.doctor import check_daemons, heard_of, package_changed_at
     from imagen.engine.doctor_crew import check_crew, check_waiting, told_of
+    from imagen.engine.drawing.apart import check_places
 
     async def database() -> str:
         if refused is not None:

@@ -10,7 +10,7 @@ from imagen.surfaces.cli.follow import run
 from imagen.surfaces.cli.output import byte_size, print_json, print_table
 
 if TYPE_CHECKING:
-    from imagen.engine.gc import Found, GcReport
+    from imagen.engine.pictures.gc import Found, GcReport
 
 NAMED = 10  # names that are shown of one kind; --json has more
 UNITS_S = {"h": 3600.0, "d": 86_400.0, "w": 7 * 86_400.0}

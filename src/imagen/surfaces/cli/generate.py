@@ -191,7 +191,7 @@ async def hand_over(app: "Door", job: Job, end: Ended, output: Destination | Non
 
 
 async def _copy(app: "Door", request: Request, image: StoredImage, output: Destination, stored: str) -> str:
-    from imagen.engine.compare_document import slug, suffix_of
+    from imagen.engine.comparing.document import slug, suffix_of
 
     data = await app.image_bytes(image)
     suffix = Path(stored).suffix or suffix_of(data)

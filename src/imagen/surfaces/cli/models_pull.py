@@ -15,7 +15,7 @@ from imagen.surfaces.cli.output import byte_size, print_json, table
 
 if TYPE_CHECKING:
     from imagen.core.model import Model
-    from imagen.engine.pull import Folders, Item, Plan
+    from imagen.engine.weights.pull import Folders, Item, Plan
 
 WIDE = 1000
 SHOW_S = 0.2  # between two looks at how far it is
@@ -41,7 +41,7 @@ def pull(
     What is there already is left alone. An interrupted fetch goes on where it stopped; every file is checked before it
     gets its name. A file whose authors want their licence accepted needs a token: HF_TOKEN, or `hf auth login`.
     """
-    from imagen.engine.pull import World, fetch, planned
+    from imagen.engine.weights.pull import World, fetch, planned
 
     models, folders = asyncio.run(_asked(name, to.expanduser().absolute() if to else None))
     plan = planned(models, folders, only=files, world=World())
@@ -71,7 +71,7 @@ def pull(
 
 async def _asked(name: str | None, to: Path | None) -> "tuple[list[Model], Mapping[str, Folders | None]]":
     from imagen.app import App
-    from imagen.engine.pull import folders_of
+    from imagen.engine.weights.pull import folders_of
     from imagen.surfaces.cli.models import read_catalog
 
     catalog, settings = read_catalog()

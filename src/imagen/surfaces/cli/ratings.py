@@ -11,7 +11,7 @@ from imagen.surfaces.cli.where import open_door
 from imagen.surfaces.wire_votes import ratings_csv, ratings_json
 
 if TYPE_CHECKING:
-    from imagen.engine.ratings import Ratings
+    from imagen.engine.voting.ratings import Ratings
 
 
 @click.command()

@@ -32,8 +32,8 @@ def reproduce(file: Path, output: str | None, json_output: bool) -> None:
 
 
 async def _reproduce(file: Path, output: Destination | None, json_output: bool) -> int:
-    from imagen.engine import reproduce as engine
-    from imagen.engine.sidecar import read_recipe
+    from imagen.engine.pictures import reproduce as engine
+    from imagen.engine.pictures.sidecar import read_recipe
 
     recipe = await asyncio.to_thread(read_recipe, file)
     draft = engine.draft_of(recipe)

@@ -9,7 +9,7 @@ from imagen.core.errors import ImagenError
 
 if TYPE_CHECKING:
     from imagen.app import App
-    from imagen.engine.worker import Worker
+    from imagen.engine.drawing.worker import Worker
     from imagen.store.numbers import Happening
     from imagen.surfaces.logs import Log
 

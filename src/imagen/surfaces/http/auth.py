@@ -12,7 +12,7 @@ from fastapi import Request, Security
 from fastapi.security import HTTPBearer
 
 from imagen.core.errors import NotConfigured, Unauthorized
-from imagen.engine.addresses import is_loopback
+from imagen.engine.webhooks.addresses import is_loopback
 
 if TYPE_CHECKING:
     from imagen.app import App

@@ -17,7 +17,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from imagen.config import Settings
 from imagen.core.errors import BodyTooLarge, Forbidden, ImagenError, RequestError, TooMany
-from imagen.engine.addresses import is_loopback
+from imagen.engine.webhooks.addresses import is_loopback
 from imagen.surfaces.http.auth import SCOPE, Caller, Keyring
 from imagen.surfaces.http.connection import SET, most_connections, protocol, shape
 from imagen.surfaces.http.refusals import refusal

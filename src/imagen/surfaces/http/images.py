@@ -18,7 +18,7 @@ from imagen.surfaces.http.refusals import problems
 from imagen.surfaces.http.strict import StrictRoute
 
 if TYPE_CHECKING:
-    from imagen.engine.album import StoredFile
+    from imagen.engine.pictures.album import StoredFile
 
 MAX_WIDTH = 65_535
 # What an id shows never changes, so it need not be asked for again; and no cache that others use may keep it.

@@ -12,7 +12,7 @@ from imagen.surfaces.wire import series_event_json
 
 if TYPE_CHECKING:
     from imagen.app import App
-    from imagen.engine.tide import WatchAll
+    from imagen.engine.following.tide import WatchAll
 
 LOOK_S = 5.0  # how soon a stream notices models that were added after it began
 QUIET_S = 1.0  # a series that is over and says nothing for so long has said everything

@@ -25,8 +25,8 @@ from imagen.surfaces.wire import event_json
 
 if TYPE_CHECKING:
     from imagen.app import App
-    from imagen.engine.feed import Watch
-    from imagen.engine.tide import WatchAll
+    from imagen.engine.following.feed import Watch
+    from imagen.engine.following.tide import WatchAll
 
 HEARTBEAT_S = 15.0  # shorter than the minute after which proxies drop a silent connection
 STALLED_S = 60.0  # a client that takes nothing for so long is let go

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from imagen.core.errors import Forbidden
-from imagen.engine.addresses import Address, Reach
+from imagen.engine.webhooks.addresses import Address, Reach
 from imagen.store.webhooks import Answer
 
 if TYPE_CHECKING:

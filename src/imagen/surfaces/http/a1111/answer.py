@@ -15,7 +15,7 @@ from imagen.core.events import Preview
 from imagen.core.job import Job, State
 from imagen.core.model import Model
 from imagen.core.request import Request
-from imagen.engine.sidecar import parameters_text
+from imagen.engine.pictures.sidecar import parameters_text
 from imagen.surfaces.http.a1111.lists import ANY, HASH
 from imagen.surfaces.http.a1111.request import Asked
 from imagen.surfaces.http.openai.pictures import error_of

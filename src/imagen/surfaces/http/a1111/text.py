@@ -8,7 +8,7 @@ import re
 from typing import Any
 
 from imagen.core.errors import RequestError
-from imagen.engine.sidecar import text_chunks
+from imagen.engine.pictures.sidecar import text_chunks
 from imagen.previews.decode import PNG, kind_of
 
 MOST_LINE = 20_000  # characters of the line with the settings

@@ -12,7 +12,7 @@ from imagen.core.errors import ImagenError
 from imagen.core.job import Job, State
 from imagen.core.model import Model
 from imagen.core.request import Draft, PreviewPolicy
-from imagen.engine.worker import Worker
+from imagen.engine.drawing.worker import Worker
 from imagen.models.catalog import Catalog
 from imagen.store import history, presence
 from imagen.store.db import Database

@@ -13,7 +13,7 @@ from imagen.core.job import Cell, Series, cells_of
 from imagen.core.model import Model
 from imagen.core.request import Draft, Request
 from imagen.core.webhook import Webhook
-from imagen.engine.compare_document import (
+from imagen.engine.comparing.document import (
     DOCUMENT,
     MAX_CELLS,
     Asked,
@@ -25,8 +25,8 @@ from imagen.engine.compare_document import (
     read,
     remembered,
 )
-from imagen.engine.compare_folder import Folder
-from imagen.engine.compare_run import Comparison, Jobs
+from imagen.engine.comparing.folder import Folder
+from imagen.engine.comparing.run import Comparison, Jobs
 
 Value = TypeVar("Value")
 Resolve = Callable[[Draft], tuple[Request, Model]]

@@ -11,8 +11,9 @@ from sqlalchemy import Connection
 from imagen.core.errors import RequestError
 from imagen.core.job import Series
 from imagen.core.vote import Ballot, BlindFile, Choice, Vote
-from imagen.engine import album, pairs
-from imagen.engine.ratings import Ratings, rate
+from imagen.engine.pictures import album
+from imagen.engine.voting import pairs
+from imagen.engine.voting.ratings import Ratings, rate
 from imagen.models.catalog import Catalog
 from imagen.store import history, keys, votes
 from imagen.store.db import Database
@@ -155,7 +156,7 @@ async def unrated(db: Database, names: Sequence[str], *, owner: str | None = Non
 
 def _plain(data: bytes, mime: str) -> bytes:
     if mime == PNG:
-        from imagen.engine.sidecar import without_text
+        from imagen.engine.pictures.sidecar import without_text
 
         return without_text(data)
     from imagen.previews.decode import decode

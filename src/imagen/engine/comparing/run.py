@@ -13,8 +13,8 @@ from imagen.core.errors import ImagenError, MissingFile, UnknownSeries
 from imagen.core.events import Event
 from imagen.core.job import Cell, Job, Series, State, StoredImage
 from imagen.core.webhook import Webhook
-from imagen.engine.compare_document import DOCUMENT, PAGE, Document, Entry, stem_of, suffix_of, told
-from imagen.engine.compare_folder import Folder
+from imagen.engine.comparing.document import DOCUMENT, PAGE, Document, Entry, stem_of, suffix_of, told
+from imagen.engine.comparing.folder import Folder
 
 FOLDER = "folder"  # the setting of a series that says where its comparison lies on this machine
 FOLLOWED = 4  # cells of one model watched at a time; as many as the widest device draws at once
@@ -232,7 +232,7 @@ class Comparison:
 
     async def _publish(self) -> None:
         """The sheet and the page, of whatever there is."""
-        from imagen.engine.compare_page import page, sheet  # Pillow, only once there is something to show
+        from imagen.engine.comparing.page import page, sheet  # Pillow, only once there is something to show
 
         pictures = {entry.index: await self._small(entry) for entry in self.document.cells}
         drawn = await asyncio.to_thread(sheet, self.document, pictures)

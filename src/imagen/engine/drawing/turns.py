@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
-from imagen.engine.fleet import Fleet
+from imagen.engine.drawing.fleet import Fleet
 from imagen.store.order import Place, Turn
 from imagen.store.queue import Claim
 

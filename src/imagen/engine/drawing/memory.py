@@ -13,7 +13,7 @@ from imagen.backends.base import Backend, Releases
 from imagen.core.device import Hook, Sharing
 from imagen.core.errors import HookFailed, ImagenError
 from imagen.core.model import Model
-from imagen.engine import hooks
+from imagen.engine.drawing import hooks
 from imagen.store.queue import Claim
 
 RELEASE_S = 3.0  # the worker's heartbeat waits for it

@@ -61,7 +61,7 @@ def differences(then: Mapping[str, Any], now: Mapping[str, Any]) -> list[Differe
 
 def pixel_differences(then: bytes | None, now: bytes, image: StoredImage, expected: str | None) -> list[Difference]:
     """How the two pictures differ; nothing when every pixel is the same. `expected` is the recorded hash."""
-    from imagen.engine.sidecar import pixels_sha256
+    from imagen.engine.pictures.sidecar import pixels_sha256
 
     was = pixels_sha256(then) if then is not None else expected
     if was is None or was == image.pixels_sha256:

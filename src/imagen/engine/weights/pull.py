@@ -11,8 +11,8 @@ from typing import Any, Literal
 from imagen.backends.base import Backend, KeepsFiles
 from imagen.core.errors import DiskFull, ImagenError, MissingFile, NotConfigured, RequestError, SetupError, Unwritable
 from imagen.core.model import Model, ModelFile
-from imagen.engine import hub
-from imagen.engine.hub import Known
+from imagen.engine.weights import hub
+from imagen.engine.weights.hub import Known
 
 # So that the machine still works when all is fetched: logs, pictures, a page file.
 MARGIN_BYTES = 2**30

@@ -7,7 +7,7 @@ from collections.abc import Collection, Sequence
 
 from imagen.config import Settings
 from imagen.core.webhook import SECRET, Delivery, Webhook
-from imagen.engine.addresses import Reach
+from imagen.engine.webhooks.addresses import Reach
 from imagen.store import webhooks
 from imagen.store.db import Database
 from imagen.store.webhooks import Answer, Message

@@ -22,15 +22,15 @@ from imagen.core.ids import new_id
 from imagen.core.job import State
 from imagen.core.model import Model
 from imagen.core.request import Draft, PreviewPolicy, preview_policy
-from imagen.engine import runner
-from imagen.engine.able import Able
-from imagen.engine.apart import Apart
-from imagen.engine.fleet import Fleet
-from imagen.engine.memory import Memory
-from imagen.engine.offer import Offer
-from imagen.engine.sweep import sweep
-from imagen.engine.turns import ASIDE_S, Turns
-from imagen.engine.unmade import Unmade
+from imagen.engine.drawing import runner
+from imagen.engine.drawing.able import Able
+from imagen.engine.drawing.apart import Apart
+from imagen.engine.drawing.fleet import Fleet
+from imagen.engine.drawing.memory import Memory
+from imagen.engine.drawing.offer import Offer
+from imagen.engine.drawing.sweep import sweep
+from imagen.engine.drawing.turns import ASIDE_S, Turns
+from imagen.engine.drawing.unmade import Unmade
 from imagen.previews.policy import merge
 from imagen.store import devices, order, presence, queue
 from imagen.store.bell import queue_of, slot_of

@@ -9,7 +9,7 @@ from pathlib import Path
 from PIL import Image, ImageDraw
 
 from imagen.core.errors import MissingFile
-from imagen.engine.lettering import Lettering
+from imagen.engine.comparing.lettering import Lettering
 from imagen.previews.decode import Unreadable, decode
 from imagen.previews.encode import encode_png
 

@@ -21,9 +21,9 @@ from imagen.core.errors import Crashed, DatabaseAway, ImagenError, StorageAway
 from imagen.core.ids import new_id
 from imagen.core.job import State, StoredImage
 from imagen.core.request import PreviewPolicy
-from imagen.engine.keeping import stored
-from imagen.engine.live import Live
-from imagen.engine.stopwatch import Stopwatch
+from imagen.engine.drawing.keeping import stored
+from imagen.engine.drawing.live import Live
+from imagen.engine.drawing.stopwatch import Stopwatch
 from imagen.previews import policy as policies
 from imagen.store import journal, queue
 from imagen.store.db import Database
@@ -240,7 +240,7 @@ class _Attempt:
         self.watch.enter("saving")
         self.live.phase("saving")
         # Pillow and its friends, only once there is something to save; in a thread, for they take a while to load.
-        sidecar = await asyncio.to_thread(import_module, "imagen.engine.sidecar")
+        sidecar = await asyncio.to_thread(import_module, "imagen.engine.pictures.sidecar")
         done = await asyncio.to_thread(sidecar.finish, output, request, model, index)
         if (done.width, done.height) != (request.width, request.height):
             asked = f"{request.width}x{request.height}"

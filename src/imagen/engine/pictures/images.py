@@ -5,9 +5,9 @@ from pathlib import Path
 from typing import Any, Literal, Protocol
 
 from imagen.core.job import Job, StoredImage
-from imagen.engine import album
-from imagen.engine.album import StoredFile
-from imagen.engine.gc import GcReport, gc
+from imagen.engine.pictures import album
+from imagen.engine.pictures.album import StoredFile
+from imagen.engine.pictures.gc import GcReport, gc
 from imagen.store.db import Database
 from imagen.store.images import ImageStore, side_path
 

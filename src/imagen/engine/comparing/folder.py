@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Self
 
 from imagen.core.errors import Conflict, DiskFull, SetupError, Unwritable
-from imagen.engine.compare_document import DOCUMENT, MAX_DOCUMENT_BYTES, SHEET
+from imagen.engine.comparing.document import DOCUMENT, MAX_DOCUMENT_BYTES, SHEET
 
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
 NO_LINKS = (errno.EPERM, errno.ENOTSUP, errno.ENOSYS, errno.EMLINK, errno.EXDEV)  # file systems without hard links

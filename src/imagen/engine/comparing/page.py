@@ -9,8 +9,8 @@ from pathlib import Path
 from urllib.parse import quote
 
 from imagen.core.job import State
-from imagen.engine.compare_document import DELETED, Document, Entry
-from imagen.engine.sheet import LOST, Picture, SheetCell, draw_sheet
+from imagen.engine.comparing.document import DELETED, Document, Entry
+from imagen.engine.comparing.sheet import LOST, Picture, SheetCell, draw_sheet
 from imagen.previews.decode import Unreadable, decode, kind_of
 
 CELL_PX = 512  # longest edge of an embedded picture; the whole one is a click away

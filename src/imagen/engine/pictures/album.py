@@ -13,7 +13,7 @@ from sqlalchemy import Connection
 
 from imagen.core.errors import Conflict, Gone, MissingFile, SetupError, UnknownImage, UnknownJob
 from imagen.core.job import Series, State
-from imagen.engine.compare_document import Describe, remembered
+from imagen.engine.comparing.document import Describe, remembered
 from imagen.store import album
 from imagen.store.db import Database
 from imagen.store.images import CELL, COPIES, ImageStore, files_of, side_path
@@ -22,7 +22,7 @@ FULL = "full"
 APART_S = 60.0  # what no clock that is set now and then reaches
 
 if TYPE_CHECKING:
-    from imagen.engine.sheet import Picture
+    from imagen.engine.comparing.sheet import Picture
 
 # One sheet at a time in a process: each takes a core and some hundred megabytes while it is drawn.
 _sheets = ThreadPoolExecutor(1, thread_name_prefix="imagen-sheet")
@@ -147,7 +147,7 @@ async def series_sheet(db: Database, images: ImageStore, series: Series, describ
     paths = await db.read(album.paths, [entry.job for entry in document.cells if entry.job])
 
     def draw() -> bytes:
-        from imagen.engine.compare_page import sheet  # Pillow, only once there is something to show
+        from imagen.engine.comparing.page import sheet  # Pillow, only once there is something to show
 
         # Read when its turn to be drawn comes: the pictures of a large series are never in memory together.
         pictures: dict[int, Picture] = {

@@ -5,7 +5,7 @@ from types import MappingProxyType
 
 from imagen.core.device import Sharing
 from imagen.core.model import Model
-from imagen.engine.able import Able
+from imagen.engine.drawing.able import Able
 from imagen.store import order, presence
 from imagen.store.bell import queue_of, slot_of
 from imagen.store.order import Place

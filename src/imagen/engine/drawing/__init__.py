@@ -1,0 +1,1 @@
+"""Jobs drawn: a worker claims one, the runner drives its backend, and what comes out is recorded."""

@@ -1,0 +1,1 @@
+"""Jobs followed: one reader of the store for all who watch."""

@@ -1,0 +1,1 @@
+"""Whom webhooks tell, what they are told, and which addresses they may ask."""

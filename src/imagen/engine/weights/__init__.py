@@ -1,0 +1,1 @@
+"""Weights fetched to where an engine looks for them."""
