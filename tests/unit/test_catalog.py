@@ -154,6 +154,14 @@ class TestDefaultModel:
         with pytest.raises(BadConfig, match="stops"):
             found.get(None)
 
+    def test_a_workflow_that_there_is_not_is_named_with_its_line(self, tmp_path: Path) -> None:
+        """And with the nearest one there is."""
+        with pytest.raises(
+            BadConfig, match=r"config.yaml:2: there is no workflow 'mock-worm'; did you mean 'mock-warm'"
+        ) as no:
+            catalog(tmp_path, "models:\n  mine: {workflow: mock-worm}\n").get("mine")
+        assert "mock-cool" in no.value.hint
+
     def test_nothing_configured_gives_the_mock_and_a_warning(self, tmp_path: Path) -> None:
         """The warning reaches the job of whoever did not choose, and only that."""
         (tmp_path / "mock").mkdir()

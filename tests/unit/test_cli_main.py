@@ -68,7 +68,7 @@ def test_help_lists_every_command_and_version_names_the_program() -> None:
         (("a red fox",), "'a red fox'", "imagen generate"),
         (("jobs", "show"), "missing argument 'ID'", "imagen jobs show --help"),
         (("jobs", "list", "--limit", "many"), "'many'", "imagen jobs list --help"),
-        (("generate", "x", "y"), "y", "imagen generate --help"),
+        (("generate", "x", "y"), "y", "put the prompt in quotes; see `imagen generate --help`"),
         (("--nonsense",), "'--nonsense'", "imagen --help"),
     ],
 )

@@ -227,14 +227,34 @@ async def test_a_comparison_is_forgotten_as_a_whole(db: Database, images: ImageS
     ]
     await db.write(lambda connection: connection.execute(insert(jobs), rows))
     await long_ago(db, 1, "one-young-1", created_at=at)
-    sides = {f"{side}_{what}": side for side in ("left", "right") for what in ("image", "model")}
-    vote = {"id": "v", "series_id": "voted-on", "voter": "me", "pair": "p", "round": 0, "choice": "left", **sides}
-    await db.write(lambda connection: connection.execute(insert(votes).values(created_at=at, **vote)))
+    await vote_on(db, "voted-on")
     assert (await gc(db, images, dry_run=False, forget_s=90 * DAY_S)).jobs == 2 + 1
     left = await db.read(lambda connection: connection.execute(select(series.c.id)).scalars().all())
     assert set(left) == {"one-young", "voted-on"}
     left = await db.read(lambda connection: connection.execute(select(jobs.c.id)).scalars().all())
     assert set(left) == {f"{name}-{n}" for name in ("one-young", "voted-on") for n in range(2)}
+
+
+async def test_pictures_that_were_voted_on_stay_with_their_jobs(db: Database, images: ImageStore) -> None:
+    """Unless pictures are to go by their age."""
+    job = await drawn(db, images)
+    at = datetime.now(UTC) - timedelta(days=100)
+    told = {"id": "s", "prompts": ["a"], "models": ["m"], "seeds": [1], "created_at": at}
+    await db.write(lambda connection: connection.execute(insert(series).values(told)))
+    await vote_on(db, "s")
+    await long_ago(db, 100, job.id, series_id="s", cell=0)
+    done = await gc(db, images, dry_run=False, forget_s=90 * DAY_S)
+    assert (done.jobs, done.old.count) == (1, 0)  # only the one that makes this database old
+    for file in await files(db, images, job):
+        assert file.exists()
+    assert (await gc(db, images, dry_run=False, older_than_s=90 * DAY_S, forget_s=90 * DAY_S)).old.count == 1
+    assert (await db.read(history.job, job.id)).images[0].state == "deleted"
+
+
+async def vote_on(db: Database, series_id: str) -> None:
+    sides = {f"{side}_{what}": side for side in ("left", "right") for what in ("image", "model")}
+    vote = {"id": "v", "series_id": series_id, "voter": "me", "pair": "p", "round": 0, "choice": "left", **sides}
+    await db.write(lambda connection: connection.execute(insert(votes).values(created_at=datetime.now(UTC), **vote)))
 
 
 async def test_devices_that_are_gone_are_forgotten(db: Database, images: ImageStore) -> None:

@@ -2,6 +2,10 @@
 
 import asyncio
 import itertools
+import os
+import subprocess
+import sys
+import textwrap
 from collections.abc import Iterable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -212,3 +216,34 @@ async def test_clocks_that_differ_are_seen_before_a_bucket_refuses_everything(ap
     with pytest.raises(ImagenError, match="s apart") as differs:
         await album.check(Ahead(apart_s))
     assert "NTP" in differs.value.hint
+
+
+def test_two_that_begin_at_once_both_store(tmp_path: Path) -> None:
+    """Each loads what it needs in a thread; neither gets a half of what the other is just loading."""
+    program = """
+        import asyncio, importlib.machinery, sys
+        from pathlib import Path
+        from imagen.store.images import ImageStore
+
+        read = importlib.machinery.SourceFileLoader.get_data
+        late = b"__import__('time').sleep(1)\\nfrom ._obstore import *"
+        def slowly(self, path):
+            data = read(self, path)
+            return data.replace(b"from ._obstore import *", late) if path.endswith("obstore/__init__.py") else data
+        importlib.machinery.SourceFileLoader.get_data = slowly
+
+        async def main():
+            stores = [ImageStore("local", Path(sys.argv[1])) for _ in range(2)]
+            first = asyncio.create_task(stores[0].put("a.png", b"a"))
+            await asyncio.sleep(0.5)
+            await stores[1].put("b.png", b"b")
+            await first
+
+        asyncio.run(main())
+    """
+    # Without what was compiled before, so that the source is read.
+    fresh = {**os.environ, "PYTHONPYCACHEPREFIX": str(tmp_path / "compiled")}
+    command = [sys.executable, "-c", textwrap.dedent(program), str(tmp_path / "images")]
+    ran = subprocess.run(command, env=fresh, capture_output=True, text=True, check=False)
+    assert ran.returncode == 0, ran.stderr
+    assert {file.name for file in (tmp_path / "images").iterdir()} == {"a.png", "b.png"}

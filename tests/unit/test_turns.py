@@ -83,6 +83,22 @@ def test_each_device_counts_once() -> None:
     assert fleet.devices("tiny") == 1
 
 
+def test_a_model_that_could_not_be_loaded_is_not_loaded() -> None:
+    """Nobody is to leave a job to this card for it; one that fails later has it nevertheless."""
+    turns = Turns(Fleet("me"), lambda: 0.0)
+    first, second = (cast(Claim, Held(str(n), Named("sd", HERE), turn(n, "sd"))) for n in range(2))
+    turns.begin(first)
+    turns.end(first)
+    turns.fail(first)
+    assert turns.loaded() == []
+    turns.begin(first)
+    turns.end(first)
+    turns.begin(second)
+    turns.end(second)
+    turns.fail(second)
+    assert turns.loaded() == ["sd"]
+
+
 @pytest.mark.parametrize(
     ("row", "paused"),
     [

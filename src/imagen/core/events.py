@@ -2,7 +2,7 @@
 
 Durable events are numbered 1, 2, 3 … per job without gaps and are written in the transaction of the
 state they tell of. Ephemeral ones (phase, progress, preview) carry the last durable number and a
-tick; a slow reader may miss some, never the latest. Exactly one terminal event comes last.
+tick; a reader may miss some, and an end comes instead of those just before it. Exactly one terminal event comes last.
 """
 
 from collections.abc import Mapping

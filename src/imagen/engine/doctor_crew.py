@@ -33,12 +33,13 @@ def check_crew(workers: Sequence[Mapping[str, Any]], heard: Collection[str]) -> 
 def check_waiting(
     left: Sequence[Job], busy: Mapping[str, int], workers: Iterable[Mapping[str, Any]], heard: Collection[str]
 ) -> str:
-    """Raise when jobs wait that nobody draws: those `left`, and those of models that only the silent would draw."""
+    """Raise when jobs wait that nobody draws: those `left`, of models that only the silent draw, or that all lack."""
     lost = Counter(job.request.model or "" for job in left)
     daemons = [worker for worker in workers if not worker["solo"]]
     drawn = {model for worker in daemons if worker["id"] in heard for model in worker["models"]}
     mute = {model for worker in daemons for model in worker["models"]} - drawn
-    lost |= Counter({model: count for model, count in busy.items() if model in mute})
+    lacked = {model for worker in daemons if worker["id"] in heard for model in worker.get("lacks") or ()} - drawn
+    lost |= Counter({model: count for model, count in busy.items() if model in mute | lacked})
     if lost:
         said = [(worker["host"], worker.get("lacks")) for worker in daemons if worker["id"] in heard]
         why = {model: error for model in lost if (error := lacking(said, model)) is not None}

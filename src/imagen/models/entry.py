@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields, is_dataclass, replace
 from typing import Any, Protocol, TypeVar, get_type_hints
 
@@ -88,11 +88,9 @@ def inherit(entry: Entry, written: Mapping[str, Entry], backends: Mapping[str, A
                 )
             base = written.get(templates.default)
         if base is None:
-            raise entry.wrong(
-                f"there is no workflow {name!r}{maybe(str(name), _with_templates(written))}",
-                *(key for key in slots.KEYS if key in entry.keys),
-                hint=f"give a file, or one of: {', '.join(_with_templates(written))}",
-            )
+            raise _no_workflow(entry, name, _with_templates(written))
+    elif name is not None and file is None and base is None and "backend" not in entry.keys:
+        raise _no_workflow(entry, name, sorted(written.keys() - {entry.name}))
     if base is None or entry.keys.get("backend", base.keys.get("backend")) != base.keys.get("backend"):
         return entry
     merged = {**base.keys, **entry.keys}
@@ -123,6 +121,14 @@ def _merged_options(options: Any, theirs: Any) -> Any:
         else {**theirs[name], "default": value}
         for name, value in options.items()
     }
+
+
+def _no_workflow(entry: Entry, name: str | None, known: Sequence[str]) -> BadConfig:
+    return entry.wrong(
+        f"there is no workflow {name!r}{maybe(str(name), known)}",
+        *(key for key in slots.KEYS if key in entry.keys),
+        hint=f"give a file, or one of: {', '.join(known)}",
+    )
 
 
 def model_of(

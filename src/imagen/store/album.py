@@ -22,6 +22,7 @@ class Known:
     """What the tables say about one picture."""
 
     id: str
+    job_id: str
     path: str
     state: str
     finished_at: datetime | None  # of its job; None while that runs
@@ -95,7 +96,7 @@ def drop_forming(connection: Connection, job_id: str) -> None:
 def known(connection: Connection, image_ids: Iterable[str]) -> dict[str, Known]:
     """What the tables say about these pictures."""
     rows = connection.execute(
-        select(images.c.id, images.c.path, images.c.state, jobs.c.finished_at)
+        select(images.c.id, images.c.job_id, images.c.path, images.c.state, jobs.c.finished_at)
         .join(jobs, jobs.c.id == images.c.job_id)
         .where(images.c.id.in_(list(image_ids)))
     )
@@ -105,7 +106,7 @@ def known(connection: Connection, image_ids: Iterable[str]) -> dict[str, Known]:
 def stored_after(connection: Connection, image_id: str) -> list[Known]:
     """A page of the pictures that should be there, by id; the last one's id asks for the next page."""
     rows = connection.execute(
-        select(images.c.id, images.c.path, images.c.state, jobs.c.finished_at)
+        select(images.c.id, images.c.job_id, images.c.path, images.c.state, jobs.c.finished_at)
         .join(jobs, jobs.c.id == images.c.job_id)
         .where(images.c.id > image_id, images.c.state == STORED)
         .order_by(images.c.id)

@@ -79,7 +79,7 @@ class Bucket:
 
     def open(self, *, quick: bool = False, public: bool = False) -> Any:
         """The bucket as obstore gives it: `quick` does not try for long, `public` has the address browsers see."""
-        from obstore.store import S3Store, from_url
+        from obstore import store  # not `from obstore.store`, which another thread may find before obstore is whole
 
         shared: dict[str, Any] = {
             "client_options": {
@@ -95,14 +95,14 @@ class Bucket:
         }
         try:
             if self.scheme != "s3":
-                return from_url(self.url, **shared)
+                return store.from_url(self.url, **shared)
             told = profile(self._profile)
             if told.provider is not None:
                 shared["credential_provider"] = told.provider
             shared["region"] = self._where(told.region)
             if endpoint := self._public_endpoint if public else self._endpoint:
                 shared["endpoint"] = endpoint if self._path_style else _named(endpoint, self.name)
-            return S3Store(
+            return store.S3Store(
                 self.name, prefix=self._prefix or None, virtual_hosted_style_request=not self._path_style, **shared
             )
         except Exception as exc:

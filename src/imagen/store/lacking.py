@@ -15,7 +15,7 @@ def lacking(said: Iterable[tuple[str, Mapping[str, Any] | None]], model: str | N
     """
     hosts: dict[str, set[str]] = {}
     first: dict[str, Any] | None = None
-    for host, lacks in said:
+    for host, lacks in sorted(said, key=lambda one: one[0]):  # in one order, for who looks again and again
         why = lacks.get(model) if lacks and model else None
         if why is not None:
             first = first or why

@@ -3,6 +3,7 @@
 A comparison goes as a whole, once its last job is old, and stays for ever where somebody's vote rests on it.
 """
 
+from collections.abc import Iterable
 from datetime import datetime
 
 from sqlalchemy import ColumnElement, Connection, and_, delete, exists, false, func, or_, select
@@ -18,6 +19,11 @@ _ENDED = tuple(state for state in State if state.terminal)
 def count(connection: Connection, before: datetime) -> int:
     """How many jobs ended before this moment and may go."""
     return int(connection.execute(select(func.count()).select_from(jobs).where(_past(before))).scalar_one())
+
+
+def among(connection: Connection, job_ids: Iterable[str], before: datetime) -> set[str]:
+    """Those of these jobs that ended before this moment and may go."""
+    return set(connection.execute(select(jobs.c.id).where(jobs.c.id.in_(set(job_ids)), _past(before))).scalars())
 
 
 def drop(connection: Connection, before: datetime) -> int:

@@ -105,6 +105,11 @@ class Crew:
         """The models that some live worker draws for everybody."""
         return {model for row in self.alive(connection) if not row.solo for model in row.models}
 
+    def known(self, connection: Connection) -> set[str]:
+        """With those that one would draw as soon as it has what it lacks now: their jobs wait for that."""
+        alive = self.alive(connection)
+        return {model for row in alive if not row.solo for model in (*row.models, *(row.lacks or ()))}
+
     def look(self, connection: Connection) -> tuple[set[str], dict[str, ImagenError | None]]:
         """The models that somebody alive drew last on a device: in memory, as far as one can tell from here.
 
@@ -120,14 +125,14 @@ class Crew:
         return loaded, said | {model: None for row in drawers for model in row.models}
 
     def orphans(self, connection: Connection) -> list[Job]:
-        """Jobs that wait and that nobody alive would draw."""
+        """Jobs that wait and that nobody alive has in view."""
         alive = self.alive(connection)
         here = {row.id for row in alive}
         solo = any(row.solo for row in alive)
-        served = {model for row in alive if not row.solo for model in row.models}
+        known = self.known(connection)
         orphans = []
         for job in history.waiting(connection):
-            left = job.worker not in here if job.state is State.RUNNING else job.request.model not in served
+            left = job.worker not in here if job.state is State.RUNNING else job.request.model not in known
             # A one-shot command that runs right now works its own queued jobs; whose they are nobody can tell.
             if left and job.id not in self.mine and not (solo and job.state is State.QUEUED and job.attempt == 0):
                 orphans.append(job)
@@ -158,8 +163,13 @@ class Crew:
 
     def _unserved(self, connection: Connection) -> Sequence[str]:
         wanted = {job for wish in self._wishes.values() for job in (self.mine if wish is None else wish)}
-        served = self.served(connection)
-        return [job.id for job in history.queued(connection, wanted) if job.request.model not in served]
+        served, known = self.served(connection), self.known(connection)
+        # Somebody else's job that waits for what a worker lacks is not to fail because this machine lacks it, too.
+        return [
+            job.id
+            for job in history.queued(connection, wanted)
+            if job.request.model not in (served if job.id in self.mine else known)
+        ]
 
     def _note_fault(self, working: asyncio.Task[None]) -> None:
         # Followers of this process wait for what this worker draws: without it they would wait for ever.

@@ -30,6 +30,7 @@ class _Device:
     streak: int = 0
     since: float = 0.0
     drawn: list[Turn] = field(default_factory=list)  # since it last had nothing to do, in the order they came
+    loading: str = ""  # the job that changed the model last
     changes: int = 0  # of the model, in the same time
     draw_s: float | None = None
     load_s: float = 0.0
@@ -91,6 +92,7 @@ class Turns:
             device.streak += 1
         else:
             device.model, device.streak, device.since = claim.model.name, 1, self._monotonic()
+            device.loading = "" if same else claim.job
         bisect.insort(device.drawn, claim.turn)
         del device.drawn[:-MEMORY]
 
@@ -103,6 +105,12 @@ class Turns:
             device.draw_s = took_s if device.draw_s is None else _mixed(device.draw_s, took_s)
         else:
             device.load_s = _mixed(device.load_s, max(0.0, took_s - device.draw_s))
+
+    def fail(self, claim: Claim) -> None:
+        """It failed, so a model that it would have loaded is not there."""
+        device = self._devices[claim.model.device]
+        if device.loading == claim.job:
+            device.model, device.streak = "", 0
 
     def rest(self) -> None:
         """Nothing waits: whoever comes now is passed by nobody who was here before."""

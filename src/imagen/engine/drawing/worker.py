@@ -354,8 +354,10 @@ class Worker:
                 monotonic=self._monotonic,
                 patient=self._only is None,
             )
-            if self._offer.able is not None and ended in (State.QUEUED, State.FAILED):
-                self._offer.able.doubt(claim.model.name)
+            if ended in (State.QUEUED, State.FAILED):
+                self._turns.fail(claim)
+                if self._offer.able is not None:
+                    self._offer.able.doubt(claim.model.name)
         except HookFailed as error:
             await self._rest(claim, error)
         except DatabaseAway as away:

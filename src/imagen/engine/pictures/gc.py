@@ -77,23 +77,23 @@ async def gc(
     `older_than_s` also takes the pictures of jobs that ended longer ago than that, `forget_s` the jobs as well.
     """
     now = now or datetime.now(UTC)
-    ages_s = [age_s for age_s in (older_than_s, forget_s) if age_s is not None]
-    before = now - timedelta(seconds=min(ages_s)) if ages_s else None
+    older, forgotten = (None if age_s is None else now - timedelta(seconds=age_s) for age_s in (older_than_s, forget_s))
     # Keys first, so that a dry run counts the same ones: they do not depend on what goes below.
     keys = await _spent_keys(db, now, dry_run)
     stale = await (db.read(album.stale, now) if dry_run else db.write(album.drop_stale, now))
-    broom = _Broom(db, images, dry_run=dry_run, before=before, now=now, began=await db.read(album.began))
+    began = await db.read(album.began)
+    broom = _Broom(db, images, dry_run=dry_run, older=older, forgotten=forgotten, now=now, began=began)
     async with aclosing(images.listed()) as pages:
         async for page in pages:
             await broom.sweep(page)
     await broom.look_for_the_missing()
     # Last, when their pictures are gone: of a file that no row knows nobody could tell any more whose it was.
-    forgotten = 0 if forget_s is None else await _forget(db, now - timedelta(seconds=forget_s), dry_run)
+    old_jobs = 0 if forgotten is None else await _forget(db, forgotten, dry_run)
     return GcReport(
         dry_run=dry_run,
         keys=keys,
         stale=stale,
-        jobs=forgotten,
+        jobs=old_jobs,
         **{kind: tally.found() for kind, tally in broom.tallies.items()},
     )
 
@@ -122,7 +122,8 @@ class _Broom:
         images: ImageStore,
         *,
         dry_run: bool,
-        before: datetime | None,
+        older: datetime | None,
+        forgotten: datetime | None,
         now: datetime,
         began: datetime | None,
     ) -> None:
@@ -130,7 +131,8 @@ class _Broom:
         self._db = db
         self._images = images
         self._dry_run = dry_run
-        self._before = before
+        self._older = older
+        self._forgotten = forgotten
         self._young = now - timedelta(seconds=YOUNG_S)
         self._began = began
         self._seen: set[str] = set()
@@ -141,7 +143,7 @@ class _Broom:
         # The files were listed before the rows are looked up, so a picture recorded meanwhile is known.
         known = await self._db.read(album.known, {name for file in page if (name := _id_of(file.path))})
         going: list[str] = []
-        old: dict[str, Known] = {}
+        there: dict[str, Known] = {}
         for file in page:
             row = known.get(_id_of(file.path) or "")
             half = HALF_WRITTEN.search(file.path) is not None
@@ -160,13 +162,12 @@ class _Broom:
                 kind = None
                 if file.path == row.path:
                     self._seen.add(row.id)
-                if self._before and row.finished_at and row.finished_at < self._before:
-                    old[row.id] = row
+                there[row.id] = row
             if kind:
                 self.tallies[kind].add(file.path, file.size)
         if going and not self._dry_run:
             await self._images.delete_all(going)
-        await self._remove_old(old.values())
+        await self._remove_old(await self._old_of(there.values()))
 
     async def look_for_the_missing(self) -> None:
         """Pictures that a row promises and that are not there."""
@@ -179,8 +180,15 @@ class _Broom:
                 if size is None:
                     self.tallies["missing"].add(row.id, 0)
 
-    async def _remove_old(self, rows: Iterable[Known]) -> None:
-        rows = list(rows)
+    async def _old_of(self, rows: Iterable[Known]) -> list[Known]:
+        """Those of an age, and those whose jobs are forgotten after this."""
+        jobs: set[str] = set()
+        if self._forgotten and rows:
+            jobs = await self._db.read(past.among, {row.job_id for row in rows}, self._forgotten)
+        older = self._older
+        return [row for row in rows if row.job_id in jobs or (older and row.finished_at and row.finished_at < older)]
+
+    async def _remove_old(self, rows: Sequence[Known]) -> None:
         if not rows:
             return
         files = [file for row in rows for file in files_of(row.path)]

@@ -168,6 +168,10 @@ def _usage(wrong: click.ClickException, arguments: Sequence[str]) -> RequestErro
         hint = f"did you mean {' or '.join(near)}? {hint}"
     elif isinstance(wrong, click.NoSuchCommand) and " " in wrong.command_name:
         hint = "to draw it, write `imagen generate` before it"
+    elif (
+        ctx and wrong.message.startswith("Got unexpected extra") and any(p.name == "prompt" for p in ctx.command.params)
+    ):
+        hint = f"put the prompt in quotes; {hint}"
     message = wrong.message if near or not isinstance(wrong, click.UsageError) else wrong.format_message()
     if isinstance(wrong, click.BadParameter | click.FileError):
         message = wrong.format_message()

@@ -217,7 +217,7 @@ async function stop(button, id) {
 
 function about(job) {
   const name = model(job.request.model)?.title || job.request.model || "";
-  if (job.state === "failed") return `${words.sentence(job.error.message)}. ${words.sentence(job.error.hint)}`;
+  if (job.state === "failed") return words.failure(job.error);
   if (job.state === "cancelled") return job.request.prompt;
   if (job.state === "completed") {
     const took = job.timings?.total ? words.seconds(job.timings.total) : "";

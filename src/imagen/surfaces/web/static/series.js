@@ -242,7 +242,7 @@ function cell(place, pressed) {
     element.classList.toggle("waiting", !ended(job));
     for (const preview of Object.values(job.previews || {})) frame.show(preview.url, preview.total ? preview.step / preview.total : 0.5);
     line.textContent = job.state === "completed" ? words.seconds(words.worked(job.timings)) : words.standing(job);
-    const told = job.state === "failed" ? `${words.sentence(job.error.message)}. ${words.sentence(job.error.hint)}` : job.state === "completed" ? words.timings(job.timings) : words.steps(job);
+    const told = job.state === "failed" ? words.failure(job.error) : job.state === "completed" ? words.timings(job.timings) : words.steps(job);
     sub.replaceChildren(...[told, h("span", {}, `seed ${place.seed}`)].filter(Boolean).flatMap((part, at) => (at ? [" · ", part] : [part])));
     const image = job.images.find((each) => each.state === "stored");
     mine.deleted = !image && job.images.length > 0;

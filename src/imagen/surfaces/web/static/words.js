@@ -40,6 +40,9 @@ export function steps(job) {
 // A sentence out of what a server said.
 export const sentence = (said) => (said ? said[0].toUpperCase() + said.slice(1) : "");
 
+// What went wrong and what to do, which may begin with a command: that is typed as it stands.
+export const failure = (error) => `${sentence(error.message)}; ${error.hint}`;
+
 export function count(number, one, many = `${one}s`) {
   return `${number.toLocaleString("en")} ${number === 1 ? one : many}`;
 }
