@@ -79,6 +79,7 @@ def test_draw_and_watch_it_form(person: Person) -> None:
 def test_the_model_in_the_box_draws(person: Person) -> None:
     """A real model, chosen from the list with the keyboard, draws as many as were asked for."""
     tab = person.opens()
+    expect(tab.locator("[data-panel=model]")).not_to_contain_text("…")  # its models have come: there is what to choose
     tab.locator("[data-panel=model]").click()
     tab.keyboard.type("tiny, 3d")
     tab.keyboard.press("Enter")
