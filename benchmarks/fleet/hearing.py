@@ -121,7 +121,7 @@ def _listen(address: str, listeners: int, parent: Pipe) -> None:
 
 
 def commits(address: str, seconds: float) -> None:
-    """How many transactions a second eight clients commit: with NOTIFY they wait for each other's disk."""
+    """How many transactions a second eight clients commit: with NOTIFY in them they wait for each other's disk."""
     with psycopg.connect(plain(address), autocommit=True) as connection:
         for kind in ("", "unlogged"):
             make = f"create {kind} table t{kind} as select g as id, 0 as n from generate_series(1, {CLIENTS}) g"
@@ -133,6 +133,10 @@ def commits(address: str, seconds: float) -> None:
             (
                 ", with NOTIFY",
                 "begin; update {table} set n = n + 1 where id = {number}; select pg_notify('x', 'y'); commit",
+            ),
+            (
+                ", NOTIFY behind it",
+                "begin; update {table} set n = n + 1 where id = {number}; commit; select pg_notify('x', 'y')",
             ),
         ):
 

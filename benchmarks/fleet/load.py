@@ -61,9 +61,9 @@ class Use:
 
     cores: dict[str, float]
     transactions: float
-    notifying: float  # logged transactions with NOTIFY
+    notifying: float  # logged transactions that notify as they commit: submits, by the trigger that serves SQL, too
     notices: float
-    woken: float  # transactions with NOTIFY times those that PostgreSQL wakes for each
+    woken: float  # transactions that notify times those that PostgreSQL wakes for each
     tide: float  # cores for each server that follows all jobs
     connections: float
     wal: float
@@ -144,7 +144,7 @@ def reckon(
     # By topic: of a submit hear a queue and the job, of a claim and a picture the job, of an end the job and a device.
     steps = lively * max(habits.followed, habits.watched)
     of_work, of_jobs = rate * 2, rate * 4 + steps + previews
-    spoken = of_jobs  # transactions with NOTIFY: all say something of a job
+    spoken = of_jobs  # transactions that notify: all say something of a job
     # A worker listens on for a moment after it began a job, and once it is free it listens, and looks again.
     ears = {"nothing": 0.0, "idle": min(workers, idle + rate * REST_S)}.get(habits.hears, workers)
     turns = rate if habits.hears == "idle" else 0.0
@@ -167,11 +167,11 @@ def reckon(
         "logs": busy / LOG_S * costs.log_ms,
     }
     logs = busy / LOG_S
-    transactions = rate * 4 + lively + attention + beats * 5 + idle / IDLE_S + wakes + previews + logs + turns * 3
+    transactions = rate * 4 + (spoken - rate) + lively + attention + beats * 5 + idle / IDLE_S + wakes + previews + logs + turns * 3
     return Use(
         cores={name: ms / 1000 for name, ms in cores.items()},
         transactions=transactions,
-        notifying=rate * 4,
+        notifying=rate,
         notices=of_work + of_jobs,
         woken=woken,
         tide=min(1 / BREATH_S, of_jobs) * costs.tide_ms / 1000 * busy / 1000,

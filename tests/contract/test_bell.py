@@ -10,7 +10,8 @@ from datetime import UTC, datetime
 
 import psycopg
 import pytest
-from sqlalchemy import Connection, select
+from sqlalchemy import Connection, insert, select, text
+from tests import postgres_kit
 from tests.postgres_kit import Postgres
 from tests.store_kit import database, new, take
 
@@ -25,7 +26,7 @@ from imagen.store import bell, intake, journal
 from imagen.store.bell import JOBS, WORK, touch
 from imagen.store.db import Database
 from imagen.store.queue import Claim
-from imagen.store.tables import watchers
+from imagen.store.tables import templates, watchers
 
 pytestmark = pytest.mark.needs_postgres
 
@@ -125,6 +126,53 @@ async def test_one_who_listens_is_enough_for_its_process(postgres: Postgres) -> 
                 await other.write(touch, "webhooks:")
                 await filled(heard)
             await hears(db, False)
+
+
+async def test_those_who_tell_something_do_not_wait_for_each_others_disk() -> None:
+    """A commit that notifies is alone with the disk, however long that takes; so the notification comes behind it."""
+    slow = ("commit_delay=50000", "commit_siblings=0")  # a disk that takes 50 ms
+    with postgres_kit.postgres(settings=slow) as server:
+        async with database(server.url) as db, opened(server.url) as other, waiting(other, QUEUE, listen=True) as heard:
+            await hears(other, True)
+
+            def told(connection: Connection, name: str) -> None:
+                connection.execute(insert(templates).values(digest=name, graph={}))
+                touch(connection, QUEUE)
+
+            took = []
+            for writers in (1, 8):
+                begin = time.monotonic()
+                # Four at a time is what one process writes.
+                await asyncio.gather(*((db, other)[n % 2].write(told, f"{n} of {writers}") for n in range(writers)))
+                took.append(time.monotonic() - begin)
+            await filled(heard)
+        assert took[1] < 4 * took[0], "eight would take eight times as long, one after the other"
+
+
+async def test_a_server_that_forgot_how_to_tell_is_told_again(postgres: Postgres) -> None:
+    """psycopg has it forget all statements of a connection when it has to roll back; what is committed stays heard."""
+
+    def forgetful(connection: Connection) -> None:
+        touch(connection, QUEUE)
+        connection.execute(text("deallocate all"))
+
+    async with database(postgres.new_database()) as db, opened(str(db.engine.url)) as other:
+        for _ in range(2):
+            async with waiting(other, QUEUE, listen=True) as heard:
+                await hears(other, True)
+                await db.write(forgetful)
+                await filled(heard)
+
+
+async def test_a_topic_that_is_too_long_to_tell_wakes_everybody(postgres: Postgres) -> None:
+    """A device named by an address may be as long as it likes, in any script."""
+    async with database(postgres.new_database()) as db, opened(str(db.engine.url)) as other:
+        async with waiting(other, QUEUE, listen=True):
+            await hears(other, True)
+            mark = other.mark()
+            await db.write(touch, "device:" + "\u2744" * 3000)
+            async with asyncio.timeout(10):
+                await other.changed(mark, 60.0, ONLY)
 
 
 async def test_between_rest_and_listening_nothing_is_lost(postgres: Postgres) -> None:

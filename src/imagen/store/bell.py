@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Protocol
 
-from sqlalchemy import ColumnElement, Connection, func, literal_column
+from sqlalchemy import ColumnElement, Connection, false, func, literal_column
 
 from imagen.store import driver
 
@@ -23,9 +23,11 @@ if TYPE_CHECKING:
 
 WORK = "imagen"  # what workers and couriers wait for
 JOBS = "imagen_jobs"  # what followers of jobs wait for
+# Behind a commit and not before it: what has to notify as it commits waits for the disk alone, however many wait.
 NOTIFY = (
     "select pg_notify(channel, topic) from unnest(%(channels)s::text[], %(topics)s::text[]) as said(channel, topic)"
 )
+NOTIFY_FOUND = f"select pg_notify('{JOBS}', job) from current_setting('imagen.found', true) as job where job <> ''"
 POLL_S = 0.02  # how often another process's write to SQLite is looked for while somebody waits
 AGAIN_S = 0.5  # between two tries to hear PostgreSQL again
 # A process that rests for so long listens no more. To listen again, with the look that belongs to it, costs PostgreSQL
@@ -54,25 +56,25 @@ def channel_of(topic: str) -> str:
     return WORK if ":" in topic else JOBS
 
 
-def ringing(job: ColumnElement[str]) -> ColumnElement[Any]:
-    """What `announce` says of a job, for a statement that says it by itself; then `rang` says so."""
-    return func.pg_notify(literal_column(f"'{JOBS}'"), job)
+def found(job: ColumnElement[str]) -> ColumnElement[Any]:
+    """For a statement that finds by itself which job it is about: what is said behind it reads it there."""
+    return func.set_config(literal_column("'imagen.found'"), func.coalesce(job, literal_column("''")), false())
 
 
-def rang(connection: Connection, *topics: str) -> None:
-    """These were said to the other processes; to this one they are said as all others are."""
+def told(connection: Connection, *topics: str) -> None:
+    """The other processes know; this one is told as of all others."""
     touch(connection, *topics)
-    connection.info.setdefault("rang", set()).update(topics)
+    connection.info.setdefault("told", set()).update(topics)
 
 
 def announce(connection: Connection) -> None:
-    """Tell the other processes, with the commit that follows. SQLite's find out by themselves."""
-    topics = connection.info.get("touched", set()) - connection.info.get("rang", set())
+    """Commit, and tell the other processes in the same way to PostgreSQL. SQLite's find out by themselves."""
+    topics = connection.info.get("touched", set()) - connection.info.get("told", set())
     if topics and connection.dialect.name == "postgresql":
         channels = [channel_of(topic) for topic in sorted(topics)]
         # What is too long for a notification (a device named by an address) wakes everybody.
-        said = [topic if len(topic) < 4000 else "" for topic in sorted(topics)]
-        driver.run(connection, NOTIFY, {"channels": channels, "topics": said})
+        said = [topic if len(topic.encode()) < 8000 else "" for topic in sorted(topics)]
+        driver.commit(connection, behind=NOTIFY, given={"channels": channels, "topics": said})
 
 
 class Ear(Protocol):

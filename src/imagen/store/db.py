@@ -100,12 +100,12 @@ class Database:
             self._see_file()
             touched.clear()
             with self._for_writing() as connection:
-                connection.info.update(touched=touched, rang=set())
+                connection.info.update(touched=touched, told=set())
                 with connection.begin() as begun:
                     result = work(connection, *args, **kwargs)
-                    announce(connection)
                     try:
-                        begun.commit()
+                        announce(connection)
+                        begun.commit()  # where there was nothing to announce
                     except DBAPIError as exc:
                         # Nobody can tell whether it happened: doing it again might do it twice.
                         raise _Doubtful(exc) from exc

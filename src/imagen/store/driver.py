@@ -1,7 +1,7 @@
 """Statements that are said so often on PostgreSQL that what SQLAlchemy does around each of them would take longest.
 
-They are put together by SQLAlchemy once, and said to its driver in the same transaction. Errors come out as they do
-from SQLAlchemy, so nobody has to know of two kinds.
+They are put together by SQLAlchemy once, and said to its driver in the same transaction, or with its end. Errors come
+out as they do from SQLAlchemy, so nobody has to know of two kinds.
 """
 
 import functools
@@ -12,6 +12,8 @@ from typing import Any
 
 from sqlalchemy import Connection, Dialect, Executable
 from sqlalchemy.exc import DBAPIError
+
+COMMIT = "commit"
 
 
 def run(connection: Connection, statement: str, given: Mapping[str, Any]) -> None:
@@ -29,24 +31,25 @@ def is_idle(connection: Connection) -> bool:
     return bool(driver.pgconn.transaction_status == TransactionStatus.IDLE)
 
 
-def at_once(connection: Connection, statements: Sequence[str], given: Mapping[str, Any]) -> Any:
+def at_once(connection: Connection, statements: Sequence[str], given: Mapping[str, Any], *, behind: str) -> Any:
     """Say statements as one transaction, in one way to the server and back; the row that the last one brings.
 
-    It is over when this returns. The connection has to be idle, and what is said after it begins anew.
+    `behind` goes with them, as a transaction of its own. All is over when this returns: the connection has to be idle,
+    and what is said after it begins anew.
     """
     from psycopg.adapt import Transformer
-    from psycopg.errors import InvalidSqlStatementName
 
-    driver: Any = connection.connection.driver_connection
     with _as_from_sqlalchemy(connection, statements[-1]):
-        try:
-            brought = _one_way(connection, driver, statements, given)
-        except InvalidSqlStatementName:  # psycopg has the server forget all statements when it has to roll back
-            connection.info["prepared"].clear()
-            brought = _one_way(connection, driver, statements, given)
-        loaded = Transformer(driver)
+        brought = _one_way(connection, (statements, (behind,)), given)[-1]
+        loaded = Transformer(connection.connection.driver_connection)
         loaded.set_pgresult(brought)
         return loaded.load_row(0, _row(tuple(brought.fname(n).decode() for n in range(brought.nfields))))
+
+
+def commit(connection: Connection, *, behind: str, given: Mapping[str, Any]) -> None:
+    """Commit, and say `behind` as a transaction of its own, in one way to the server and back."""
+    with _as_from_sqlalchemy(connection, COMMIT):
+        _one_way(connection, (() if is_idle(connection) else (COMMIT,), (behind,)), given)
 
 
 def spoken(connection: Connection, make: Callable[[], Executable]) -> str:
@@ -59,35 +62,59 @@ def _words(dialect: Dialect, make: Callable[[], Any]) -> str:
     return str(make().compile(dialect=dialect))
 
 
-def _one_way(connection: Connection, driver: Any, statements: Sequence[str], given: Mapping[str, Any]) -> Any:
+def _one_way(connection: Connection, transactions: Sequence[Sequence[str]], given: Mapping[str, Any]) -> list[Any]:
+    """What the first of the transactions brought. That one behind it failed is told to nobody: it is about news."""
+    from psycopg.errors import InvalidSqlStatementName
+
+    brought, errors = _said(connection, transactions, given)
+    forgotten = [number for number, error in enumerate(errors) if isinstance(error, InvalidSqlStatementName)]
+    if forgotten:  # psycopg has the server forget all statements when it has to roll back
+        connection.info["prepared"].clear()
+        since = forgotten[0]
+        brought[since:], errors[since:] = _said(connection, transactions[since:], given)
+    if errors[0] is not None:
+        raise errors[0]
+    return brought[0]
+
+
+def _said(
+    connection: Connection, transactions: Sequence[Sequence[str]], given: Mapping[str, Any]
+) -> tuple[list[list[Any]], list[Exception | None]]:
+    """What each transaction brought, and the error that it ended with."""
     from psycopg.adapt import PyFormat, Transformer
     from psycopg.errors import OperationalError, error_from_result
     from psycopg.generators import fetch_many
     from psycopg.pq import ConnStatus, ExecStatus
 
+    driver: Any = connection.connection.driver_connection
     said, values = driver.pgconn, Transformer(driver)
-    ready = [
-        (name, values.dump_sequence([given[one] for one in names], [PyFormat.TEXT] * len(names)))
-        for name, names in [_prepared(connection, driver, statement) for statement in statements]
-    ]
+    known = {one: _prepared(connection, driver, one) for each in transactions for one in each if one != COMMIT}
     # psycopg's own pipeline goes to the server with each statement; this one goes with the last.
     said.enter_pipeline_mode()
     try:
-        for name, dumped in ready:
-            said.send_query_prepared(name, dumped)
-        said.pipeline_sync()  # which also commits
-        results: list[Any] = []
-        while not results or results[-1].status != ExecStatus.PIPELINE_SYNC:
+        for transaction in transactions:
+            for statement in transaction:
+                if statement == COMMIT:  # not prepared: one that was forgotten would undo what it is to commit
+                    said.send_query_params(COMMIT.encode(), None)
+                    continue
+                name, names = known[statement]
+                dumped = values.dump_sequence([given[one] for one in names], [PyFormat.TEXT] * len(names))
+                said.send_query_prepared(name, dumped)
+            said.pipeline_sync()  # which also commits
+        brought: list[list[Any]] = [[]]
+        while len(brought) <= len(transactions):
             if not (more := driver.wait(fetch_many(said))):
                 raise OperationalError("the answer ended too soon")
-            results += more
-        for result in results:
-            if result.status == ExecStatus.FATAL_ERROR:
-                raise error_from_result(result)
-        return results[len(statements) - 1]
+            for result in more:
+                if result.status == ExecStatus.PIPELINE_SYNC:
+                    brought.append([])
+                else:
+                    brought[-1].append(result)
     finally:
         if said.status == ConnStatus.OK:
             said.exit_pipeline_mode()
+    bad = [next((one for one in each if one.status == ExecStatus.FATAL_ERROR), None) for each in brought[:-1]]
+    return brought[:-1], [one and error_from_result(one) for one in bad]
 
 
 def _prepared(connection: Connection, driver: Any, statement: str) -> tuple[bytes, list[str]]:

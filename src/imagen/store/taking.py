@@ -1,7 +1,7 @@
 """The next job in one statement: for PostgreSQL, where each statement is a way to another machine and back.
 
-It is put together from what the long way asks one after the other (`slots.py`, `order.py`), writes the event `started`
-and rings, and is committed with the same way. It leaves to the long way whatever has a question in it: a row that came
+It is put together from what the long way asks one after the other (`slots.py`, `order.py`), writes the event `started`,
+and is committed and rings with the same way. It leaves to the long way whatever has a question in it: a row that came
 by SQL and is not resolved yet, a card that models share, a loaded model that might pass, a slot or a worker that is not
 in its list, a job that was begun before, a model with a wish of its own for previews.
 """
@@ -40,7 +40,7 @@ from sqlalchemy import (
 
 from imagen.core.events import Started
 from imagen.store import driver, slots
-from imagen.store.bell import rang, ringing
+from imagen.store.bell import NOTIFY_FOUND, found, told
 from imagen.store.columns import Instant, Json
 from imagen.store.order import ONE, Place, by_turn, first_of, unresolved
 from imagen.store.tables import events, jobs, watchers, workers
@@ -96,11 +96,12 @@ def take(
         "now": now,
         "previews": previews,
     }
-    found = driver.at_once(connection, (PLANNED_ONCE, driver.spoken(connection, _put_together)), given)
-    if found.id is None:
-        return None, found.nothing
-    rang(connection, found.id)
-    return found, True
+    statements = (PLANNED_ONCE, driver.spoken(connection, _put_together))
+    row = driver.at_once(connection, statements, given, behind=NOTIFY_FOUND)
+    if row.id is None:
+        return None, row.nothing
+    told(connection, row.id)
+    return row, True
 
 
 def changes(job: FromClause, worker: Any, device: Any, now: Any) -> dict[str, Any]:
@@ -158,7 +159,7 @@ def _put_together() -> Select[Any]:
         *_named(preview=func.jsonb_extract_path(chosen.c.previews, cast(watched, Text))),
     )
     event: Any = (taken.c.id, taken.c.seq, literal_column(f"'{Started.type}'"), now, taken.c.attempt, body)
-    told = (
+    event_told = (
         insert(events)
         .from_select(["job_id", "seq", "type", "at", "attempt", "body"], select(*event).join(chosen, true()))
         .returning(events.c.seq)
@@ -169,9 +170,8 @@ def _put_together() -> Select[Any]:
         select(func.count()).select_from(free).scalar_subquery() == func.cardinality(_texts("names")),
     )
     said = select(nothing.label("nothing")).subquery("said")
-    rung = select(ringing(taken.c.id)).scalar_subquery()  # of no row: nothing rings
-    answer = select(taken, said.c.nothing, rung.label("rung"))
-    return answer.select_from(said.outerjoin(taken, true())).add_cte(seat, told)
+    answer = select(taken, said.c.nothing, found(select(taken.c.id).scalar_subquery()).label("found"))
+    return answer.select_from(said.outerjoin(taken, true())).add_cte(seat, event_told)
 
 
 def _request(job: Any) -> ColumnElement[Any]:
