@@ -77,6 +77,7 @@ async def steps(address: str, rounds: int) -> None:
                 resolve=resolve,
                 knows=knows,
                 started=store_kit.started,
+                previews=store_kit.PREVIEWS,
                 loaded=[model.name],
             )
 

@@ -12,7 +12,8 @@ from imagen.core.errors import UnknownModel
 from imagen.core.events import Event, Image, Started
 from imagen.core.model import Model
 from imagen.core.request import Draft, PreviewPolicy, Request
-from imagen.engine.drawing import runner
+from imagen.engine.drawing.started import previews_by
+from imagen.engine.drawing.started import started as started_with
 from imagen.previews.policy import merge
 from imagen.store import journal, presence, queue
 from imagen.store.columns import iso
@@ -72,13 +73,17 @@ def arrive(connection: Connection, worker: str, *, models: tuple[str, ...] = (),
 
 def started(claim: Claim, watched: bool) -> Started:
     """The event a worker records with its claim."""
-    return runner.started(claim, watched, merge(claim.preview))
+    return started_with(claim, watched, merge(claim.preview))
+
+
+PREVIEWS = previews_by(merge)  # what `started` says of them
 
 
 async def take(db: Database, worker: str = WORKER, **how: Any) -> Claim | None:
     """Claim the next job."""
     places = {"test": PLACE, "other": PLACE}
-    said: dict[str, Any] = {"places": places, "resolve": resolve, "knows": ("test", "other"), "started": started} | how
+    said: dict[str, Any] = {"places": places, "resolve": resolve, "knows": ("test", "other"), "started": started}
+    said |= {"previews": PREVIEWS} | how
     return await db.write(queue.claim, worker=worker, **said)
 
 

@@ -167,7 +167,18 @@ def reckon(
         "logs": busy / LOG_S * costs.log_ms,
     }
     logs = busy / LOG_S
-    transactions = rate * 4 + (spoken - rate) + lively + attention + beats * 5 + idle / IDLE_S + wakes + previews + logs + turns * 3
+    transactions = (
+        rate * 4
+        + (spoken - rate)
+        + lively
+        + attention
+        + beats * 5
+        + idle / IDLE_S
+        + wakes
+        + previews
+        + logs
+        + turns * 3
+    )
     return Use(
         cores={name: ms / 1000 for name, ms in cores.items()},
         transactions=transactions,

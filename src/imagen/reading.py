@@ -67,7 +67,8 @@ def read_yaml(file: Path) -> Document:
     try:
         raw = file.read_bytes()
     except OSError as exc:
-        raise BadConfig(f"{file} cannot be read: {exc.strerror}", hint="make the file readable") from exc
+        hint = "move that folder away" if file.is_dir() else "make the file readable"
+        raise BadConfig(f"{file} cannot be read: {exc.strerror}", hint=hint) from exc
     if len(raw) > MAX_BYTES:
         raise BadConfig(f"{file} is larger than {MAX_BYTES} bytes", hint="that is no settings file; move it away")
     try:

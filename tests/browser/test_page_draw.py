@@ -313,3 +313,48 @@ def test_a_job_that_waits_says_for_what(browser: Browser, tmp_path: Path) -> Non
         stands(tab, "completed")
         person.context.close()
         assert person.faults == []
+
+
+def test_the_counter_keeps_the_keyboard(person: Person) -> None:
+    """At either end of its way a button still has the focus, says that it goes no further, and does nothing."""
+    tab = person.opens()
+    count = tab.locator(".chip.count output")
+    expect(tab.locator("[data-panel=model]")).to_contain_text("Mock")
+    for name, end in (("One more", "×16"), ("One fewer", "×1")):
+        button = tab.get_by_role("button", name=name)
+        button.focus()
+        for _ in range(17):
+            tab.keyboard.press("Enter")
+        expect(count).to_have_text(end)
+        expect(button).to_be_focused()
+        expect(button).to_have_attribute("aria-disabled", "true")
+
+
+def test_what_was_not_done_as_asked(person: Person) -> None:
+    """It takes no room from the picture, is read with the keyboard, and is there after a reload and in the viewer."""
+    tab = person.opens()
+    said = "tiny-3d reads no further, " * 20  # a name stays as it is
+    draws(tab, f"noted [slow:1] [notice:{said}]")
+    tab.locator(".easel:is([data-state=queued], [data-state=running])").wait_for()
+    place = tab.locator(".easel .frame").first.bounding_box()
+    stands(tab, "completed")
+    notes = tab.locator(".easel summary")
+    for _ in ("now", "after a reload"):
+        expect(notes).to_have_text("1 note")
+        expect(tab.locator(".easel li")).to_be_hidden()
+        assert tab.locator(".easel .frame").first.bounding_box() == place
+        notes.focus()
+        tab.keyboard.press("Enter")
+        expect(tab.locator(".easel li")).to_contain_text(said.strip())
+        assert violations(tab) == []
+        tab.reload()
+    tab.locator(".look").click()
+    expect(tab.locator("dialog.viewer dl div", has_text="Note")).to_contain_text(said.strip())
+
+
+def test_the_list_says_what_a_model_is_for(person: Person) -> None:
+    """The model that draws when none is chosen stands first; each says what it is for."""
+    tab = person.opens()
+    tab.locator("[data-panel=model]").click()
+    expect(tab.get_by_role("option").first).to_contain_text("Paper landscapes without a GPU")
+    expect(tab.get_by_role("option", name="Tiny, 3D")).to_contain_text("Not for scenes, letters or photographs")

@@ -91,6 +91,7 @@ def test_reproduce_shows_the_new_picture_and_no_other(person: Person) -> None:
     tab.get_by_label("Look at it: Tiny, 3D").click()
     tab.get_by_role("button", name="Reproduce").click()
     expect(tab.get_by_text("The same picture, pixel by pixel")).to_be_visible()
+    expect(tab.locator(".toast")).to_have_count(1)  # and no longer that it is drawn
     expect(tab.locator("dialog.viewer")).to_have_count(1)  # said where it was asked
     tab.get_by_role("button", name="Look at it", exact=True).click()
     tab.locator(f".easel[data-state=completed]:not([data-job='{banana['id']}'])").wait_for()
@@ -195,3 +196,17 @@ def test_the_gallery_comes_back_with_the_server(browser: Browser, tmp_path: Path
         expect(tab.get_by_text("The pictures cannot be loaded now")).to_be_hidden()
         person.context.close()
         assert [fault for fault in person.faults if not AWAY.search(fault)] == []
+
+
+def test_copies_that_are_as_large_as_they_are_shown(person: Person) -> None:
+    """The gallery asks for the larger copy of a wide picture, and of no other; the time of four is said to be that."""
+    for shape, (width, height) in (("wide", (640, 320)), ("square", (640, 640)), ("tall", (320, 640))):
+        drawn(person.url, f"sharp {shape}", model="mock", width=width, height=height, options={"slow": 0})
+    tab = person.opens("/imagine/gallery")
+    found(tab, "sharp", 3)
+    expect(tab.locator(".print img.in")).to_have_count(3)
+    assert {url.split("=")[1] for url in person.asked if "?w=" in url} == {"512", "320", "160"}
+    drawn(person.url, "four at once", n=4)
+    found(tab, "four at once", 4)
+    tab.locator(".print").first.click()
+    expect(tab.locator("dialog.viewer dl div", has_text="Took")).to_contain_text("s for all 4 (")

@@ -205,3 +205,110 @@ def test_on_a_small_phone(browser: Browser, tmp_path: Path) -> None:
         expect(tab.get_by_label("What would you like to see?")).to_be_visible()
         person.context.close()
         assert [fault for fault in person.faults if "status of 404" not in fault] == []
+
+
+WITH_A_KEY = """async () => {
+    const { picture, useKey } = await import(performance.getEntriesByType("resource").find(({ name }) => name.endsWith("/api.js")).name);
+    const [made, asked] = [[], []];
+    const [make, ask] = [URL.createObjectURL, fetch];
+    URL.createObjectURL = (data) => { made.push(make.call(URL, data)); return made.at(-1); };
+    globalThis.fetch = (path, told) => { asked.push(path); return ask(path, told); };
+    useKey("a-key");
+    const [good, bad] = ["/openapi.json", "/v1/nowhere"];
+    const urls = await Promise.all([picture(good), picture(good)]);
+    await Promise.allSettled([picture(bad), picture(bad)]);
+    await Promise.allSettled([picture(bad)]);
+    return [new Set(urls).size, made.length, ...[good, bad].map((path) => asked.filter((one) => one === path).length)];
+}"""  # noqa: E501  # a script
+
+
+def test_a_picture_behind_a_key_is_fetched_once(browser: Browser, tmp_path: Path) -> None:
+    """However many ask for it meanwhile; one that could not be had is asked for again the next time."""
+    with House(folder=tmp_path) as house:
+        person = Person(browser, house.serve().url)
+        assert person.opens().evaluate(WITH_A_KEY) == [1, 1, 1, 2]
+        person.context.close()
+
+
+LISTENING = """() => {
+    globalThis.listening = 0;
+    const add = EventTarget.prototype.addEventListener;
+    EventTarget.prototype.addEventListener = function (type, told, how) {
+        if (type === "online") {
+            listening += 1;
+            how?.signal?.addEventListener("abort", () => { listening -= 1; });
+        }
+        return add.call(this, type, told, how);
+    };
+}"""
+
+
+def test_a_server_that_is_away_for_long_costs_a_tab_nothing(browser: Browser, tmp_path: Path) -> None:
+    """Each time it was asked for in vain, nothing is left behind."""
+    with House(folder=tmp_path) as house:
+        person = Person(browser, house.serve().url)
+        person.context.add_init_script(f"({LISTENING})()")
+        person.context.route("**/v1/events*", lambda route: route.abort())
+        tab = person.opens()
+        for _ in range(3):
+            with tab.expect_request("**/v1/events*"):
+                pass
+        assert tab.evaluate("listening") <= 1
+        person.context.close()
+
+
+def test_a_server_with_keys_fits_every_window(browser: Browser, tmp_path: Path) -> None:
+    """With the button for the key at the top, nothing is higher or wider than the window."""
+    with House(folder=tmp_path) as house:
+        secret = house.run("keys", "add", "me").stdout.split()[-1]
+        person = Person(browser, house.serve().url, has_touch=True, is_mobile=True)
+        tab = person.opens()
+        tab.get_by_role("textbox", name="Key").fill(secret)
+        tab.keyboard.press("Enter")
+        expect(tab.get_by_role("button", name="Key", exact=True)).to_be_visible()
+        for width, height in ((1280, 800), (390, 844), (320, 640)):
+            tab.set_viewport_size({"width": width, "height": height})
+            size = tab.evaluate(
+                "({ scrollWidth, scrollHeight } = document.documentElement, [scrollWidth, scrollHeight])"
+            )
+            assert size == [width, height]
+        person.context.close()
+        assert [fault for fault in person.faults if REFUSED not in fault] == []
+
+
+def test_a_side_that_is_half_typed(browser: Browser, tmp_path: Path) -> None:
+    """The field says what it takes, also when it is empty; the chip shows the last size that can be drawn."""
+    with House(folder=tmp_path) as house:
+        person = Person(browser, house.serve().url)
+        tab = person.opens()
+        chip = tab.locator("[data-panel=shape]")
+        chip.click()
+        width = tab.get_by_role("spinbutton", name="Width")
+        for bad in ("", "99999", "3"):
+            width.fill(bad)
+            tab.keyboard.press("Tab")
+            expect(tab.locator(".panel").get_by_text("16 to 2048")).to_be_visible()
+            expect(chip).to_contain_text("768 × 768")
+        width.fill("")
+        tab.keyboard.press("Escape")
+        tab.get_by_label("What would you like to see?").fill("no size")
+        tab.keyboard.press("Enter")
+        expect(width).to_be_focused()
+        assert get(f"{person.url}/v1/jobs")["jobs"] == []
+        width.fill("320")
+        expect(chip).to_contain_text("320 × 768")
+        person.context.close()
+        assert person.faults == []
+
+
+def test_the_page_of_the_api(browser: Browser, tmp_path: Path) -> None:
+    """axe-core finds nothing at /docs, and it has the picture of the page for its tab."""
+    with House(folder=tmp_path) as house:
+        person = Person(browser, house.serve().url)
+        tab = person.context.new_page()
+        tab.goto(f"{person.url}/docs")
+        assert violations(tab) == []
+        icon = tab.locator("link[rel=icon]").get_attribute("href")
+        assert tab.request.get(f"{person.url}{icon}").headers["content-type"] == "image/svg+xml"
+        person.context.close()
+        assert person.faults == []

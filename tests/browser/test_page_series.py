@@ -212,3 +212,12 @@ def test_on_a_phone(browser: Browser, person: Person) -> None:
     expect(tab.locator(".cell-of[data-state=cancelled]")).to_have_count(2)
     phone.context.close()
     assert phone.faults == []
+
+
+def test_a_comparison_that_is_not_there(person: Person) -> None:
+    """A person is shown the way to those that are."""
+    tab = person.opens("/imagine/series/01J")
+    expect(tab.get_by_role("heading", name="There is no such comparison")).to_be_visible()
+    tab.get_by_role("link", name="See all comparisons").click()
+    expect(tab.get_by_role("button", name="Compare models")).to_be_visible()
+    person.faults = [fault for fault in person.faults if "status of 404" not in fault]  # Chromium's own line

@@ -247,7 +247,7 @@ async def test_the_doctor_names_the_reason(place: str) -> None:
         await db.write(intake.submit, [new()])
         workers = [dict(row._mapping) for row in await db.read(presence.everyone)]
         with pytest.raises(SetupError, match=r"nobody draws: 1 of test .*: not installed: diffusers") as told:
-            check_waiting([], {"test": 1}, workers, {"w2"})
+            check_waiting([], {"test": 1}, workers, {"w2"}, knows=())
         assert told.value.hint.startswith(WHY.hint)
         assert check_crew(workers, {"w2"}) == "1 alive"
         assert told_of(workers[0], {"w2"}).endswith("models: none; cannot draw now: test")

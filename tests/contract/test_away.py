@@ -29,7 +29,15 @@ from imagen.away.client import Away, open_away
 from imagen.away.server import Server
 from imagen.config import load_settings
 from imagen.core import events
-from imagen.core.errors import ImagenError, NotConfigured, RequestError, ServerAway, StorageAway, Unauthorized
+from imagen.core.errors import (
+    ImagenError,
+    NotConfigured,
+    RequestError,
+    ServerAway,
+    StorageAway,
+    Unauthorized,
+    UnknownDevice,
+)
 from imagen.core.job import State
 from imagen.core.request import Draft
 from imagen.door import Door
@@ -492,4 +500,28 @@ async def test_a_look_at_what_is_wrong_asks_once(tmp_path: Path) -> None:
     with pytest.raises(ServerAway, match="the database does not answer"):
         await door.ready()
     assert asked == ["/v1/server", "/readyz"]
+    await door.aclose()
+
+
+async def test_what_was_paused_before_a_failure_is_named(tmp_path: Path) -> None:
+    """Several devices are several requests, and a list may have changed since it was asked for."""
+    device: dict[str, Any] = {"slots": 1, "taken": 0, "paused": None, "models": [], "workers": []}
+
+    async def answer(request: Request) -> Response:
+        if request.method == "GET":
+            return JSONResponse({"devices": [{**device, "name": name} for name in ("card:0", "card:1", "card:2")]})
+        name = request.url.path.split("/")[3]
+        if name == "card:2":
+            error = UnknownDevice("there is no device 'card:2'", hint="devices: card:0, card:1")
+            return JSONResponse({"error": error.as_dict()}, 404)
+        return JSONResponse({**device, "name": name})
+
+    server = Server.of("http://gpu.example", load_settings(home=tmp_path, environ={}))
+    door = Away(Asking(server, transport=httpx2.ASGITransport(app=_app(answer))))
+    with pytest.raises(UnknownDevice) as told:
+        await door.devices.pause(by="me")
+    assert told.value.message == "there is no device 'card:2'; paused before that: card:0, card:1"
+    with pytest.raises(UnknownDevice) as told:
+        await door.devices.resume()
+    assert told.value.message == "there is no device 'card:2'; resumed before that: card:0, card:1"
     await door.aclose()

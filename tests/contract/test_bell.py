@@ -166,13 +166,13 @@ async def test_a_server_that_forgot_how_to_tell_is_told_again(postgres: Postgres
 
 async def test_a_topic_that_is_too_long_to_tell_wakes_everybody(postgres: Postgres) -> None:
     """A device named by an address may be as long as it likes, in any script."""
-    async with database(postgres.new_database()) as db, opened(str(db.engine.url)) as other:
-        async with waiting(other, QUEUE, listen=True):
-            await hears(other, True)
-            mark = other.mark()
-            await db.write(touch, "device:" + "\u2744" * 3000)
-            async with asyncio.timeout(10):
-                await other.changed(mark, 60.0, ONLY)
+    address = postgres.new_database()
+    async with database(address) as db, opened(address) as other, waiting(other, QUEUE, listen=True):
+        await hears(other, True)
+        mark = other.mark()
+        await db.write(touch, "device:" + "\u2744" * 3000)
+        async with asyncio.timeout(10):
+            await other.changed(mark, 60.0, ONLY)
 
 
 async def test_between_rest_and_listening_nothing_is_lost(postgres: Postgres) -> None:

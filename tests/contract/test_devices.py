@@ -9,7 +9,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
-from sqlalchemy import Connection, func, select
+from sqlalchemy import Connection, func, select, update
 from tests.store_kit import MODEL, OTHER, PLACE, WORKER, arrive, database, grammar, new, record, take
 
 from imagen.core.device import Pause
@@ -22,7 +22,7 @@ from imagen.store.db import Database
 from imagen.store.intake import NewJob
 from imagen.store.order import Place, place_of, sharing
 from imagen.store.queue import Claim, LeaseLost
-from imagen.store.tables import slots
+from imagen.store.tables import jobs, slots
 
 CARD = "cuda:0@here"
 BUDGET = 1000
@@ -383,3 +383,15 @@ async def test_a_job_says_that_whoever_draws_it_cannot_store_it(place: str) -> N
         assert why in ((await db.read(history.job, job)).waits_for or "")
         await db.write(presence.beat, "w2", serves)
         assert (await db.read(history.job, job)).waits_for is None
+
+
+@pytest.mark.parametrize(("in_s", "said"), [(3596, "60 min"), (86_400 * 30, "30 d")])
+async def test_a_job_whose_time_has_not_come_was_not_tried(place: str, in_s: float, said: str) -> None:
+    """By its `run_after`; one that was tried waits for its next try."""
+    later = datetime.now(UTC) + timedelta(seconds=in_s)
+    async with database(place) as db:
+        (job,) = await db.write(intake.submit, [new()])
+        await db.write(lambda c: c.execute(update(jobs).values(run_after=later)))
+        assert (await db.read(history.job, job)).waits_for == f"its time, in {said}"
+        await db.write(lambda c: c.execute(update(jobs).values(attempt=1)))
+        assert (await db.read(history.job, job)).waits_for == f"its next try in {said}"

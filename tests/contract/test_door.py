@@ -95,6 +95,19 @@ async def test_a_job_is_told_from_its_beginning_to_its_one_end(door: Door) -> No
     assert (await door.drawn_by(after.images[0].id)).id == job.id
 
 
+async def test_a_job_goes_on_saying_what_it_warned_of(door: Door) -> None:
+    """From the moment it is submitted, each once; the backend's own words, too, and in every list."""
+    orders = {"slow": 0, "notice": "mind the fox"}
+    job = await door.submit(replace(SMALL, options=orders, negative="no dogs"))
+    assert [one.code for one in job.warnings] == ["ignored"]
+    await told(door, job)
+    after = await door.job(job.id)
+    assert [(one.code, one.message) for one in after.warnings][1:] == [("ordered", "mind the fox")]
+    assert after.warnings[0] == job.warnings[0]
+    assert next(one for one in await door.jobs() if one.id == job.id).warnings == after.warnings
+    assert not (await drawn(door)).warnings
+
+
 async def test_who_comes_later_is_told_the_rest(door: Door) -> None:
     """From a number on, and nothing at all after the end."""
     job = await drawn(door)

@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 import pytest
-from sqlalchemy import text
+from sqlalchemy import Connection, insert, text, update
 from tests import store_kit
 from tests.store_kit import grammar, new, take
 
@@ -16,11 +16,13 @@ from imagen.core import events
 from imagen.core.events import Event
 from imagen.core.job import State, StoredImage
 from imagen.core.request import PreviewPolicy
+from imagen.engine.following import tide
 from imagen.engine.following.feed import Feeds, Watch
 from imagen.engine.following.tide import Tides, WatchAll
-from imagen.store import intake, journal, queue
+from imagen.store import intake, journal, queue, tables
 from imagen.store.db import Database
 from imagen.store.queue import Claim
+from imagen.store.tables import jobs
 
 
 class Desk:
@@ -238,8 +240,6 @@ async def test_the_stream_of_all_jobs_can_be_rejoined(place: str) -> None:
 
 async def test_who_falls_far_behind_reads_for_himself(place: str, monkeypatch: object) -> None:
     """A follower that was away for longer than the window loses nothing."""
-    from imagen.engine.following import tide
-
     window = tide.WINDOW
     tide.WINDOW = 5
     try:
@@ -276,3 +276,43 @@ async def test_a_number_that_is_late_is_not_lost(postgres: object) -> None:
             assert [event.job for _, event in told] == ["late"]
         async with at.tides.watching(owner=None, jobs=None, after=cursor, previews=False) as again:
             assert {event.job for _, event in await some(again, 2)} == {"late", early}
+
+
+def told_by_a_later_version(connection: Connection, job: str) -> None:
+    """An event of a type that nobody here knows, under the job's next number."""
+    seq = connection.execute(update(jobs).where(jobs.c.id == job).values(seq=jobs.c.seq + 1).returning(jobs.c.seq))
+    row = {"job_id": job, "seq": seq.scalar_one(), "type": "from_the_future", "attempt": 0, "body": {}}
+    connection.execute(insert(tables.events).values(at=datetime.now(UTC), **row))
+
+
+async def test_what_a_later_version_tells_of_one_job_is_passed_over(place: str) -> None:
+    """What comes after it is told once."""
+    async with desk(place) as at:
+        job = await at.submit()
+        await at.db.write(told_by_a_later_version, job)
+        claim = await at.claim()
+        async with at.feeds.watching(job, after=0, previews=False) as watch:
+            assert names(await watch.next(5)) == ["queued", "started"]
+            await at.end(claim)
+            assert names(await rest(watch)) == ["completed"]
+        async with at.feeds.watching(job, after=3, previews=False) as again:
+            assert names(await rest(again)) == ["completed"]
+
+
+async def test_a_page_with_something_of_a_later_version_is_not_the_last_one(
+    place: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Who catches up from there is told everything that this version knows, and so is who follows from now on."""
+    monkeypatch.setattr(tide, "PAGE", 3)
+    # Where a number were taken for missing, nothing here would wait long enough for it.
+    monkeypatch.setattr(tide, "HOLE_S", 3600.0)
+    async with desk(place) as at:
+        first = await at.submit()
+        await at.db.write(told_by_a_later_version, first)
+        others = [await at.submit() for _ in range(6)]
+        async with at.tides.watching(owner=None, jobs=None, after=0, previews=False) as behind:
+            assert [event.job for _, event in await some(behind, 7)] == [first, *others]
+            await at.db.write(told_by_a_later_version, first)
+            last = await at.submit()
+            ((cursor, event),) = await some(behind, 1)
+            assert (event.job, cursor) == (last, await at.db.read(journal.position))

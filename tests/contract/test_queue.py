@@ -437,12 +437,14 @@ async def test_an_older_database_is_brought_up_with_everything_in_it(place: str)
         assert {one.request.prompt, two.request.prompt} == {"one", "two"}
         told = await db.read(journal.since, 0, limit=10)
         assert [pos for pos, _, _ in told] == [1, 2, 3]
-        assert [event.type for _, _, event in told] == ["queued", "queued", "cancelled"]
+        assert [event.type for _, _, event in told if event] == ["queued", "queued", "cancelled"]
         await db.write(intake.submit, [new()])
         claim = await take(db)
         assert claim is not None
         assert claim.request.prompt == "one"
-        assert (await db.read(journal.since, 3, limit=10))[-1][2].type == "started"
+        *_, (_, _, newest) = await db.read(journal.since, 3, limit=10)
+        assert newest is not None
+        assert newest.type == "started"
 
 
 async def test_a_worker_draws_a_model_where_its_own_catalog_says(place: str) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from sqlalchemy import Connection, delete, insert, select, text, update
 from tests.postgres_kit import Postgres
-from tests.store_kit import MODEL, OTHER, PLACE, WORKER, database, new, record, resolve, started, take
+from tests.store_kit import MODEL, OTHER, PLACE, PREVIEWS, WORKER, database, new, record, resolve, started, take
 
 from imagen.core.device import Pause
 from imagen.core.errors import SetupError
@@ -42,7 +42,7 @@ async def at_once(db: Database, **changes: Any) -> tuple[Any, bool]:
         "knows": ("test", "other"),
         "loaded": (),
         "now": datetime.now(UTC),
-        "previews": queue._previews_by(started),
+        "previews": PREVIEWS,
     }
     return await db.write(taking.take, **said | changes)
 
@@ -268,7 +268,7 @@ async def test_it_is_planned_once_and_leaves_no_setting_behind(address: str) -> 
                     knows=("test",),
                     loaded=(),
                     now=datetime.now(UTC),
-                    previews=queue._previews_by(started),
+                    previews=PREVIEWS,
                 )
             assert not connection.connection.driver_connection.info.transaction_status, "nothing is left open"  # type: ignore[union-attr]
             planned = text("select sum(custom_plans) from pg_prepared_statements where name like 'imagen%'")
@@ -289,7 +289,7 @@ async def test_a_server_that_forgot_the_statement_is_told_it_again(address: str)
 
         def forgotten(connection: Connection) -> Any:
             said: dict[str, Any] = {"worker": WORKER, "places": {"test": PLACE}, "knows": ("test",), "loaded": ()}
-            said |= {"now": datetime.now(UTC), "previews": queue._previews_by(started)}
+            said |= {"now": datetime.now(UTC), "previews": PREVIEWS}
             other = said | {"places": {"test": replace(PLACE, device="nowhere@here")}}
             assert taking.take(connection, **other) == (None, False)
             connection.execute(text("deallocate all"))
@@ -312,7 +312,7 @@ async def test_in_the_middle_of_a_transaction_the_long_way_is_gone(address: str)
             connection.execute(text("select 1"))
             assert not taking.possible(connection, places)
             how: dict[str, Any] = {"places": places, "resolve": resolve, "knows": ("test", "other"), "started": started}
-            claim = queue.claim(connection, worker=WORKER, **how)
+            claim = queue.claim(connection, worker=WORKER, previews=PREVIEWS, **how)
             assert claim is not None
             assert claim.job == job
             raise LookupError

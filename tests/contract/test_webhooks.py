@@ -388,3 +388,19 @@ async def test_what_was_told_long_ago_is_forgotten(place: str) -> None:
         assert (await db.read(history.job, made[0])).delivery is None
         with pytest.raises(Conflict, match="nothing that a webhook would be told"):
             await db.write(webhooks.again, None)
+
+
+NONSENSE = ('{"url": "https://hook.example/", "events": 5}', '{"url": "https://hook.example/", "secret": "whsec_é"}')
+
+
+async def test_a_webhook_by_sql_that_means_nothing_holds_nobody_up(place: str) -> None:
+    """The jobs are listed, its own is refused with the reason, and others are told of theirs."""
+    async with database(place) as db:
+        for hook in NONSENSE:
+            row = text("insert into jobs (prompt, model, steps, webhook) values ('x', 'test', 1, :hook)")
+            await db.write(Connection.execute, row.bindparams(hook=hook))
+        assert [job.webhook for job in await db.read(history.jobs_list)] == [None, None]
+        told = await ended(db)
+        assert [message.id for message in await taken(db)] == [told]
+        refused = [job for job in await db.read(history.jobs_list) if job.id != told]
+        assert [job.error.param for job in refused if job.error] == ["webhook.secret", "webhook.events"]

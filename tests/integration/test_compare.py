@@ -168,6 +168,7 @@ def test_killed_in_the_middle_it_is_finished_without_redoing_anything(imagen: An
     before = stamps(out)
     assert before
     assert states(out).count("completed") < 3
+    assert "`imagen compare --resume out`" in imagen("jobs").stderr
     run = imagen("compare", "--resume", "out")
     assert run.returncode == 0, run.stderr
     assert states(out) == ["completed"] * 3
@@ -354,3 +355,17 @@ def test_resuming_takes_nothing_that_would_change_the_comparison(imagen: Any) ->
     for more in (("a dog",), ("--seed", "3"), ("--models", "mock"), ("--size", "64x64")):
         run = imagen("compare", "--resume", "out", *more)
         assert run.returncode == 2, run.stderr
+
+
+def test_gone_on_with_nothing_to_do_says_so(imagen: Any) -> None:
+    """What was there is told as kept; a picture that was copied again is not."""
+    imagen("compare", "a fox", "--models", THREE, *FAST, "-o", "out", "--seed", "1")
+    run = imagen("compare", "--resume", "out")
+    assert run.stderr.count("(kept)") == 3
+    assert "nothing was missing" in run.stderr
+    (imagen.here / "out" / "a-fox_mock-warm.png").unlink()
+    run = imagen("compare", "--resume", "out")
+    assert run.stderr.count("(kept)") == 2
+    assert "nothing was missing" not in run.stderr
+    run = imagen("compare", "--resume", "out", "--add-models", "mock-broken")
+    assert not any("mock-broken" in line and "(kept)" in line for line in run.stderr.splitlines())

@@ -108,6 +108,14 @@ def test_keda_counts_the_jobs_that_need_a_worker(house: House, until: Until) -> 
     assert counted() == 3, "one is drawn and two wait; those of another model are not meant"
     ask(f"{server.url}/v1/jobs/{jobs[2]}/cancel", method="POST")
     assert counted() == 2
+    with psycopg.connect(house.address) as sql:  # nobody else sees these, so that nobody takes them
+        for count, due in ((2, "1 h"), (3, "20 s")):
+            sql.execute(
+                f"INSERT INTO imagen.jobs (prompt, run_after) VALUES ('a fox', now() + interval '{due}')".encode()
+            )
+            counts = sql.execute(query.encode()).fetchall()
+            assert counts == [(count,)], "any worker would do for it, once its time comes"
+        sql.rollback()
     for job in [*jobs[:2], *others]:
         ask(f"{server.url}/v1/jobs/{job}/cancel", method="POST")
     ended(server, jobs[0], until)

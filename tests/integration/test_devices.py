@@ -216,3 +216,13 @@ def test_a_device_is_paused_through_a_server(house: House, tmp_path: Path, until
     alone = away()
     assert alone.returncode == 2
     assert "leave out --server" in alone.stderr
+
+
+def test_servers_that_draw_nothing_know_the_devices_of_the_workers(house: House, until: Until) -> None:
+    """And no other: whichever of several is asked, the devices are the same."""
+    server = house.serve("--no-worker")
+    until(lambda: not ask(f"{server.url}/v1/devices")[1]["devices"])
+    assert ask(f"{server.url}/v1/devices/{CARD}/pause", {})[0] == 404
+    house.start("worker")
+    until(lambda: CARD in [device["name"] for device in ask(f"{server.url}/v1/devices")[1]["devices"]])
+    assert ask(f"{server.url}/v1/devices/{CARD}/pause", {})[0] == 200

@@ -227,8 +227,8 @@ async def test_a_copy_goes_only_where_the_owner_said(tmp_path: Path) -> None:
         assert saved == [str(allowed / "fox.png"), str(allowed / "fox-2.png")]
         assert {Path(one).read_bytes() for one in saved} == {original}
         assert (await ask("fetch", id=job["id"], save_to="evil\0.png")).error["param"] == "save_to"
-        into = (await ask("fetch", id=job["id"], save_to=str(allowed / "new/"))).data["saved_to"]
-        assert Path(into).parent.parent == allowed or Path(into).parent == allowed
+        into = (await ask("fetch", id=job["id"], save_to=f"{allowed}/new/")).data["saved_to"]
+        assert Path(into).parent == allowed / "new"
         for where in ("../fox.png", str(outside / "fox.png"), "link/fox.png", "/etc/fox.png", "~/fox.png"):
             told = await ask("fetch", id=job["id"], save_to=where)
             assert told.error is not None

@@ -238,17 +238,20 @@ def test_lines_are_keys_where_nobody_sits_at_a_keyboard(imagen: Imagen, compared
     assert run.returncode == 0, run.stderr
     assert "3/3  a red fox" in run.stderr
     assert run.stderr.count("left.png") == 3
-    assert "all 3 pairs are done" in run.stderr
-    assert len(re.findall(r"left was mock\S*, right was mock", run.stderr)) == 3
+    assert "2 voted, 1 skipped" in run.stderr
+    assert len(re.findall(r"left was mock\S*, right was mock", run.stderr)) == 2, "no names on a skip"
     assert run.stdout.startswith("MODEL")
     told = json.loads(imagen("ratings", "--json").stdout)
     assert (told["votes"], told["ties"]) == (2, 1), "the third was skipped"
     assert imagen("ratings", "--csv").stdout.startswith("group,model,rating,low,high,votes")
     assert imagen("ratings", "--models", "mock", "--json").stdout.count('"model"') == 0
+    back = imagen("vote", compared, stdin="2\n")
+    assert "1/1  a red fox" in back.stderr, "what was skipped comes back"
+    assert json.loads(imagen("ratings", "--json").stdout)["votes"] == 3
     again = imagen("vote", compared)
     assert again.returncode == 0
     assert "--again" in again.stderr
-    assert "1/3" in imagen("vote", compared, "--again", stdin="q\n").stderr
+    assert "2/3" in imagen("vote", compared, "--again", stdin="q\n").stderr
 
 
 def test_stopping_midway_keeps_what_was_said(imagen: Imagen, compared: str) -> None:
@@ -370,3 +373,12 @@ def test_keys_typed_ahead_are_not_lost(keyboard: Keyboard) -> None:
     keyboard.press(b"1\x1b[Dt")
     keyboard.wait("all 3 pairs are done")
     assert keyboard.said.count("left is better") == 2
+
+
+def test_a_folder_of_a_comparison_names_its_series(imagen: Imagen) -> None:
+    """It is what `imagen compare` printed."""
+    assert imagen("compare", "a fox", "--models", "mock,mock-warm", *FAST, "-o", "kc").returncode == 0
+    assert imagen("compare", "an owl", "--models", "mock,mock-warm", *FAST).returncode == 0
+    for named in ("kc", "kc/compare.json"):
+        assert "1/1  a fox" in imagen("vote", named, stdin="q\n").stderr
+    assert imagen("vote", ".", stdin="q\n").returncode == 2

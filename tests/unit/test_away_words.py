@@ -6,6 +6,7 @@ from imagen.away.words import away, error_of, rebuilt, with_commands
 from imagen.core.errors import (
     BY_CODE,
     BackendError,
+    DatabaseAway,
     ImagenError,
     NotConfigured,
     RequestError,
@@ -118,3 +119,15 @@ def test_what_is_in_the_way_is_told_apart() -> None:
     assert isinstance(gone, ServerAway)
     assert gone.exit_code == 3
     assert "imagen jobs list" in gone.hint
+
+
+def test_what_is_wrong_with_the_server_is_not_said_of_who_asks_it() -> None:
+    """Whose database it is, and nothing to do that only its owner could do here."""
+    hint = "see whether PostgreSQL runs, and whether `database:` of config.yaml has its address: `imagen config show`"
+    told = DatabaseAway("the database does not answer", hint=hint, retry_after_s=5)
+    error = error_of(told.as_dict(), SERVER, "POST /v1/jobs")
+    assert isinstance(error, DatabaseAway)
+    assert error.message == f"the server {SERVER}: the database does not answer"
+    assert (error.retryable, error.retry_after_s) == (True, 5)
+    assert "config.yaml" not in error.hint
+    assert "its owner" in error.hint

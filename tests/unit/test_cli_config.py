@@ -139,3 +139,30 @@ def test_init_says_where_it_cannot_write(tmp_path: Path, monkeypatch: pytest.Mon
     ran = imagen("config", "init", "--write")
     assert ran.code == 3
     assert "cannot be written" in ran.err
+
+
+def test_a_default_model_that_is_not_there_is_named_with_its_line(home: Path) -> None:
+    """A slip in the settings is the owner's: exit code 3 wherever it shows."""
+    (home / "config.yaml").write_text("storage: local\ndefault_model: mock-wram\n")
+    said = f"error: {home / 'config.yaml'}:2: `default_model`: there is no model 'mock-wram'"
+    for arguments in (("config", "check"), ("generate", "a fox")):
+        ran = imagen(*arguments)
+        assert ran.code == 3, arguments
+        assert said in ran.err
+        assert "did you mean 'mock-warm'" in ran.err
+    assert imagen("generate", "--model", "nothere", "a fox").code == 2
+
+
+def test_a_folder_in_the_place_of_the_settings_is_told(home: Path) -> None:
+    """Its rights are not what is wrong with it."""
+    (home / "config.yaml").mkdir()
+    ran = imagen("config", "check")
+    assert ran.code == 3
+    assert "readable" not in ran.err
+    assert "move that folder away" in ran.err
+
+
+def test_a_wrong_port_says_what_it_should_be(home: Path) -> None:
+    """In words that stand on their own."""
+    (home / "config.yaml").write_text("server: {port: 99999}\n")
+    assert "hint: what it is: the port to listen on; 0 takes any free one" in imagen("config", "check").err

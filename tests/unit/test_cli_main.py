@@ -182,7 +182,7 @@ def test_a_poor_terminal_is_no_failure(home: Path, encoding: str) -> None:
 def test_a_table_fits_and_lines_up() -> None:
     """Wide characters take two columns; what does not fit is cut in the widest columns, the first one last."""
     rows = [("a-long-name-that-is-copied", "狐" * 60, "x" * 60), ("b", "e\u0301", "\x1b[31mred\nline")]
-    lines = table(("NAME", "TITLE", "NOTE"), rows)
+    lines = table(("NAME", "TITLE", "NOTE"), rows, width=80)
     assert all(columns(line) <= 80 for line in lines)
     assert lines[1].startswith("a-long-name-that-is-copied  狐")
     assert "…" in lines[1]
@@ -193,7 +193,7 @@ def test_a_table_fits_and_lines_up() -> None:
 
 def test_a_table_fits_whatever_is_in_it() -> None:
     """Even where every column is too long."""
-    assert all(columns(line) <= 80 for line in table("ABCDEFG", [["y" * 100] * 7]))
+    assert all(columns(line) <= 80 for line in table("ABCDEFG", [["y" * 100] * 7], width=80))
     assert all(columns(line) <= 40 for line in table(("A",), [["y" * 100]], width=40))
 
 
@@ -221,3 +221,43 @@ def test_numbers_for_people() -> None:
     assert [byte_size(size) for size in (5, 2048, 30 * 2**20, 3 * 2**40)] == ["5 B", "2.0 KiB", "30 MiB", "3.0 TiB"]
     assert one_line(" a\n\tb ") == "a b"
     assert cut("abcdef", 4) == "abc…"
+
+
+@pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-", "<&- >&- 2>&-"])
+@pytest.mark.parametrize("arguments", ["--version", "models", "generate --model mock --size 64x64 --steps 1 'a cat'"])
+def test_a_closed_stream_is_no_failure(home: Path, arguments: str, closed: str) -> None:
+    """Whoever closes standard output wants no output; the work is done all the same."""
+    command = f'"{sys.executable}" -m imagen {arguments} {closed}'
+    ran = subprocess.run(["sh", "-c", command], capture_output=True, text=True, timeout=60, check=False)
+    assert (ran.returncode, "Traceback" in ran.stderr) == (0, False), ran.stderr
+
+
+@pytest.mark.parametrize(("prompts", "told"), [(("a", "cat"), True), (("cat",), False), (("a cat", "dog"), False)])
+def test_a_prompt_without_quotes_is_noticed(home: Path, prompts: tuple[str, ...], told: bool) -> None:
+    """Several prompts are meant to be; single words only are told how to be one."""
+    ran = imagen("compare", *prompts, "--models", "nope")
+    assert ("note: these are 2 prompts; one is put in quotes: imagen compare 'a cat'" in ran.err) is told
+
+
+def test_several_files_are_not_all_repeated() -> None:
+    """A shell may have made hundreds of one star."""
+    ran = imagen("reproduce", *(f"picture-{number}.json" for number in range(100)))
+    assert (ran.code, ran.err.splitlines()[0]) == (2, "error: one FILE at a time")
+
+
+def test_the_hint_of_a_setting_names_what_the_model_has(home: Path) -> None:
+    """And not what another one has."""
+    ran = imagen("generate", "a fox", "--model", "tiny-3d", "--set", "style")
+    assert ran.code == 2
+    assert "slow" not in ran.err
+    assert "write KEY=VALUE" in ran.err
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="this system has no /dev/full")
+def test_a_full_disk_is_told_in_words(home: Path) -> None:
+    """No number of the system's."""
+    with open("/dev/full", "w") as full:
+        ran = subprocess.run([*PROGRAM, "models"], stdout=full, stderr=subprocess.PIPE, text=True, check=False)
+    assert ran.returncode != 0
+    assert "Errno" not in ran.stderr
+    assert "no room left" in ran.stderr

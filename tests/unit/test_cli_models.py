@@ -24,7 +24,7 @@ def write_model(home: Path, name: str, text: str) -> Path:
     return file
 
 
-def test_the_list_fits_and_marks_the_default(home: Path) -> None:
+def test_the_list_marks_the_default_and_is_whole_in_a_pipe(home: Path) -> None:
     """`imagen models` is `imagen models list`."""
     write_model(home, "mine", "backend: mock\ntitle: 狐" + "x" * 90 + "\nlicence: MIT\nenabled: false\n")
     (home / "config.yaml").write_text("default_model: mock-warm\n")
@@ -34,7 +34,7 @@ def test_the_list_fits_and_marks_the_default(home: Path) -> None:
     assert lines[0].split() == ["NAME", "TITLE", "BACKEND", "LICENCE", "NOTE"]
     assert [line.split()[0] for line in lines if "*" in line] == ["mock-warm"]
     assert any("switched off" in line for line in lines)
-    assert all(columns(line) <= 80 for line in lines)
+    assert any("狐" + "x" * 90 in line for line in lines)
     assert imagen("models", "list").out == ran.out
 
 
@@ -244,3 +244,26 @@ def test_what_is_not_a_folder_of_ones_own_is_not_removed(home: Path) -> None:
         assert ran.code == code, name
         assert said in ran.err
     assert (home / "models" / "base" / "model.yaml").exists()
+
+
+def test_settings_that_nobody_could_read_are_told_and_not_the_model(home: Path) -> None:
+    """The model may well stand in them: exit code 3 with the line, as for a prompt."""
+    (home / "config.yaml").write_text("models:\n  mine: [\n")
+    for verb in ("check", "show"):
+        ran = imagen("models", verb, "mine")
+        assert ran.code == 3
+        assert ran.err.startswith(f"error: {home / 'config.yaml'}:3: is not YAML")
+    (home / "config.yaml").write_text("stroage: local\n")
+    assert imagen("models", "check", "mine").code == 2
+
+
+def test_a_mistake_in_the_model_that_was_asked_for_is_told_once(home: Path) -> None:
+    """As the error, and not as a warning too; others' mistakes stay warnings."""
+    others = "  other: {backend: mock, tittle: x}\n"
+    (home / "config.yaml").write_text(f"models:\n  mine: {{backend: mock, licens: MIT}}\n{others}")
+    for verb in ("check", "show"):
+        ran = imagen("models", verb, "mine")
+        assert ran.code == 3
+        assert ran.err.count("'licens'") == 1
+        assert "warning: " in ran.err
+        assert ran.err.count("'tittle'") == 1

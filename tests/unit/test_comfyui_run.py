@@ -11,7 +11,7 @@ import pytest
 
 import imagen.models
 from imagen.backends.comfyui import registration
-from imagen.backends.comfyui.backend import ComfyUI
+from imagen.backends.comfyui.backend import AWAY_S, ComfyUI
 from imagen.backends.comfyui.keeper import Pace
 from imagen.backends.remote.whole import to_its_end
 from imagen.core.errors import Crashed, MissingExtra, MissingFile, OutOfMemory, Rejected, TimedOut, Unreachable
@@ -405,6 +405,20 @@ class TestCheck:
             (check,) = await backend.check(MODEL)
             assert isinstance(check.error, TimedOut)
         assert len(fake.requests) == 1
+
+    async def test_of_a_server_that_is_back_finds_it_however_often_somebody_looks(self, fake: Fake) -> None:
+        """What was remembered of it is as old as the last answer, not as the last look."""
+        now = 0.0
+        backend = ComfyUI({"url": fake.url}, PACE, clock=lambda: now)
+        fake.shut()
+        (check,) = await backend.check(MODEL)
+        assert not check.ok
+        fake.open()
+        while now < AWAY_S:
+            assert [one.error for one in await backend.check(MODEL)] == [check.error]
+            now += AWAY_S / 4
+        assert all(one.ok for one in await backend.check(MODEL))
+        await backend.aclose()
 
 
 class TestMemory:

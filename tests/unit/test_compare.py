@@ -30,6 +30,7 @@ from imagen.engine.comparing.folder import Folder
 from imagen.engine.comparing.page import Layout, page
 from imagen.engine.comparing.plan import plan
 from imagen.engine.comparing.run import Move, next_move
+from imagen.engine.states import ModelState, usable
 
 NOW = datetime(2026, 5, 11, tzinfo=UTC)
 MODELS = {name: Model(name=name, backend="mock", device="cpu@here", licence="MIT") for name in ("a", "b", "c")}
@@ -381,3 +382,27 @@ def test_the_page_needs_nothing_and_runs_nothing(tmp_path: Path) -> None:
     assert 'href="a%20fox%231.png"' in text
     assert 'src="data:image/webp;base64,' in text
     assert "1.8 s" in text
+
+
+def test_a_record_that_is_no_json_says_where(tmp_path: Path) -> None:
+    """In words, not in those of the parser."""
+    with pytest.raises(RequestError, match=r"compare\.json cannot be read: it is not JSON from line 2 on"):
+        read(b'{\n"series": oops}', "compare.json")
+
+
+@pytest.mark.parametrize(
+    ("default", "chosen"), [("real", ["real"]), ("mock", ["mock", "real"]), ("paid", ["real"]), (None, ["real"])]
+)
+def test_the_default_model_is_compared_though_it_is_a_mock(default: str | None, chosen: list[str]) -> None:
+    """Nobody else's mocks are, and nothing that costs money."""
+    told = [
+        ModelState(
+            model=Model(
+                name=name, backend="mock" if "mock" in name else "onnx", device="cpu@here", paid=name == "paid"
+            ),
+            available=True,
+            default=name == default,
+        )
+        for name in ("mock", "mock-warm", "paid", "real")
+    ]
+    assert usable(told) == chosen

@@ -115,3 +115,24 @@ def test_a_suffix_is_another_format_or_the_same_by_another_name(
 ) -> None:
     """Spelling is no format."""
     assert other_format(destination(str(tmp_path / typed)), suffix) is differs
+
+
+def test_a_name_that_was_taken_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Whoever looks into fox.png would see another picture."""
+    to = destination(str(tmp_path / "fox.png"))
+    _place(to)
+    assert capsys.readouterr().err == ""
+    _place(to)
+    assert capsys.readouterr().err == "fox.png exists; written to fox-2.png\n"
+    _place(destination(str(tmp_path)))
+    _place(destination(str(tmp_path)))
+    assert capsys.readouterr().err == "", "nobody asked for that name"
+
+
+@pytest.mark.parametrize("typed", ["file.txt/x.png", "file.txt/folder/x.png"])
+def test_no_folder_can_be_made_below_a_file(tmp_path: Path, typed: str) -> None:
+    """So the hint is not to make one."""
+    (tmp_path / "file.txt").touch()
+    with pytest.raises(Unwritable, match=r"file\.txt is a file") as refused:
+        destination(str(tmp_path / typed))
+    assert "mkdir" not in refused.value.hint

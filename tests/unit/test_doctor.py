@@ -17,7 +17,9 @@ from imagen.backends.mock import registration
 from imagen.config import Settings, load_settings
 from imagen.core.device import Device, Pause
 from imagen.core.errors import Check, DatabaseAway, ImagenError, SetupError, Unreachable
+from imagen.core.job import Job, State
 from imagen.core.model import Model
+from imagen.core.request import Draft
 from imagen.engine.doctor import (
     LISTEN_S,
     Finding,
@@ -155,6 +157,11 @@ def worker(**changes: Any) -> dict[str, Any]:
     return row | changes
 
 
+def job_of(model: str | None) -> Job:
+    request = Draft(prompt="a fox", model=model)
+    return Job(id=f"of-{model}", state=State.QUEUED, request=request, created_at=NOON)
+
+
 class TestDaemons:
     """A server that still runs what was installed before: the seed lost an evening to one."""
 
@@ -246,10 +253,49 @@ class TestCrew:
     def test_jobs_that_nobody_draws_are_a_failure(self) -> None:
         """Also those of a worker on another machine that is not heard any more."""
         there = worker(id="a", models=["m"])
-        assert check_waiting([], {"m": 4}, [there], {"a"}) == "none that nobody draws"
-        with pytest.raises(SetupError, match="jobs wait that nobody draws: 4 of m") as told:
-            check_waiting([], {"m": 4}, [there], set())
+        assert check_waiting([], {"m": 4}, [there], {"a"}, knows=()) == "none that nobody draws"
+        with pytest.raises(SetupError, match=r"jobs wait that nobody draws: 4 of m$") as told:
+            check_waiting([], {"m": 4}, [there], set(), knows=())
         assert "imagen worker --models m" in told.value.hint
+
+    def test_workers_that_begin_nothing_are_told_with_their_own_reasons(self) -> None:
+        """What is wrong at one is not said of the others."""
+        why = {"a": "the disk is full", "b": "access is denied", "c": "the disk is full"}
+        crew = [
+            worker(id=name, models=["m"], troubled=f"no picture can be stored: {told}", host=f"{name}:1", pid=7)
+            for name, told in why.items()
+        ]
+        with pytest.raises(SetupError) as told:
+            check_crew(crew, set(why))
+        assert told.value.message == (
+            "3 of 3 workers, a 7, b 7, c 7, begin nothing: no picture can be stored: "
+            "the disk is full (a 7, c 7); access is denied (b 7)"
+        )
+
+    def test_a_model_that_nobody_knows_is_in_no_command(self) -> None:
+        """Beside one that is known, and alone."""
+        left = [job_of("nosuch"), job_of("tiny")]
+        with pytest.raises(SetupError) as told:
+            check_waiting(left, {"nosuch": 1, "tiny": 1}, [], set(), knows=["tiny"])
+        assert told.value.message.endswith(": 1 of nosuch (unknown model), 1 of tiny")
+        assert "`imagen worker --models tiny`" in told.value.hint
+        assert told.value.hint.endswith("`imagen jobs watch of-tiny`")
+        with pytest.raises(SetupError) as told:
+            check_waiting([job_of("nosuch")], {"nosuch": 1}, [], set(), knows=["tiny"])
+        assert "imagen worker" not in told.value.hint
+        assert "imagen models" in told.value.hint
+
+    def test_a_job_without_a_model_waits_for_any_worker(self) -> None:
+        """It came by SQL, and is counted as long as there is none."""
+        left, busy = [job_of(None), job_of("tiny")], {"": 1, "tiny": 1}
+        with pytest.raises(SetupError) as told:
+            check_waiting(left, busy, [], set(), knows=["tiny"])
+        assert told.value.message.endswith(": 1 of tiny, 1 without a model")
+        with pytest.raises(SetupError, match=r": 2 without a model$") as told:
+            check_waiting([], {"": 2}, [worker(id="a", models=["m"])], set(), knows=[])
+        assert told.value.hint.startswith("start `imagen worker`")
+        there = worker(id="a", models=["m"])
+        assert check_waiting([job_of(None)], {"": 1}, [there], {"a"}, knows=[]) == "none that nobody draws"
 
 
 def test_the_state_of_a_device_is_told_apart_from_the_flag_now() -> None:

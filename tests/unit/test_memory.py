@@ -5,7 +5,8 @@ from datetime import UTC, datetime
 
 import pytest
 
-from imagen.backends.base import Previews
+from imagen.backends.base import Backend, Previews
+from imagen.core.device import Sharing
 from imagen.core.errors import Check, Unreachable
 from imagen.core.model import Model
 from imagen.core.request import Request
@@ -125,3 +126,36 @@ async def test_a_device_that_cannot_be_emptied_harms_nobody(error: Exception) ->
     now[0] = 1000
     await kept.tidy()
     assert engine.released == ["a", "a"]
+
+
+@pytest.mark.parametrize("at", ["tidy", "close"])
+async def test_a_job_may_begin_on_a_new_device_while_another_is_given_back(at: str) -> None:
+    """Giving back takes a moment, and who is asked for it is not all there is."""
+
+    class Slow(Engine):
+        async def release(self, model: Model) -> None:
+            await kept.begin(claim("b", device="new"))
+            await super().release(model)
+
+    engine = Slow()
+    hooked = {"card": Sharing(after=("true",))}
+    now = [0.0]
+    kept = Memory(lambda _model: engine, lambda: now[0], sharing=lambda: hooked)
+    await kept.begin(claim("a"))
+    kept.end(claim("a"))
+    now[0] = 1000
+    await getattr(kept, at)()
+    assert engine.released == ["a"]
+    await kept.close()
+
+
+async def test_a_backend_that_cannot_be_made_is_no_reason_to_stop_looking() -> None:
+    """Whatever it raises: the heartbeat waits for this, and goes on."""
+
+    def broken(_model: Model) -> Backend:
+        raise ZeroDivisionError("a fault of a plugin")
+
+    kept = Memory(broken)
+    await kept.begin(claim("a"))
+    kept.end(claim("a"))
+    await kept.tidy()

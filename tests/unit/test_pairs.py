@@ -210,3 +210,19 @@ def test_a_hundred_thousand_pairs_are_counted_and_not_listed() -> None:
     say(whole, cast)
     assert (pairs.ballot(whole, cast, "ann").round, pairs.ballot(whole, cast, "ann").done) == (1, 1)
     assert time.process_time() - began < 5
+
+
+def test_what_was_skipped_comes_back_first() -> None:
+    """It is waiting before the next round is begun, and nothing else is."""
+    whole, cast = series(3, 2), list[Vote]()
+    skipped = {say(whole, cast, Choice.SKIP).pair for _ in range(2)}
+    assert pairs.ballot(whole, cast, "ann").waiting == 4
+    for _ in range(4):
+        say(whole, cast)
+    for waiting in (2, 1):
+        ballot = pairs.ballot(whole, cast, "ann")
+        assert (ballot.round, ballot.done, ballot.waiting) == (2, 2 - waiting, waiting)
+        assert say(whole, cast).pair in skipped
+    assert pairs.ballot(whole, cast, "ann").waiting == 0, "another round has to be asked for"
+    assert say(whole, cast).pair not in skipped
+    assert pairs.ballot(whole, cast, "ann").waiting == 3, "somebody did"

@@ -1,7 +1,9 @@
 """What the backends over the network share: whom they ask, with which token, and what they take from where."""
 
+import asyncio
 import inspect
 from collections.abc import AsyncIterator
+from contextlib import aclosing
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +23,7 @@ from imagen.backends.remote.http import (
 )
 from imagen.backends.remote.mark import Mark
 from imagen.backends.remote.paying import allow, costs
-from imagen.backends.remote.sse import Event, Parser
+from imagen.backends.remote.sse import Event, Parser, chunks
 from imagen.backends.remote.token import read_token, remedy
 from imagen.core.errors import BadConfig, Crashed, ImagenError, MissingFile, NotConfigured, Rejected
 
@@ -255,3 +257,30 @@ async def test_an_answer_without_end_is_left() -> None:
 
     with pytest.raises(Crashed, match="MiB"):
         await sse.whole(httpx2.Response(200, content=endless()), limit=5000)
+
+
+async def test_who_is_cancelled_while_he_leaves_an_answer_is_cancelled() -> None:
+    """And the answer is closed before he is gone."""
+    leaving, closed = asyncio.Event(), list[bool]()
+
+    class Slow(httpx2.AsyncByteStream):
+        async def __aiter__(self) -> AsyncIterator[bytes]:
+            yield b"x"
+            try:
+                await asyncio.Event().wait()
+            finally:
+                leaving.set()
+                for _ in range(3):
+                    await asyncio.sleep(0)
+                closed.append(True)
+
+    async def read() -> None:
+        async with aclosing(chunks(httpx2.Response(200, stream=Slow()))) as parts:
+            await anext(parts)
+
+    reading = asyncio.create_task(read())
+    await leaving.wait()
+    reading.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await reading
+    assert closed

@@ -17,6 +17,7 @@ from imagen.backends.remote.address import Address
 from imagen.backends.remote.http import Http
 from imagen.backends.replicate import errors, inputs
 from imagen.backends.replicate.backend import Replicate
+from imagen.backends.replicate.cloud import Cloud
 from imagen.backends.replicate.inputs import Schema
 from imagen.backends.replicate.ledger import Ledger
 from imagen.backends.replicate.telling import Teller
@@ -637,3 +638,25 @@ async def killed(
         fake.shut()
     fake.open()
     return said
+
+
+async def test_all_are_told_to_end_before_any_is_waited_for() -> None:
+    """One that takes its time to end costs the others none of theirs, nor a worker that stops the seconds it has."""
+    names = ["one", "two", "three"]
+    told, seen = set[str](), set[str]()
+
+    def answer(asked: httpx2.Request) -> httpx2.Response:
+        *_, name = asked.url.path.removesuffix("/cancel").split("/")
+        if asked.method == "POST":
+            told.add(name)
+            return httpx2.Response(200, json={})
+        if len(told) < len(names):
+            return httpx2.Response(200, json={"status": "processing"})
+        seen.add(name)
+        return httpx2.Response(200, json={"status": "canceled"})
+
+    address = Address.of("https://api.example.com/v1")
+    http = Http(address, "the service", token=TOKEN, transport=httpx2.MockTransport(answer))
+    await Cloud(http=http, look_s=0.01).cancel(names)
+    await http.aclose()
+    assert seen == set(names)

@@ -451,3 +451,32 @@ def test_any_signals_and_any_error_leave_a_grammatical_record(
             assert held == 0
 
     asyncio.run(scenario())
+
+
+@pytest.mark.parametrize("error", [errors.Crashed("it broke", hint="mend it"), ZeroDivisionError("oops")])
+async def test_what_breaks_because_its_worker_is_stopped_is_no_failure(tmp_path: Path, error: Exception) -> None:
+    """A backend that cannot be closed in peace costs its job nothing, and whoever stopped it is obeyed."""
+
+    class Sulking(Script):
+        async def generate(
+            self, request: Request, model: Model, previews: Previews, resume: str | None = None
+        ) -> AsyncGenerator[Signal]:
+            try:
+                async for signal in super().generate(request, model, previews, resume):
+                    yield signal
+            finally:
+                raise error
+
+    async with database(tmp_path) as db:
+        script = Sulking(Step(step=1, total=4), 60.0)
+        drawing = asyncio.create_task(draw(db, tmp_path, script))
+        while not script.calls:
+            await asyncio.sleep(0.01)
+        drawing.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await drawing
+        (job,) = await db.read(history.jobs_list)
+        assert (job.state, job.failures) == (State.QUEUED, 0)
+        end = (await record(db, job.id))[-1]
+        assert isinstance(end, Requeued)
+        assert (end.reason, end.error) == ("the worker was stopped", None)

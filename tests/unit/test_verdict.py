@@ -104,6 +104,7 @@ def _sound(connection: Connection, store: Path) -> None:
     """One job: queued, started, put back, started, a picture, completed."""
     intake.submit(connection, [store_kit.new()])
     how = {"places": {"test": store_kit.PLACE}, "resolve": store_kit.resolve, "knows": ("test",)}
+    how |= {"previews": store_kit.PREVIEWS}
     first = queue.claim(connection, worker=store_kit.WORKER, started=store_kit.started, **how)  # type: ignore[arg-type]
     assert first is not None
     error = Crashed("the worker died while drawing", hint="try again")

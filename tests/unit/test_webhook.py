@@ -7,6 +7,8 @@ from ipaddress import ip_address
 from pathlib import Path
 
 import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
 from standardwebhooks import Webhook as Verifier
 from standardwebhooks.webhooks import WebhookVerificationError
 from tests.cli_kit import imagen
@@ -14,8 +16,10 @@ from tests.cli_kit import imagen
 from imagen.config import Settings, load_settings
 from imagen.core.errors import Forbidden, RequestError
 from imagen.core.request import drafted
-from imagen.core.webhook import Delivery, Webhook, webhook_of
+from imagen.core.webhook import JOB_ENDS, SERIES_ENDS, Delivery, Webhook, webhook_of
+from imagen.core.webhook import SECRET as SECRET_MARK
 from imagen.engine.webhooks.addresses import Reach
+from imagen.store.webhooks import wish_of
 from imagen.surfaces.webhooks.signing import signed
 from imagen.surfaces.wire import webhook_json
 
@@ -62,6 +66,11 @@ def test_an_address_is_enough() -> None:
         {"url": URL, "secret": "short"},
         {"url": URL, "secret": "whsec_c2hvcnQ="},
         {"url": URL, "each": 1},
+        {"url": URL, "events": 5},
+        {"url": URL, "events": {"failed": 1}},
+        {"url": URL, "secret": "whsec_é"},
+        "https://hook.example:65536/",
+        "https://hook.example:70000/",
         7,
     ],
     ids=str,
@@ -255,3 +264,47 @@ def test_the_secret_of_the_settings_is_never_shown(tmp_path: Path, monkeypatch: 
         for command in (("config", "show"), ("config", "show", "--json"), ("config", "check")):
             ran = imagen(*command)
             assert secret[:12] not in ran.out + ran.err, command
+
+
+@pytest.mark.parametrize("port", [1, 80, 9999, 10000, 59999, 60000, 64999, 65499, 65529, 65535])
+def test_every_port_that_there_is_can_be_named(port: int) -> None:
+    """Up to the last one."""
+    assert Webhook(url=f"https://hook.example:{port}/x").origin == f"https://hook.example:{port}"
+
+
+@pytest.mark.parametrize("field", ["events", "secret", "each"])
+def test_the_field_that_is_wrong_is_named(field: str) -> None:
+    """And no other one."""
+    with pytest.raises(RequestError) as caught:
+        webhook_of({"url": URL, field: 3})
+    assert caught.value.param == f"webhook.{field}"
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
+    max_leaves=5,
+)
+NEARLY = st.fixed_dictionaries(
+    {"url": st.just(URL) | JSON},
+    optional={
+        "events": st.lists(st.sampled_from([*JOB_ENDS, *SERIES_ENDS])) | JSON,
+        "secret": st.text().map(SECRET_MARK.__add__) | JSON,
+        "each": JSON,
+        "more": JSON,
+    },
+)
+
+
+@given((JSON | NEARLY).map(json.dumps) | st.text() | st.text().map("{".__add__))
+@example('{"url": "https://hook.example/", "events": 5}')
+@example('{"url": "https://hook.example/", "secret": "whsec_é"}')
+@example('{"a":' * 100_000)
+def test_nonsense_in_the_column_is_refused_and_never_more_than_that(text: str) -> None:
+    """Whatever somebody wrote in SQL: one row holds up neither a list of jobs nor what others are told."""
+    try:
+        hook = Webhook.from_text(text)
+    except RequestError:
+        assert wish_of(text) is None
+    else:
+        assert wish_of(text) == (hook if text else None)

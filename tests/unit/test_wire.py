@@ -14,7 +14,7 @@ from imagen.core import events
 from imagen.core.device import Device
 from imagen.core.errors import OutOfMemory
 from imagen.core.events import Event
-from imagen.core.job import Cell, Job, Series, State, StoredImage
+from imagen.core.job import Cell, Job, Series, State, StoredImage, Warned
 from imagen.core.model import Model
 from imagen.core.request import Draft, Request
 from imagen.core.webhook import Delivery, Webhook
@@ -71,6 +71,7 @@ JOB = Job(
     phase="sampling",
     progress={"step": 2, "total": 4, "image": 0, "eta_s": 1.1},
     images=(IMAGE,),
+    warnings=(Warned(code="ordered", message="as ordered"),),
     error=ERROR,
     created_at=NOW,
     webhook=HOOK,

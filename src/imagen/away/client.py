@@ -89,9 +89,13 @@ class Away:
         told: dict[str, Any] = await self._asking.json("GET", "/v1/server")
         return told
 
-    async def ready(self) -> None:
-        """Raise what keeps it from accepting jobs."""
-        await self._asking.ask("GET", "/readyz")
+    async def alive(self) -> None:
+        """Raise when nobody is there; what it waits for itself does not matter."""
+        await self._asking.ask("GET", "/healthz")
+
+    async def ready(self, *, pictures: bool = True) -> None:
+        """Raise what keeps it from accepting jobs, and from storing `pictures`."""
+        await self._asking.ask("GET", "/readyz", params={} if pictures else {"pictures": "no"})
 
     async def submit(self, draft: Draft, *, owner: str = "local", queue_limit: int | None = None) -> Job:
         """Check, complete and queue a request; one whose answer was lost is not queued twice."""

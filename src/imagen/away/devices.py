@@ -7,7 +7,7 @@ from urllib.parse import quote
 from imagen.away import reading
 from imagen.away.asking import Asking
 from imagen.core.device import Device
-from imagen.core.errors import UnknownDevice
+from imagen.core.errors import ImagenError, UnknownDevice
 from imagen.reading import maybe
 
 
@@ -25,11 +25,22 @@ class Devices:
 
     async def pause(self, names: Iterable[str] = (), *, by: str, reason: str = "", now: bool = False) -> list[Device]:
         """Begin nothing on these devices until they are resumed. Who it was, the server knows by the key."""
-        return [await self._set(name, "pause", {"reason": reason, "now": now}) for name in await self._known(names)]
+        return await self._each(names, "pause", {"reason": reason, "now": now})
 
     async def resume(self, names: Iterable[str] = ()) -> list[Device]:
         """Let jobs begin on these devices again."""
-        return [await self._set(name, "resume") for name in await self._known(names)]
+        return await self._each(names, "resume")
+
+    async def _each(self, names: Iterable[str], verb: str, body: Any = None) -> list[Device]:
+        done: list[Device] = []
+        try:
+            for name in await self._known(names):
+                done.append(await self._set(name, verb, body))
+        except ImagenError as error:
+            if done:
+                error.message += f"; {verb}d before that: {', '.join(device.name for device in done)}"
+            raise
+        return done
 
     async def _set(self, name: str, verb: str, body: Any = None) -> Device:
         said = {} if body is None else {"json": body}

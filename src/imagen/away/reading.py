@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from imagen.away.words import rebuilt
 from imagen.core.device import Device, Pause
 from imagen.core.events import Event, from_body
-from imagen.core.job import Cell, Job, Series, State, StoredImage
+from imagen.core.job import Cell, Job, Series, State, StoredImage, Warned
 from imagen.core.model import Model
 from imagen.core.request import Draft, Request
 from imagen.core.vote import Ballot, Choice, Hidden, Pair, Side, Vote
@@ -46,6 +46,7 @@ def job_of(shape: Shape, server: str) -> Job:
         position=shape.get("position"),
         waits_for=shape.get("waits_for"),
         images=tuple(image_of(image, server) for image in shape.get("images", ())),
+        warnings=tuple(Warned(code=one["code"], message=one["message"]) for one in shape.get("warnings", ())),
         error=rebuilt(shape["error"]) if shape.get("error") else None,
         timings=shape.get("timings") or {},
         facts=shape.get("facts") or {},
@@ -137,6 +138,8 @@ def ballot_of(shape: Shape) -> Ballot:
         series=shape["series"],
         round=shape["round"],
         done=shape["done"],
+        # A server that does not tell knows nothing of pairs that come back.
+        waiting=shape.get("waiting", shape["total"] - shape["done"] if shape["round"] == 1 or shape["done"] else 0),
         total=shape["total"],
         pair=Pair(prompt=pair["prompt"], left=_hidden(pair["left"]), right=_hidden(pair["right"])) if pair else None,
     )

@@ -6,6 +6,9 @@ from typing import Any
 
 from imagen.core.errors import (
     BackendError,
+    BadConfig,
+    DatabaseAway,
+    DiskFull,
     Gone,
     ImagenError,
     NotConfigured,
@@ -14,6 +17,8 @@ from imagen.core.errors import (
     SetupError,
     StorageAway,
     Unauthorized,
+    Unwritable,
+    WrongDatabase,
 )
 
 _OLDER = ("not_found", "method_not_allowed")  # how a server says that it has no such address
@@ -21,6 +26,8 @@ _NO_FIELD = re.compile(r"there is no (field|parameter) ('\w+')")
 _STORE_CODE = re.compile(r"<Code>(\w{1,60})</Code>")
 # The other way round than `without_commands`: over HTTP a server names addresses, because its callers have no commands.
 _ADDRESS = re.compile(r"`?\b(GET|POST) /v1/(jobs|series|models)(?:/([^\s/`]+))?(?:/(events|cancel|retry))?(?![\w/])`?")
+# What is wrong with the server itself: nothing that is asked for here can mend it.
+_ITS_OWN = (BadConfig, DatabaseAway, DiskFull, StorageAway, Unwritable, WrongDatabase)
 _TYPES: Mapping[str, type[ImagenError]] = {kind.type: kind for kind in (RequestError, SetupError, BackendError)}
 # What the client library says where a connection that was there is gone, and what that is to a person.
 _BROKE_OFF = re.compile(
@@ -45,6 +52,14 @@ def error_of(shape: Mapping[str, Any], server: str, asked: str) -> ImagenError |
             f"{server}: {error.message}",
             hint="give one in IMAGEN_KEY, or under `servers:` in config.yaml; its owner makes one with "
             "`imagen keys add NAME`",
+        )
+    if isinstance(error, _ITS_OWN):
+        return type(error)(
+            f"the server {server}: {error.message}",
+            hint="its owner sees there what to do, with `imagen doctor`; jobs that it has accepted are kept",
+            retryable=error.retryable,
+            retry_after_s=error.retry_after_s,
+            detail=error.detail,
         )
     return error
 

@@ -278,12 +278,19 @@ def _check(document: Document, name: str, value: Any) -> None:
                 raise document.wrong(error.message, name, hint=error.hint) from error
         case _:
             if not isinstance(value, Mapping):
-                raise document.wrong(f"`{name}` is a mapping", name, hint="write `key: value` lines under it")
+                raise document.wrong(
+                    f"`{name}` has to be a mapping, not {value!r:.40}", name, hint="write `key: value` lines under it"
+                )
             if name in GROUPS:
                 return
             for key, item in value.items():
                 if not isinstance(item, Mapping):
-                    raise document.wrong(f"`{name}.{key}` is a mapping", name, key, hint="write `key: value` lines")
+                    raise document.wrong(
+                        f"`{name}.{key}` has to be a mapping, not {item!r:.40}",
+                        name,
+                        key,
+                        hint="write `key: value` lines under it",
+                    )
 
 
 def _place_wrong(name: str, value: str) -> tuple[str, str] | None:
@@ -348,7 +355,7 @@ def _group(
         except BadConfig as error:
             problems.append(error)
         except ValueError as wrong:
-            problems.append(document.wrong(f"`{name}.{key}` {wrong}", name, key, hint=f"it is: {keys[key][2]}"))
+            problems.append(document.wrong(f"`{name}.{key}` {wrong}", name, key, hint=f"what it is: {keys[key][2]}"))
     for key in keys:
         variable = f"{PREFIX}{name}_{key}".upper()
         for value, origin in ((environ.get(variable), f"environment {variable}"), (flags.get(key), f"flag --{key}")):
@@ -357,5 +364,5 @@ def _group(
                     values[key] = valued(keys[key][0], keys[key][1], spelled(keys[key][0], value))
                     provenance[f"{name}.{key}"] = origin
                 except ValueError as wrong:
-                    problems.append(BadConfig(f"{origin}: `{name}.{key}` {wrong}", hint=f"it is: {keys[key][2]}"))
+                    problems.append(BadConfig(f"{origin}: `{name}.{key}` {wrong}", hint=f"what it is: {keys[key][2]}"))
     return values

@@ -48,7 +48,7 @@ SERVER: Mapping[str, tuple[str, Any, str]] = {
         "127.0.0.1",
         "the address to listen on; any but this machine's own needs a key: `imagen keys add`",
     ),
-    "port": ("port", 8450, "0 takes any free one"),
+    "port": ("port", 8450, "the port to listen on; 0 takes any free one"),
     "hosts": ("names", (), "names under which others reach this server, for instance behind a proxy"),
     "origins": ("origins", (), "web sites whose pages may use this server, for instance https://gallery.example"),
     "public_url": ("url", None, "the address of this server as others see it, when a proxy stands before it"),

@@ -57,6 +57,14 @@ class StoredImage:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Warned:
+    """What was asked and is not honoured as asked; told by a `warning` event."""
+
+    code: str
+    message: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Job:
     """One request and what became of it."""
 
@@ -72,6 +80,7 @@ class Job:
     position: int | None = None
     waits_for: str | None = None
     images: tuple[StoredImage, ...] = ()
+    warnings: tuple[Warned, ...] = ()
     error: ImagenError | None = None
     timings: Mapping[str, float] = field(default_factory=dict)
     facts: Mapping[str, Any] = field(default_factory=dict)

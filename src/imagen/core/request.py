@@ -2,14 +2,13 @@
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
-from typing import Any, Literal
+from typing import Any
 
 from imagen.core.errors import RequestError
 from imagen.core.webhook import Webhook, webhook_of
 
 MAX_SEED = 2**63 - 1  # what both databases can store in one integer column
 
-PreviewMethod = Literal["auto", "latent_rgb", "tiny", "vae", "backend", "off"]
 PREVIEW_METHODS = ("auto", "latent_rgb", "tiny", "vae", "backend", "off")
 PREVIEW_FORMATS = ("jpeg", "webp")
 

@@ -6,7 +6,7 @@ from enum import StrEnum
 
 
 class Choice(StrEnum):
-    """What a voter can say of a pair. A skipped pair counts as seen and says nothing about the models."""
+    """What a voter can say of a pair. A skipped pair says nothing about the models, and comes back."""
 
     LEFT = "left"
     RIGHT = "right"
@@ -45,11 +45,15 @@ class Pair:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Ballot:
-    """Where a voter stands in a series: how many pairs of this round are done, and the one that comes next."""
+    """Where a voter stands in a series: how many pairs of this round are done, and the one that comes next.
+
+    Of a round that nobody has begun only the pairs skipped before are `waiting`: they come first in it.
+    """
 
     series: str
     round: int
     done: int
+    waiting: int
     total: int
     pair: Pair | None
 

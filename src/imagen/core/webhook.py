@@ -1,7 +1,6 @@
 """A webhook: the address that is told when a job or a series has ended; a delivery: what became of telling it."""
 
 import base64
-import binascii
 import json
 import re
 from collections.abc import Mapping
@@ -21,7 +20,8 @@ SECRET_BYTES = (24, 64)  # of the key inside, as that specification wants it
 # What an address may consist of: no user, no blanks, no signs that two readers of addresses read differently.
 URL = (
     r"https?://([A-Za-z0-9]([A-Za-z0-9._-]*[A-Za-z0-9])?|\[[0-9A-Fa-f:.]+\])"
-    r"(:[1-9][0-9]{0,3}|:[1-5][0-9]{4})?([/?][A-Za-z0-9._~:/?\[\]@!$&'()*+,;=%-]*)?"
+    r"(:([1-9][0-9]{0,3}|[1-5][0-9]{4}|6[0-4][0-9]{3}|65[0-4][0-9]{2}|655[0-2][0-9]|6553[0-5]))?"
+    r"([/?][A-Za-z0-9._~:/?\[\]@!$&'()*+,;=%-]*)?"
 )
 _URL = re.compile(URL)
 
@@ -67,7 +67,7 @@ class Webhook:
             return cls(url=text)
         try:
             told = json.loads(text)
-        except ValueError as exc:
+        except (ValueError, RecursionError) as exc:
             raise _wrong("it cannot be read") from exc
         return webhook_of(told, (*JOB_ENDS, *SERIES_ENDS))
 
@@ -98,11 +98,13 @@ def webhook_of(value: Any, ends: tuple[str, ...] = JOB_ENDS) -> Webhook:
         raise _wrong(f"it has no field {unknown[0]!r}", unknown[0])
     events = value.get("events")
     events = () if events is None else events
-    if isinstance(events, str) or value.get("events") == [] or not all(event in ends for event in events):
+    if not isinstance(events, list | tuple) or events == [] or not all(event in ends for event in events):
         raise _wrong(f"its events are some of: {', '.join(ends)}", "events")
     secret, each = value.get("secret"), value.get("each", False)
-    if not isinstance(secret, str | None) or not isinstance(each, bool):
-        raise _wrong("`secret` is text, `each` is true or false", "secret")
+    if not isinstance(secret, str | None):
+        raise _wrong("its secret is no text", "secret")
+    if not isinstance(each, bool):
+        raise _wrong("`each` is true or false", "each")
     return Webhook(url=value["url"], events=tuple(dict.fromkeys(events)), secret=secret, each=each)
 
 
@@ -111,7 +113,7 @@ def key_of(secret: str) -> bytes:
     low, high = SECRET_BYTES
     try:
         key = base64.b64decode(secret.removeprefix(SECRET), validate=True)
-    except binascii.Error:
+    except ValueError:  # also where it is not ASCII
         key = b""
     if not secret.startswith(SECRET) or not low <= len(key) <= high:
         raise RequestError(

@@ -1,5 +1,6 @@
 """The devices of all workers: what they are, and the flag by which somebody has one for himself for a while."""
 
+import os
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -12,7 +13,7 @@ from imagen.core.errors import DevicePaused, NobodyDraws, UnknownDevice
 from imagen.core.model import Model
 from imagen.models.catalog import Catalog
 from imagen.reading import maybe
-from imagen.store import devices
+from imagen.store import devices, presence
 from imagen.store.db import Database
 from imagen.store.lacking import lacking
 
@@ -44,14 +45,17 @@ class Devices:
         return sorted({model.device for model in self._catalog().models.values() if model.enabled})
 
     async def all(self) -> list[Device]:
-        """Every device, by name: those that drew, those of live workers, and those of these settings."""
+        """Every device, by name: those that drew, those of live workers, and for a command those of these settings."""
 
-        def look(connection: Connection) -> list[Device]:
+        def look(connection: Connection) -> tuple[list[Device], bool]:
             crew = [row for row in self._alive(connection) if not row.solo]
-            return devices.listed(connection, crew, datetime.now(UTC))
+            # A daemon has told where it draws, if it does: servers that share a database all tell the same devices.
+            told = any(row.host == presence.host() and row.pid == os.getpid() for row in crew)
+            return devices.listed(connection, crew, datetime.now(UTC)), told
 
-        found = {device.name: device for device in await self._db.read(look)}
-        found |= {name: Device(name=name) for name in self.here if name not in found}
+        known, told = await self._db.read(look)
+        found = {device.name: device for device in known}
+        found |= {name: Device(name=name) for name in self.here if name not in found and not told}
         shared = self._catalog().sharing
         return [
             replace(device, vram_mib=shared[name].vram_mib) if name in shared else device

@@ -21,8 +21,8 @@ def check_crew(workers: Sequence[Mapping[str, Any]], heard: Collection[str]) -> 
     drawers = [worker for worker in workers if worker["solo"] or worker["models"] or worker.get("lacks")]
     there = [worker for worker in drawers if worker["id"] in heard]
     if troubled := [worker for worker in there if worker["troubled"]]:
-        where = sorted({f"{worker['host'].partition(':')[0]} {worker['pid']}" for worker in troubled})
-        raise begins_nothing(f"{len(troubled)} of {len(there)} workers, {_some(where)},", troubled[0]["troubled"])
+        why = {f"{worker['host'].partition(':')[0]} {worker['pid']}": worker["troubled"] for worker in troubled}
+        raise begins_nothing(f"{len(troubled)} of {len(there)} workers, {_some(sorted(why))},", why)
     servers = sum(worker["id"] in heard for worker in workers) - len(there)
     silent = len(workers) - len(there) - servers
     told = [f"{len(there)} alive"]
@@ -31,41 +31,75 @@ def check_crew(workers: Sequence[Mapping[str, Any]], heard: Collection[str]) -> 
 
 
 def check_waiting(
-    left: Sequence[Job], busy: Mapping[str, int], workers: Iterable[Mapping[str, Any]], heard: Collection[str]
+    left: Sequence[Job],
+    busy: Mapping[str, int],
+    workers: Iterable[Mapping[str, Any]],
+    heard: Collection[str],
+    *,
+    knows: Iterable[str],
 ) -> str:
-    """Raise when jobs wait that nobody draws: those `left`, of models that only the silent draw, or that all lack."""
-    lost = Counter(job.request.model or "" for job in left)
+    """Raise when jobs wait that nobody draws: those `left`, of models that only the silent draw, or that all lack.
+
+    `knows` are the models of the caller's own catalog. A job without a model waits for any worker.
+    """
     daemons = [worker for worker in workers if not worker["solo"]]
     drawn = {model for worker in daemons if worker["id"] in heard for model in worker["models"]}
     mute = {model for worker in daemons for model in worker["models"]} - drawn
     lacked = {model for worker in daemons if worker["id"] in heard for model in worker.get("lacks") or ()} - drawn
-    lost |= Counter({model: count for model, count in busy.items() if model in mute | lacked})
+    lost = Counter(job.request.model or "" for job in left)
+    lost |= Counter({model: count for model, count in busy.items() if model in {*mute, *lacked, ""}})
+    if drawn:
+        del lost[""]
     if lost:
         said = [(worker["host"], worker.get("lacks")) for worker in daemons if worker["id"] in heard]
         why = {model: error for model in lost if (error := lacking(said, model)) is not None}
-        raise nobody_draws(lost, f"; or draw one here: `imagen jobs watch {left[0].id}`" if left else "", why=why)
+        known = {*knows, *mute, *lacked}
+        mine = next((job.id for job in left if not job.request.model or job.request.model in known), None)
+        more = f"; or draw one here: `imagen jobs watch {mine}`" if mine else ""
+        raise nobody_draws(lost, more, why=why, knows=known)
     return "none that nobody draws"
 
 
-def begins_nothing(who: str, trouble: str) -> ImagenError:
-    """Workers that live and draw nothing."""
+def begins_nothing(who: str, troubled: Mapping[str, str]) -> ImagenError:
+    """Workers that live and draw nothing; `troubled` is why, by their names."""
     hint = "their log says what to do; `imagen doctor` there looks at their store; mended, they go on by themselves"
-    return SetupError(f"{who} begin nothing: no picture can be stored: {_bare(trouble)}", hint=hint)
+    reasons: dict[str, list[str]] = {}
+    for name, trouble in sorted(troubled.items()):
+        reasons.setdefault(_bare(trouble), []).append(name)
+    several = len(reasons) > 1
+    told = "; ".join(why + (f" ({_some(names)})" if several else "") for why, names in reasons.items())
+    return SetupError(f"{who} begin nothing: no picture can be stored: {told}", hint=hint)
 
 
 def nobody_draws(
-    waiting: Mapping[str, int], more: str = "", *, why: Mapping[str, ImagenError] = MappingProxyType({})
+    waiting: Mapping[str, int],
+    more: str = "",
+    *,
+    knows: Collection[str],
+    why: Mapping[str, ImagenError] = MappingProxyType({}),
 ) -> ImagenError:
-    """Jobs whose model no live worker draws; `why`, by model, is what those say who know it."""
+    """Jobs whose model no live worker draws; `why`, by model, is what those say who know it.
+
+    No command can name a model that nobody `knows`.
+    """
     models = sorted(model for model in waiting if model)
-    reasons = {model: f" ({why[model].message})" if model in why else "" for model in models}
-    named = _some([f"{waiting[model]} of {model}{reasons[model]}" for model in models] or ["they name no model"])
+    unknown = [model for model in models if model not in knows]
+    reasons = {model: f" ({why[model].message})" for model in models if model in why}
+    reasons |= {model: " (unknown model)" for model in unknown}
+    named = _some(
+        [f"{waiting[model]} of {model}{reasons.get(model, '')}" for model in models]
+        + ([f"{waiting['']} without a model"] if waiting.get("") else [])
+    )
+    message = f"jobs wait that nobody draws: {named}"
     if models and why.keys() >= set(models):
-        return SetupError(f"jobs wait that nobody draws: {named}", hint=f"{why[models[0]].hint}{more}")
-    some = f" --models {','.join(models)}" if 0 < len(models) <= SOME else ""
+        return SetupError(message, hint=f"{why[models[0]].hint}{more}")
+    if unknown and len(unknown) == len(waiting):
+        hint = "see `imagen models` for the names, and `imagen jobs list --state queued` for the jobs, to cancel them"
+        return SetupError(message, hint=hint)
+    known = [model for model in models if model in knows]
+    some = f" --models {','.join(known)}" if 0 < len(known) <= SOME else ""
     return SetupError(
-        f"jobs wait that nobody draws: {named}",
-        hint=f"start `imagen worker{some}`, or an `imagen serve` that draws, where these models are{more}",
+        message, hint=f"start `imagen worker{some}`, or an `imagen serve` that draws, where these models are{more}"
     )
 
 
@@ -87,4 +121,4 @@ def _some(names: Sequence[str]) -> str:
 
 
 def _bare(trouble: str) -> str:
-    return trouble.removeprefix("no picture can be stored: ")
+    return trouble.replace("no picture can be stored: ", "")

@@ -25,7 +25,7 @@ def of_draft(draft: Draft, catalog: Catalog) -> NewJob:
         request=resolved.request,
         model=resolved.model,
         preview=draft.preview,
-        warnings=[(warned.code, warned.message) for warned in resolved.warnings],
+        warnings=resolved.warnings,
         priority=draft.priority,
         webhook=draft.webhook,
     )

@@ -50,10 +50,13 @@ async def states(
 
 
 def usable(told: Iterable[ModelState]) -> list[str]:
-    """The names of those that could draw now and cost nothing; the mocks only if nothing else could."""
-    free = [one.model for one in told if one.available and not one.model.paid]  # money is spent by who names the model
-    real = [model.name for model in free if model.backend != "mock"]
-    return real or [model.name for model in free]
+    """The names of those that could draw now and cost nothing; the mocks only if nothing else could.
+
+    The default model is among them whatever it is: somebody wants it.
+    """
+    free = [one for one in told if one.available and not one.model.paid]  # money is spent by who names the model
+    real = any(one.model.backend != "mock" for one in free)
+    return [one.model.name for one in free if one.model.backend != "mock" or one.default or not real]
 
 
 def broken_check(model: Model, exc: Exception) -> ImagenError:

@@ -26,6 +26,7 @@ def catalog_of(settings: Settings) -> Catalog:
             for name, keys in settings.models.items()
         },
         default_model=settings.default_model,
+        default_from=settings.provenance["default_model"],
         backends=backends,
         backend_settings={name: settings.backend(name) for name in backends},
         host=platform.node() or "localhost",

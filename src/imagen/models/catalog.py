@@ -10,16 +10,18 @@ from typing import Any
 
 from imagen.core.device import Sharing
 from imagen.core.errors import BadConfig, ImagenError, NotConfigured, RequestError, UnknownModel
+from imagen.core.job import Warned
 from imagen.core.model import Model
 from imagen.core.request import Draft
 from imagen.models import slots
 from imagen.models.entry import Accepts, Entry, inherit, model_of
-from imagen.models.resolve import Resolved, Warned, resolve
+from imagen.models.resolve import Resolved, resolve
 from imagen.reading import maybe, read_yaml
 
-__all__ = ["Catalog", "CatalogWatch", "Entry", "Resolved", "Warned", "load_catalog", "model_folders"]
+__all__ = ["Catalog", "CatalogWatch", "Entry", "Resolved", "load_catalog", "model_folders"]
 
 FILE = "model.yaml"
+DEFAULT = "default_model"
 LOOK_S = 0.5  # how often files are looked at, however often somebody asks
 NOT_NAMED = "it costs money, and config.yaml does not name it"
 FORBIDDEN = "it costs money, and paid calls are forbidden here"
@@ -46,6 +48,8 @@ class Catalog:
         """The model of this name; None means the default."""
         if name is None:
             name = self.default
+            if name not in self.models and DEFAULT in self.broken:
+                raise self.broken[DEFAULT]
         model = self.models.get(name)
         if model is None:
             if name in self.broken:
@@ -82,8 +86,9 @@ def load_catalog(
     backend_settings: Mapping[str, Mapping[str, Any]],
     host: str,
     paid_calls: bool = True,
+    default_from: str = "",
 ) -> Catalog:
-    """Read everything; what is broken is left out and named, the rest works."""
+    """Read everything; what is broken is left out and named, the rest works. `default_from` is where that is set."""
     models: dict[str, Model] = {}
     written: dict[str, Entry] = {}
     broken: dict[str, ImagenError] = {}
@@ -106,7 +111,7 @@ def load_catalog(
                 f"{entry.document.where(*entry.path)} replaces the model {name!r} of {written[name].document.file}"
             )
         written[name] = whole
-    default, warning = _default(models, configured, default_model, broken)
+    default, warning = _default(models, configured, default_model, default_from, broken)
     return Catalog(
         models=dict(sorted(models.items())),
         default=default,
@@ -226,15 +231,17 @@ def _default(
     models: Mapping[str, Model],
     configured: Mapping[str, Entry],
     wanted: str | None,
+    wanted_from: str,
     broken: dict[str, ImagenError],
 ) -> tuple[str, str | None]:
     """Configured, else the first enabled one in config.yaml, else the one in the box, else a mock."""
     if wanted is not None:
         if wanted not in models and wanted not in broken:
-            broken["default_model"] = NotConfigured(
-                f"the default model {wanted!r} does not exist{maybe(wanted, models)}",
+            place = f"{wanted_from}: " if wanted_from else ""
+            broken[DEFAULT] = NotConfigured(
+                f"{place}`{DEFAULT}`: there is no model {wanted!r}{maybe(wanted, models)}",
                 hint=f"models: {', '.join(sorted(models))}",
-                param="default_model",
+                param=DEFAULT,
             )
         return wanted, None
     enabled = {name for name, model in models.items() if model.enabled and not model.paid}

@@ -298,7 +298,9 @@ def _told(said: T | Callable[[Mapping[str, Any]], T], settings: Mapping[str, Any
 
 def _each(entry: Entry, kind: type[T], told: Any, key: str) -> dict[str, T]:
     if not isinstance(told, Mapping):
-        raise entry.wrong(f"`{key}` is a mapping of names", key, hint=f"write `{key}:` and under it `name: {{…}}`")
+        raise entry.wrong(
+            f"`{key}` has to be a mapping of names", key, hint=f"write `{key}:` and under it `name: {{…}}`"
+        )
     return {name: _read(entry, kind, item, key, name) for name, item in told.items()}
 
 
@@ -308,7 +310,9 @@ def _read(entry: Entry, kind: type[T], told: Any, *path: Any) -> T:
 
     assert is_dataclass(kind)
     if not isinstance(told, Mapping):
-        raise entry.wrong(f"`{path[-1]}` is a mapping", *path, hint=f"its keys: {', '.join(get_type_hints(kind))}")
+        name = path[-1] if path else entry.name
+        hint = f"its keys: {', '.join(get_type_hints(kind))}"
+        raise entry.wrong(f"`{name}` has to be a mapping, not {told!r:.40}", *path, hint=hint)
     entry.document.known(told, (item.name for item in fields(kind)), *entry.path, *path)
     try:
         # By way of JSON, because there pydantic is strict about types and still takes a list for a tuple.

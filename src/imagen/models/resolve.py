@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from imagen.core.errors import RequestError, TooLarge, Unsupported
+from imagen.core.job import Warned
 from imagen.core.model import Model, Option
 from imagen.core.request import MAX_SEED, Draft, Request
 from imagen.reading import maybe
@@ -13,14 +14,6 @@ from imagen.reading import maybe
 MAX_PROMPT = 100_000  # characters; the longest that any known text encoder reads is a fraction of it
 PRIORITIES = (-100, 100)
 BOOLS = {"true": True, "yes": True, "on": True, "1": True, "false": False, "no": False, "off": False, "0": False}
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Warned:
-    """What was asked and is not honoured as asked; becomes a `warning` event."""
-
-    code: str
-    message: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -169,7 +162,7 @@ def _guidance(draft: Draft, model: Model) -> float | None:
 
 def _options(given: Any, model: Model) -> dict[str, Any]:
     if not isinstance(given, Mapping):
-        raise RequestError("options is a mapping", hint='give {"name": value}', param="options")
+        raise RequestError("options has to be a mapping", hint='give {"name": value}', param="options")
     for name in given:
         if name not in model.options:
             if name in Request.__dataclass_fields__:

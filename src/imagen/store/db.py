@@ -323,7 +323,11 @@ class _Doubtful(Exception):
 
 
 def _away(exc: DBAPIError) -> bool:
-    """Could PostgreSQL be starting, stopping or unreachable? SQLSTATE class 08, 57P0x, or none at all."""
+    """Would the same go well in a moment?
+
+    PostgreSQL could be starting, stopping or unreachable: SQLSTATE class 08, 57P0x, or none at all. Or it took this
+    transaction back for the sake of another one: 40001 could not be put in an order with it, 40P01 was a deadlock.
+    """
     state = getattr(exc.orig, "sqlstate", None)
     return state is None or state.startswith(("08", "57P", "40001", "40P01"))
 

@@ -8,7 +8,7 @@ from typing import Any
 from sqlalchemy import Connection, Row, Select, and_, bindparam, func, insert, or_, select, tuple_, update
 
 from imagen.core.errors import ImagenError, RequestError, UnknownJob, UnknownSeries
-from imagen.core.job import Cell, Job, Series, State, StoredImage
+from imagen.core.job import Cell, Job, Series, State, StoredImage, Warned
 from imagen.core.webhook import Delivery, Webhook
 from imagen.store import intake, journal, queue, webhooks
 from imagen.store.columns import Instant
@@ -34,7 +34,8 @@ def submitted(connection: Connection, job_id: str) -> Job:
     if row.state != State.QUEUED or row.attempt:  # an idempotency key brought one from before
         return _jobs(connection, [row], whole=True)[0]
     said = connection.execute(select(events.c.body).where(events.c.job_id == job_id, events.c.seq == 1)).scalar_one()
-    return replace(_job(connection, row, None, (), None, whole=False), position=said.get("position"))
+    warned = journal.warned_of(connection, [job_id]).get(job_id, ()) if row.seq > 1 else ()
+    return replace(_job(connection, row, None, (), warned, None, whole=False), position=said.get("position"))
 
 
 def jobs_list(
@@ -62,13 +63,7 @@ def jobs_list(
         query = query.where(jobs.c.series_id == series_id)
     if q:
         query = query.where(jobs.c.prompt.icontains(q, autoescape=True))
-    if before:
-        last = connection.execute(select(jobs.c.created_at).where(jobs.c.id == before)).scalar_one_or_none()
-        if last is not None:
-            # As a pair, so that both databases go straight to the place in the index.
-            query = query.where(tuple_(jobs.c.created_at, jobs.c.id) < tuple_(bindparam("last", last, Instant), before))
-    rows = connection.execute(query.order_by(jobs.c.created_at.desc(), jobs.c.id.desc()).limit(limit)).all()
-    return _jobs(connection, rows, whole=False)
+    return _jobs(connection, _page(connection, query, jobs, before, limit), whole=False)
 
 
 def waiting(connection: Connection) -> list[Job]:
@@ -160,15 +155,8 @@ def series_list(
     connection: Connection, *, limit: int = 50, before: str | None = None, owner: str | None = None
 ) -> list[Series]:
     """Newest first, a page at a time: `before` is the id of the last one seen."""
-    query = _owned(select(series), series, owner)
-    last = None
-    if before:
-        last = connection.execute(select(series.c.created_at).where(series.c.id == before)).scalar_one_or_none()
-    if last is not None:
-        older = series.c.created_at < last
-        query = query.where(older | and_(series.c.created_at == last, series.c.id < before))
-    rows = connection.execute(query.order_by(series.c.created_at.desc(), series.c.id.desc()).limit(limit))
-    return [_series(connection, row) for row in rows.all()]
+    rows = _page(connection, _owned(select(series), series, owner), series, before, limit)
+    return [_series(connection, row) for row in rows]
 
 
 def cancel_series(connection: Connection, series_id: str, *, by: str) -> None:
@@ -183,6 +171,16 @@ def _owned(query: Select[Any], table: Any, owner: str | None) -> Select[Any]:
     return query if owner is None else query.where(table.c.owner == owner)
 
 
+def _page(connection: Connection, query: Select[Any], table: Any, before: str | None, limit: int) -> Sequence[Row[Any]]:
+    last = None
+    if before:
+        last = connection.execute(select(table.c.created_at).where(table.c.id == before)).scalar_one_or_none()
+    if last is not None:
+        # As a pair, so that both databases go straight to the place in the index.
+        query = query.where(tuple_(table.c.created_at, table.c.id) < tuple_(bindparam("last", last, Instant), before))
+    return connection.execute(query.order_by(table.c.created_at.desc(), table.c.id.desc()).limit(limit)).all()
+
+
 def _one(
     connection: Connection, table: Any, part: str, error: type[ImagenError], noun: str, owner: str | None
 ) -> Row[Any]:
@@ -191,12 +189,10 @@ def _one(
         newest = _owned(select(table.c.id), table, owner).order_by(table.c.created_at.desc(), table.c.id.desc())
         among = newest.limit(RECENT).subquery()
         for pattern in (among.c.id.istartswith(part, autoescape=True), among.c.id.iendswith(part, autoescape=True)):
-            rows = (
-                rows
-                or connection.execute(
-                    select(table).where(table.c.id.in_(select(among.c.id).where(pattern))).limit(2)
-                ).all()
-            )
+            meant = select(table).where(table.c.id.in_(select(among.c.id).where(pattern))).limit(2)
+            rows = connection.execute(meant).all()
+            if rows:
+                break
     if len(rows) == 1:
         return rows[0]
     if rows:
@@ -214,9 +210,19 @@ def _jobs(connection: Connection, rows: Sequence[Row[Any]], *, whole: bool) -> l
         if running
         else {}
     )
+    warned = journal.warned_of(connection, [row.id for row in rows])
     told = webhooks.of_jobs(connection, [row.id for row in rows if row.webhook])
     return [
-        _job(connection, row, now.get(row.id), pictures.get(row.id, ()), told.get(row.id), whole=whole) for row in rows
+        _job(
+            connection,
+            row,
+            now.get(row.id),
+            pictures.get(row.id, ()),
+            warned.get(row.id, ()),
+            told.get(row.id),
+            whole=whole,
+        )
+        for row in rows
     ]
 
 
@@ -225,6 +231,7 @@ def _job(
     row: Row[Any],
     lively: Row[Any] | None,
     pictures: Sequence[StoredImage],
+    warned: Iterable[Warned],
     delivery: Delivery | None,
     *,
     whole: bool,
@@ -247,6 +254,7 @@ def _job(
         position=_position(connection, row) if whole and state is State.QUEUED else None,
         waits_for=waits_for(connection, row) if whole and state is State.QUEUED else None,
         images=tuple(pictures),
+        warnings=tuple(warned),
         error=ImagenError.from_dict(row.error) if row.error else None,
         timings=row.timings or {},
         facts=row.facts or {},

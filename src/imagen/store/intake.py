@@ -10,7 +10,7 @@ from sqlalchemy import Connection, Row, and_, func, insert, select, update
 from imagen.core.errors import Conflict, ImagenError, RequestError, TooMany, UnknownModel
 from imagen.core.events import Failed, Warning
 from imagen.core.ids import new_id
-from imagen.core.job import State
+from imagen.core.job import State, Warned
 from imagen.core.model import Model
 from imagen.core.request import Draft, PreviewPolicy, Request, preview_policy
 from imagen.core.webhook import Webhook
@@ -32,7 +32,7 @@ class NewJob:
     model: Model
     id: str | None = None
     preview: PreviewPolicy | None = None
-    warnings: Sequence[tuple[str, str]] = ()
+    warnings: Sequence[Warned] = ()
     priority: int = 0
     owner: str = "local"
     series: str | None = None
@@ -69,8 +69,7 @@ def submit(connection: Connection, new: Iterable[NewJob]) -> list[str]:
                 update(jobs).where(jobs.c.series_id == job.series, jobs.c.cell == job.cell).values(superseded=True)
             )
         connection.execute(insert(jobs).values(id=job_id, created_at=datetime.now(UTC), **_columns(job)))
-        for code, message in job.warnings:
-            journal.append(connection, Warning(job=job_id, code=code, message=message, at=datetime.now(UTC)))
+        _warn(connection, job_id, job)
         ids.append(job_id)
     return ids
 
@@ -200,8 +199,13 @@ def adopt(
         kept = {"owner", "series_id", "cell", "retry_of", "webhook", "priority"}
         values = {key: value for key, value in _columns(new).items() if key not in kept}
         connection.execute(update(jobs).where(jobs.c.id == row.id).values(**values))
-        for code, message in new.warnings:
-            journal.append(connection, Warning(job=row.id, code=code, message=message, at=now))
+        _warn(connection, row.id, new)
+
+
+def _warn(connection: Connection, job_id: str, job: NewJob) -> None:
+    for warned in job.warnings:
+        event = Warning(job=job_id, code=warned.code, message=warned.message, at=datetime.now(UTC))
+        journal.append(connection, event)
 
 
 def fail_unknown_models(connection: Connection, now: datetime, known: Iterable[str]) -> int:

@@ -24,8 +24,8 @@ from sqlalchemy import (
     update,
 )
 
-from imagen.core.events import Event, Phase, Preview, Progress, body_of, from_body
-from imagen.core.job import State, StoredImage
+from imagen.core.events import Event, Phase, Preview, Progress, Warning, body_of, from_body
+from imagen.core.job import State, StoredImage, Warned
 from imagen.store import driver
 from imagen.store.bell import touch
 from imagen.store.columns import upsert
@@ -103,6 +103,20 @@ def _pictures() -> Select[Any]:
     return select(images).where(images.c.job_id.in_(bindparam("of", expanding=True))).order_by(images.c.idx)
 
 
+def warned_of(connection: Connection, job_ids: Sequence[str]) -> dict[str, dict[Warned, None]]:
+    """What several jobs warned of, in order; each warning once, however many attempts said it."""
+    said = (
+        select(events.c.job_id, events.c.body)
+        .where(events.c.job_id.in_(job_ids), events.c.type == Warning.type)
+        .order_by(events.c.job_id, events.c.seq)
+    )
+    found: dict[str, dict[Warned, None]] = {}
+    for job_id, body in connection.execute(said):
+        warned = Warned(code=body.get("code", ""), message=body.get("message", ""))
+        found.setdefault(job_id, {})[warned] = None
+    return found
+
+
 def set_live(
     connection: Connection, job_id: str, attempt: int, tick: int, phase: Phase | None, progress: Progress | None
 ) -> Attention:
@@ -129,7 +143,10 @@ def set_preview(connection: Connection, preview: Preview, *, keep: bool) -> None
     """Overwrite the latest preview, or with `keep` (a promised count) add one."""
     row = {"tick": preview.tick, "body": _told(preview), "data": preview.data}
     statement = upsert(connection, previews).values(job_id=preview.job, idx=preview.index if keep else 0, **row)
-    connection.execute(statement.on_conflict_do_update(index_elements=[previews.c.job_id, previews.c.idx], set_=row))
+    key = [previews.c.job_id, previews.c.idx]
+    # As above, also where the job was lost since its attempt was read: ticks rise over attempts.
+    newer = previews.c.tick <= preview.tick
+    connection.execute(statement.on_conflict_do_update(index_elements=key, set_=row, where=newer))
 
 
 def drop_previews(connection: Connection, job_id: str) -> None:
@@ -259,19 +276,18 @@ def position(connection: Connection) -> int:
 
 def since(
     connection: Connection, pos: int, *, owner: str | None = None, only: Collection[str] | None = None, limit: int
-) -> list[tuple[int, str, Event]]:
-    """Durable events of all jobs after position `pos`, in order: position, owner, event."""
+) -> list[tuple[int, str, Event | None]]:
+    """Durable events of all jobs after position `pos`, in order: position, owner, event.
+
+    No event where its type is one of a later version: its position is none that is missing.
+    """
     query = select(events, jobs.c.owner).join(jobs, jobs.c.id == events.c.job_id).where(events.c.pos > pos)
     if owner is not None:
         query = query.where(jobs.c.owner == owner)
     if only is not None:
         query = query.where(events.c.job_id.in_(only))
-    told = []
-    for row in connection.execute(query.order_by(events.c.pos).limit(limit)).mappings():
-        event = _durable(connection, row)
-        if event is not None:
-            told.append((row["pos"], row["owner"], event))
-    return told
+    rows = connection.execute(query.order_by(events.c.pos).limit(limit)).mappings()
+    return [(row["pos"], row["owner"], _durable(connection, row)) for row in rows]
 
 
 def lively(connection: Connection, ticks: Mapping[str, int]) -> list[tuple[str, Phase | Progress]]:

@@ -122,7 +122,7 @@ def bury(connection: Connection, dead: Iterable[str], now: datetime, knows: Iter
             reason=f"worker {row.worker} died",
             error=Crashed(
                 f"the worker {row.worker} died while drawing",
-                hint="three deaths end a job; `imagen jobs retry` starts it anew once the reason is mended",
+                hint=f"three deaths end a job; `imagen jobs retry {row.id}` starts it anew once the reason is mended",
             ),
         )
     alive = {model for row in everyone(connection) for model in (*row.models, *(row.lacks or ()))}

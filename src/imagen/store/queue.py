@@ -5,7 +5,6 @@ for longer than its lease and wakes up finds its number too old and records noth
 """
 
 import functools
-import json
 import random
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -28,7 +27,7 @@ from imagen.core.errors import ImagenError
 from imagen.core.events import Cancelled, Completed, Event, Failed, Image, Requeued, Started
 from imagen.core.job import State, StoredImage
 from imagen.core.model import Model
-from imagen.core.request import PREVIEW_METHODS, PreviewPolicy, Request, preview_policy
+from imagen.core.request import PreviewPolicy, Request, preview_policy
 from imagen.store import journal, order, slots, taking, templates
 from imagen.store.bell import queue_of, touch
 from imagen.store.intake import Resolve, adopt, request_of
@@ -72,6 +71,7 @@ def claim(
     resolve: Resolve,
     knows: Sequence[str],
     started: Callable[[Claim, bool], Started],
+    previews: str,
     loaded: Sequence[str] = (),
     may_pass: MayPass = lambda _device, _oldest, _younger, _waiting: True,
     only: Sequence[str] | None = None,
@@ -82,10 +82,11 @@ def claim(
     `places` are the models this worker draws, `knows` the names `resolve` understands,
     `only` restricts it to these jobs, and a model in `loaded` goes before others of the same priority
     while `may_pass` allows it. `enlist` enters the worker in the list of workers if it is not there.
+    `previews` is what `started` says of them, as `taking.take` is given it.
     """
     now = datetime.now(UTC)
     if only is None and taking.possible(connection, places):
-        said: dict[str, Any] = {"knows": knows, "loaded": loaded, "previews": _previews_by(started)}
+        said: dict[str, Any] = {"knows": knows, "loaded": loaded, "previews": previews}
         found, sure = taking.take(connection, worker=worker, places=places, now=now, **said)
         if found is not None:
             return _claim_of(connection, found, now)
@@ -256,22 +257,6 @@ def _begun(
     taken = _claim_of(connection, row, now)
     journal.record(connection, started(taken, watched), row.seq)
     return taken
-
-
-@functools.lru_cache(maxsize=16)  # a worker says the same for weeks
-def _previews_by(started: Callable[[Claim, bool], Started]) -> str:
-    """What `started` says of previews, as `taking.take` is given it: it asks nothing else of a plain job."""
-    model = Model(name="", backend="", device="")
-    job: dict[str, Any] = {"job": "", "attempt": 1, "worker": "", "images": (), "handle": None, "seq": 2, "failures": 0}
-    turn = order.Turn(datetime.min.replace(tzinfo=UTC), "", "")
-    request = Request(prompt="", model="", width=1, height=1, steps=1, seed=0)
-    wishes = {"": None} | {method: PreviewPolicy(method=method) for method in PREVIEW_METHODS}
-    plain = {
-        name: Claim(**job, request=request, model=model, preview=wish, waited_s=0.0, turn=turn)
-        for name, wish in wishes.items()
-    }
-    told = {name: {str(w).lower(): started(claim, w).preview for w in (False, True)} for name, claim in plain.items()}
-    return json.dumps(told)
 
 
 def _claim_of(connection: Connection, row: Row[Any], now: datetime) -> Claim:

@@ -91,8 +91,9 @@ def _look(connection: Connection, wanted: Mapping[str, Place], now: datetime) ->
     rows = connection.execute(_looking(bool(shared)), given).all()
     # A device that was given fewer slots keeps its rows; they are not used any more.
     free = {row.device: Room(slot=row.slot) for row in rows if row.slot < wanted[row.device].slots}
+    alone = {device: room for device, room in free.items() if device not in shared}
     locked = [device for device in shared if device in free]
-    return free if not locked else free | _shared(connection, wanted, locked, free)
+    return alone | _shared(connection, wanted, locked) if locked else alone
 
 
 @functools.cache  # putting it together takes longer than asking
@@ -116,10 +117,8 @@ def looking(ours: ColumnElement[bool], open_: ColumnElement[bool]) -> Select[Any
     )
 
 
-def _shared(
-    connection: Connection, wanted: Mapping[str, Place], locked: Sequence[str], free: dict[str, Room]
-) -> dict[str, Room]:
-    """What is left of the cards that we hold by their slot 0; those that are full are taken out of `free`."""
+def _shared(connection: Connection, wanted: Mapping[str, Place], locked: Sequence[str]) -> dict[str, Room]:
+    """What is left of the cards that we hold by their slot 0, without those that are full."""
     rows = connection.execute(select(slots).where(slots.c.device.in_(locked))).all()
     left = {}
     for device in locked:
@@ -131,8 +130,6 @@ def _shared(
         held = sum(budget if row.vram_mib is None else row.vram_mib for row in here if row.job_id is not None)
         if open_ and held < budget:
             left[device] = Room(slot=min(open_), vram_mib=budget - held)
-        else:
-            del free[device]
     return left
 
 

@@ -11,16 +11,19 @@ from imagen.store import devices
 from imagen.store.lacking import lacking
 from imagen.store.tables import events, jobs, slots, workers
 
+SPANS = (("d", 86_400), ("h", 3600), ("min", 60))
+
 _crew = select(workers.c.host, workers.c.solo, workers.c.models, workers.c.places, workers.c.troubled, workers.c.lacks)
 
 
 def waits_for(connection: Connection, row: Row[Any]) -> str | None:
-    """Somebody who draws it, a device that is taken or paused, or its next try; None when it is about to be taken."""
+    """Somebody who draws it, a device that is taken or paused, or its time; None when it is about to be taken."""
+    now = datetime.now(UTC)
     if row.record is None:
         return _unresolved(connection, row.model)
-    now = datetime.now(UTC)
     if row.run_after is not None and row.run_after > now:
-        return _next_try(connection, row, (row.run_after - now).total_seconds())
+        in_s = (row.run_after - now).total_seconds()
+        return _next_try(connection, row, in_s) if row.attempt else f"its time, in {_span(in_s)}"
     crew = connection.execute(_crew).all()
     drawn_on = devices.drawn_on(crew, row.model) or {row.device}
     paused = {device: why for device, why in devices.paused(connection, now).items() if device in drawn_on}
@@ -77,4 +80,10 @@ def _next_try(connection: Connection, row: Row[Any], in_s: float) -> str:
         .limit(1)
     )
     body = connection.execute(last).scalar_one_or_none() or {}
-    return f"its next try in {max(1, round(in_s))} s" + (f", after: {body['reason']}" if body.get("reason") else "")
+    return f"its next try in {_span(in_s)}" + (f", after: {body['reason']}" if body.get("reason") else "")
+
+
+def _span(seconds: float) -> str:
+    """`12 s`, or as many minutes, hours or days as there are two of."""
+    name, size_s = next((one for one in SPANS if seconds >= 2 * one[1]), ("s", 1))
+    return f"{max(1, round(seconds / size_s))} {name}"

@@ -47,6 +47,7 @@ def job_json(job: Job, *, reader: Reader = "here") -> dict[str, Any]:
         "position": job.position,
         "waits_for": waits_told(job, reader=reader),
         "images": [image_json(image, reader=reader) for image in job.images],
+        "warnings": [{"code": warned.code, "message": warned.message} for warned in job.warnings],
         "error": error_json(job.error, reader=reader) if job.error else None,
         "timings": dict(job.timings),
         "facts": dict(job.facts),

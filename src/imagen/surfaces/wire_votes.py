@@ -20,6 +20,7 @@ def ballot_json(ballot: Ballot) -> dict[str, Any]:
         "series": ballot.series,
         "round": ballot.round,
         "done": ballot.done,
+        "waiting": ballot.waiting,
         "total": ballot.total,
         "pair": None
         if pair is None

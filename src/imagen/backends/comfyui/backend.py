@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence, Set
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence, Set
 from contextlib import aclosing, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -32,9 +32,12 @@ TRIES = 20  # prompts of one picture: each that ended badly at the server has us
 class ComfyUI:
     """Draws on servers; a model says on which, and with which workflow."""
 
-    def __init__(self, settings: Mapping[str, Any], pace: Pace | None = None) -> None:
+    def __init__(
+        self, settings: Mapping[str, Any], pace: Pace | None = None, *, clock: Callable[[], float] = time.monotonic
+    ) -> None:
         self._settings = settings
         self._pace = pace or Pace()
+        self._clock = clock
         self._servers: dict[Address, Server] = {}
         self._away: dict[Address, tuple[float, ImagenError]] = {}
 
@@ -50,12 +53,16 @@ class ComfyUI:
 
     async def check(self, model: Model) -> Sequence[Check]:
         """Is the server there, new enough, and does it have every node, file and word that the workflow names?"""
-        checks: list[Check] = []
         try:
             server = self._server(model.keys.get("url"))
-            since, error = self._away.get(server.address, (float("-inf"), None))
-            if error is not None and time.monotonic() - since < AWAY_S:
-                raise error
+        except ImagenError as error:
+            return [Check.failed("server", error)]
+        if (away := self._away.get(server.address)) is not None:
+            since, before = away
+            if self._clock() - since < AWAY_S:
+                return [Check.failed("server", before)]
+        checks: list[Check] = []
+        try:
             try:
                 async with asyncio.timeout(CHECK_S):
                     async for check in _checks(server, model):
@@ -67,8 +74,7 @@ class ComfyUI:
                 ) from None
         except ImagenError as error:
             if not checks:
-                with suppress(ImagenError):
-                    self._away[self._address(model.keys.get("url"))] = (time.monotonic(), error)
+                self._away[server.address] = (self._clock(), error)
             return [*checks, Check.failed("server", error)]
         return checks
 

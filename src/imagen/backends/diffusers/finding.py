@@ -147,7 +147,7 @@ def parts(model: Model) -> list[Part]:
         if not isinstance(kind, list) or kind[0] is None or name in left_out:
             continue
         if name in replaced:
-            files: Sequence[Path] = _own(part(replaced[name], model), model)
+            files: Sequence[Path] = _own(part(replaced[name], model))
         else:
             files = list(_files(folder, name, model))
         if files:
@@ -232,7 +232,7 @@ def _is_of(name: str, variant: str) -> bool:
     return middle == variant or (bool(variant) and middle.startswith(f"{variant}-"))
 
 
-def _own(place: Path, model: Model) -> list[Path]:
+def _own(place: Path) -> list[Path]:
     if place.is_file():
         return [place]
     files = sorted(place.glob("*.safetensors"))

@@ -40,7 +40,7 @@ def watched(
     def steps(model_output: Any, timestep: Any, sample: Any, *args: Any, **kwargs: Any) -> Any:
         nonlocal done
         listening()
-        sigma = _sigma(scheduler, timestep)
+        sigma = _sigma(scheduler)
         result = step(model_output, timestep, sample, *args, **kwargs)
         done += 1
         stepped(done, len(scheduler.timesteps), lambda: _clean(scheduler, sigma, model_output, sample, result))
@@ -55,7 +55,7 @@ def watched(
         del scheduler.set_timesteps, scheduler.step
 
 
-def _sigma(scheduler: Any, timestep: Any) -> Any:
+def _sigma(scheduler: Any) -> Any:
     """How much noise there is before this step, for those that flow from noise to picture in a straight line."""
     config = scheduler.config
     if "FlowMatch" not in type(scheduler).__name__ and config.get("prediction_type") != "flow_prediction":

@@ -3,11 +3,12 @@
 import asyncio
 import codecs
 from collections.abc import AsyncGenerator
-from contextlib import aclosing, suppress
+from contextlib import aclosing
 from dataclasses import dataclass
 
 import httpx2
 
+from imagen.backends.remote.whole import to_its_end
 from imagen.core.errors import Crashed
 
 MAX_BYTES = 256 * 2**20  # of one file: four times the largest picture there is as a PNG
@@ -53,8 +54,7 @@ async def chunks(response: httpx2.Response, limit: int = WHOLE) -> AsyncGenerato
             yield item
     finally:
         reading.cancel()
-        with suppress(asyncio.CancelledError):
-            await asyncio.wait([reading])
+        await to_its_end(asyncio.wait([reading]))
 
 
 async def whole(response: httpx2.Response, limit: int = MAX_BYTES) -> bytes:

@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncGenerator, Collection, Mapping, Sequence
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
@@ -118,17 +118,8 @@ class Cloud:
 
     async def cancel(self, prediction_ids: Sequence[str]) -> None:
         """Stop predictions, and see that they have stopped; one that cannot be reached ends by its own deadline."""
-        for prediction_id in prediction_ids:
-            try:
-                await self.http.ask("POST", f"predictions/{quote(prediction_id)}/cancel")
-                async with asyncio.timeout(STOP_S):
-                    while True:
-                        found = await self.get(prediction_id)
-                        if found is None or found["status"] in ENDED:
-                            break
-                        await asyncio.sleep(self.look_s)
-            except (ImagenError, TimeoutError):
-                continue
+        # All at once: a worker that stops has no time to wait for one after the other.
+        await asyncio.gather(*(self._cancel(prediction_id) for prediction_id in prediction_ids))
 
     async def told(self, url: str) -> AsyncGenerator[Event]:
         """What the stream of a prediction says, as long as it says something; nothing where it cannot be had."""
@@ -159,6 +150,16 @@ class Cloud:
                     raise
                 await asyncio.sleep(self.look_s * 2**number)
         return None
+
+    async def _cancel(self, prediction_id: str) -> None:
+        with suppress(ImagenError, TimeoutError):
+            await self.http.ask("POST", f"predictions/{quote(prediction_id)}/cancel")
+            async with asyncio.timeout(STOP_S):
+                while True:
+                    found = await self.get(prediction_id)
+                    if found is None or found["status"] in ENDED:
+                        return
+                    await asyncio.sleep(self.look_s)
 
     async def _ask(self, method: str, path: str) -> Mapping[str, Any]:
         response = await self.http.ask(method, path)

@@ -254,7 +254,8 @@ def read(data: bytes, where: str) -> Document:
     try:
         shape = json.loads(data) if len(data) <= MAX_DOCUMENT_BYTES else None
     except (ValueError, RecursionError) as exc:
-        raise _damaged(where, str(exc)) from exc
+        line = f" from line {exc.lineno} on" if isinstance(exc, json.JSONDecodeError) else ""
+        raise _damaged(where, f"it is not JSON{line}") from exc
     if not isinstance(shape, dict):
         raise _damaged(where, "it holds no comparison")
     schema = shape.get("schema")

@@ -97,19 +97,26 @@ async def resume(
     return Comparison(document, folder, jobs, series, retry_failed=retry_failed)
 
 
-async def _reopen(
-    target: str, jobs: Jobs, describe: Describe, folder_for: Callable[[Series], Path]
-) -> tuple[Folder, Document, Series | None]:
+def folder_of(target: str, param: str) -> Path | None:
+    """The folder of a comparison that somebody named; None where nothing has that name."""
     path = Path(target).expanduser()
     if path.name == DOCUMENT and path.is_file():
         path = path.parent
-    if path.exists():
-        if not (path / DOCUMENT).is_file():
-            raise RequestError(
-                f"{path} is no folder with a {DOCUMENT}",
-                hint="name the folder that `imagen compare` wrote to, or a series of `imagen series list`",
-                param="resume",
-            )
+    if not path.exists():
+        return None
+    if not (path / DOCUMENT).is_file():
+        raise RequestError(
+            f"{path} is no folder with a {DOCUMENT}",
+            hint="name the folder that `imagen compare` wrote to, or a series of `imagen series list`",
+            param=param,
+        )
+    return path
+
+
+async def _reopen(
+    target: str, jobs: Jobs, describe: Describe, folder_for: Callable[[Series], Path]
+) -> tuple[Folder, Document, Series | None]:
+    if (path := folder_of(target, "resume")) is not None:
         folder, document = await _opened(path)
         with suppress(UnknownSeries):
             found = await jobs.series(document.series)

@@ -105,6 +105,7 @@ class Comparison:
         self.document = document
         self.folder = folder
         self.webhook = webhook
+        self.kept: set[int] = set()  # the cells that were found as they should be
         self._jobs = jobs
         self._series = series
         self._retry_failed = retry_failed
@@ -159,9 +160,11 @@ class Comparison:
                 self._known[entry.index] = job
             match next_move(entry, job, here=here, retry_failed=self._retry_failed):
                 case Move.KEEP:
-                    pass
+                    self.kept.add(entry.index)
                 case Move.SETTLE:
                     await self._settle(entry, job)
+                    if self._entry(entry.index) == entry and (here or entry.file is None):
+                        self.kept.add(entry.index)
                 case Move.FOLLOW:
                     assert job is not None
                     waiting[entry.index] = job.id

@@ -7,7 +7,6 @@ from typing import Any
 from imagen.backends.base import Adopted, Backend, Prepares
 from imagen.backends.registry import registration
 from imagen.config import Settings
-from imagen.core.errors import ImagenError
 from imagen.core.model import Model
 from imagen.engine.adopt import adopt
 from imagen.engine.wiring import refuse_paid
@@ -31,7 +30,7 @@ class Backends:
     def prepare(self, model: Model) -> None:
         """Let its backend begin before there is a job, where the settings want that."""
         if self._settings.backend(model.backend).get("ready"):
-            with suppress(ImagenError):  # the first job will say it to somebody who reads it
+            with suppress(Exception):  # whatever it is, the first job will say it to somebody who reads it
                 backend = self.of(model)
                 if isinstance(backend, Prepares):
                     backend.prepare()

@@ -26,8 +26,9 @@ AFTER = 0.5  # steps that decoding is worth: next to nothing for some models, a 
 class Live:
     """The backend's preview sink, and the writer of the job's one live row.
 
-    Writes are conflated: while one is under way only the newest state is kept. `flush` brings
-    everything out, and is called before every durable event, so that nothing is told out of order.
+    Writes are conflated: while one is under way only the newest state is kept. `flush` brings everything out, and is
+    called before every durable event of the attempt, so that nothing is told out of order. Only where the job goes back
+    to the queue it is not: how far it came is worth nothing to whoever begins anew.
     """
 
     def __init__(
@@ -73,8 +74,9 @@ class Live:
         """Stop writing."""
         if self._task:
             self._task.cancel()
-            with suppress(asyncio.CancelledError):
-                await self._task
+            (end,) = await asyncio.gather(self._task, return_exceptions=True)
+            if isinstance(end, Exception):
+                raise end
 
     @property
     def max_size(self) -> int:
@@ -117,8 +119,7 @@ class Live:
         """A step is done. Steps never go back and never pass the total, whatever a backend says."""
         if total < 1:
             return
-        whole = round(total * self._stretch)
-        here = min(round(whole * self._offset_share) + max(step, 0), whole)
+        here, whole = self._of_job(step, total)
         if self._progress and self._progress.total == whole and here <= self._progress.step:
             return
         now = self._monotonic()
@@ -148,9 +149,10 @@ class Live:
             format=self._policy.format,
             quality=self._policy.quality,
         )
+        here, whole = self._of_job(signal.step, signal.total)
         frame = events.Preview(
-            step=min(round(self._offset_share * signal.total * self._stretch) + signal.step, 2**31),
-            total=round(signal.total * self._stretch),
+            step=here,
+            total=whole,
             image=image,
             index=self._frame_count,
             mime=small.mime,
@@ -196,6 +198,11 @@ class Live:
             self._untold = not told.followed
             self._note(told)
 
+    def _of_job(self, step: int, total: int) -> tuple[int, int]:
+        """A step of what the backend draws now as one of the whole job, and how many that has."""
+        whole = round(max(total, 0) * self._stretch)
+        return min(round(whole * self._offset_share) + max(step, 0), whole), whole
+
     def _note(self, told: journal.Attention) -> None:
         self._watched = told.watched
         self.lost = self.lost or told.attempt != self._claim.attempt
@@ -215,7 +222,8 @@ class Live:
     ) -> journal.Attention:
         claim = self._claim
         told = journal.set_live(connection, claim.job, claim.attempt, tick, phase, progress)
-        for frame in frames:
+        # A worker that was paused and lost the job must not paint on its successor's screen either.
+        for frame in frames if told.attempt == claim.attempt else ():
             journal.set_preview(connection, frame, keep=self._promised)
         return told
 

@@ -85,7 +85,7 @@ class Memory:
 
     async def tidy(self) -> None:
         """Give back what has not been used for as long as its backend or the settings say."""
-        for name, device in self._devices.items():
+        for name, device in [*self._devices.items()]:  # a job may begin on a new one meanwhile
             if device.model is None or device.jobs:
                 continue
             after_s = self._after_s(name, device.model)
@@ -98,7 +98,7 @@ class Memory:
 
     async def close(self) -> None:
         """Give back the devices that somebody waits for by a hook; the others are left as they are."""
-        for name, device in self._devices.items():
+        for name, device in [*self._devices.items()]:
             if device.leaving is not None and not device.leaving.done():
                 await asyncio.wait({device.leaving}, timeout=LEAVE_S)
             elif device.ours and device.model is not None and not device.jobs:
@@ -153,7 +153,7 @@ class Memory:
         return self._hooks(name).idle_s is not None or self._unload_after_s(model) is not None
 
     def _unload_after_s(self, model: Model) -> float | None:
-        with suppress(ImagenError):
+        with suppress(Exception):  # a backend may come from anywhere; a job of it says what is wrong
             backend = self._backend_for(model)
             return backend.unload_after_s if isinstance(backend, Releases) else None
         return None

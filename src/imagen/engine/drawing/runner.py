@@ -31,24 +31,16 @@ from imagen.store.images import CELL, THUMBNAIL, ImageStore, side_path
 from imagen.store.queue import Claim, LeaseLost
 
 MAX_DETAIL = 4000  # characters of a traceback: its end says what broke and where
+STOPPED = "the worker was stopped"
 
 
-def started(claim: Claim, watched: bool, policy: PreviewPolicy) -> events.Started:
-    """The event of the claim itself: what exactly will be drawn, where, and whether previews will be made."""
-    asked = claim.preview is not None
-    if policy.off:
-        preview = {"method": "off", "why": "switched off"}
-    elif asked or watched:
-        preview = {"method": policy.method, "why": "requested" if asked else "somebody watches"}
-    else:
-        preview = {"method": "off", "why": "unwatched_at_start"}
-    return events.Started(
-        job=claim.job,
-        attempt=claim.attempt,
-        request=claim.request.as_dict(),
-        worker=claim.worker,
-        device=claim.model.device,
-        preview=preview,
+def broke(claim: Claim, exc: BaseException) -> Crashed:
+    """A fault in a backend, with where it happened for whoever wrote the backend."""
+    words = " ".join(str(exc).split()) or "it said nothing more"
+    return Crashed(
+        f"the backend {claim.model.backend} broke: {type(exc).__name__}: {words}",
+        hint=f"a fault in the backend, not in the request; where it is: `imagen jobs show {claim.job}`",
+        detail="".join(traceback.format_exception(exc))[-MAX_DETAIL:],
     )
 
 
@@ -114,19 +106,18 @@ class _Attempt:
                 return None
             if self.live.cancel_asked:
                 return await self._cancelled()
-            task = asyncio.current_task()
-            if task is None or not task.cancelling():
-                return await self._failed(self._broke(asyncio.CancelledError("nobody had cancelled it")))
+            if not _stopping():
+                return await self._failed(broke(self.claim, asyncio.CancelledError("nobody had cancelled it")))
             drawing.cancel()
             await asyncio.gather(drawing, return_exceptions=True)
-            await self._give_back("the worker was stopped", None)
+            await self._give_back(STOPPED, None)
             raise
         except DatabaseAway:
             raise  # no failure of the job: it goes back as soon as that can be written
         except ImagenError as error:
             return await self._failed(error)
         except Exception as exc:
-            return await self._failed(self._broke(exc))
+            return await self._failed(broke(self.claim, exc))
         else:
             return await self._completed()
         finally:
@@ -154,7 +145,7 @@ class _Attempt:
                 await self._shown()
             except (SystemExit, KeyboardInterrupt, GeneratorExit) as exc:
                 # Out of a backend these would end the whole program, and every other job with it.
-                raise self._broke(exc) from exc
+                raise broke(self.claim, exc) from exc
         missing = set(range(request.n)) - self.saved
         if missing:
             raise Crashed(
@@ -169,7 +160,7 @@ class _Attempt:
             except StopAsyncIteration:
                 return
             except DatabaseAway as exc:
-                raise self._broke(exc) from exc  # it has none: ours is a matter of the writes below
+                raise broke(self.claim, exc) from exc  # it has none: ours is a matter of the writes below
             match signal:
                 case signals.Phase(name=name, device_free=free):
                     if name not in signals.PHASES:
@@ -281,15 +272,6 @@ class _Attempt:
             await self.db.write(queue.free_device, self.claim)
             self.drawn(self.claim)
 
-    def _broke(self, exc: BaseException) -> Crashed:
-        """A fault in a backend, with where it happened for whoever wrote the backend."""
-        words = " ".join(str(exc).split()) or "it said nothing more"
-        return Crashed(
-            f"the backend {self.claim.model.backend} broke: {type(exc).__name__}: {words}",
-            hint=f"a fault in the backend, not in the request; where it is: `imagen jobs show {self.claim.job}`",
-            detail="".join(traceback.format_exception(exc))[-MAX_DETAIL:],
-        )
-
     def _nonsense(self, said: str) -> Crashed:
         return Crashed(
             f"the backend {self.claim.model.backend} said {said}",
@@ -328,6 +310,9 @@ class _Attempt:
     async def _failed(self, error: ImagenError) -> State | None:
         if self.live.cancel_asked:
             return await self._cancelled()  # whatever broke, broke because it was being closed
+        if _stopping():
+            await self._give_back(STOPPED, None)  # so did this, and it is no failure
+            raise asyncio.CancelledError from error
         unkept = isinstance(error, StorageAway)
         # Who is patient draws no more until it can store again. A command that somebody waits for tells him instead of
         # drawing the same again for nothing.
@@ -384,6 +369,12 @@ class _Attempt:
             "drawn": self.facts.get("drawn"),
             "preview_cost": self.live.cost(),
         }
+
+
+def _stopping() -> bool:
+    """Is this a worker that was asked to stop?"""
+    task = asyncio.current_task()
+    return task is not None and task.cancelling() > 0
 
 
 def _gaps(saved: set[int], n: int) -> list[tuple[int, int]]:

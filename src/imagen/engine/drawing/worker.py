@@ -8,6 +8,7 @@ import time
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from typing import Any
@@ -17,7 +18,6 @@ from sqlalchemy import Connection, Row
 from imagen.backends.base import Backend
 from imagen.core.device import Pause, Sharing
 from imagen.core.errors import Crashed, DatabaseAway, HookFailed, ImagenError
-from imagen.core.events import Started
 from imagen.core.ids import new_id
 from imagen.core.job import State
 from imagen.core.model import Model
@@ -28,9 +28,10 @@ from imagen.engine.drawing.apart import Apart
 from imagen.engine.drawing.fleet import Fleet
 from imagen.engine.drawing.memory import Memory
 from imagen.engine.drawing.offer import Offer
+from imagen.engine.drawing.started import previews_by, started
 from imagen.engine.drawing.sweep import sweep
 from imagen.engine.drawing.turns import ASIDE_S, Turns
-from imagen.engine.drawing.unmade import Unmade
+from imagen.engine.drawing.unmade import made
 from imagen.previews.policy import merge
 from imagen.store import devices, order, presence, queue
 from imagen.store.bell import queue_of, slot_of
@@ -43,6 +44,15 @@ from imagen.store.queue import Claim
 MANY = 10_000  # jobs are remembered for whoever tells of them, where somebody does
 IDLE_S = 1.0  # a worker that hears nothing looks this often; run_after of a failed job has no bell
 PROVE_S = 5.0  # how often a worker that cannot store pictures tries it
+
+
+@dataclass(slots=True)
+class _Held:
+    """A job in this worker's hands."""
+
+    claim: Claim
+    task: asyncio.Task[None]
+    drawn: bool = False  # it needs its device no more
 
 
 class Worker:
@@ -79,22 +89,23 @@ class Worker:
         self._models = models
         self._version = version
         self._server_policy = server_policy
+        self._previews = previews_by(lambda wish: merge(wish, server_policy))
         self._only = only
         self._obituaries = obituaries or presence.Obituaries()
         self._log = log
         self._monotonic = monotonic
-        self._running: dict[str, tuple[Claim, asyncio.Task[None]]] = {}
+        self._running: dict[str, _Held] = {}
         self._begun: dict[str, int] = {}
         self._fleet = Fleet(self.id)
         self._turns = Turns(self._fleet, monotonic)
         self._left: set[str] = set()  # the models whose new jobs were left to others when we last looked
-        self._sharing = sharing
-        self._memory = Memory(backend_for, monotonic, sharing=sharing, others=self._others, log=log)
-        self._drawn: set[str] = set()  # running jobs that need their device no more
+        self._memory = Memory(
+            backend_for, monotonic, sharing=sharing, others=lambda device: db.read(devices.taken, device), log=log
+        )
         self._returns: list[tuple[Claim, ImagenError | None]] = []  # jobs the database would not take back yet
-        # Where others may come who can draw what this one cannot. On SQLite there is nobody else to wait for.
-        fleet = only is None and db.engine.dialect.name == "postgresql"
-        able = Able(backend_for, log=log, monotonic=monotonic) if fleet else None
+        # Others may come who can draw what this one cannot. On SQLite there is nobody else to wait for.
+        alone = only is not None or db.engine.dialect.name == "sqlite"
+        able = None if alone else Able(backend_for, log=log, monotonic=monotonic)
         self._offer = Offer(catalog, models, sharing=sharing, solo=only is not None, able=able)
         self._lacks_told: presence.Lacks = {}
         self._unheard: set[str] = set()  # running jobs of ours that we do not run, seen once
@@ -115,7 +126,7 @@ class Worker:
                     continue
                 surely = True
                 task = asyncio.create_task(self._work(claimed), name=f"job-{claimed.job}")
-                self._running[claimed.job] = (claimed, task)
+                self._running[claimed.job] = _Held(claimed, task)
                 self._begun[claimed.job] = claimed.attempt
                 if len(self._begun) > MANY:  # nobody asks
                     self._begun.clear()
@@ -133,7 +144,7 @@ class Worker:
         """Wait until nothing runs here; false when something still does after `timeout_s`."""
         until = self._monotonic() + timeout_s
         while self._running and self._monotonic() < until:
-            await asyncio.wait([task for _, task in self._running.values()], timeout=until - self._monotonic())
+            await asyncio.wait([held.task for held in self._running.values()], timeout=until - self._monotonic())
         return not self._running
 
     @asynccontextmanager
@@ -150,7 +161,7 @@ class Worker:
         try:
             yield
         finally:
-            tasks = [*upkeep, *(task for _, task in self._running.values())]
+            tasks = [*upkeep, *(held.task for held in self._running.values())]
             for task in tasks:
                 task.cancel()
             ends = await asyncio.gather(*tasks, return_exceptions=True)
@@ -208,18 +219,23 @@ class Worker:
             return better
         return await self._db.read(order.only_new, better, now, now - timedelta(seconds=ASIDE_S))
 
-    def _take(self, connection: Connection) -> Claim | None:
+    def _sought(self, connection: Connection) -> tuple[dict[str, Place], Sequence[str] | None]:
+        """Of what a job may be taken now, and which jobs alone (None: any)."""
         only = self._only(connection) if self._only is not None else None
+        return self._offer.takes(order.places_of(connection, only) if only else {}), only
+
+    def _take(self, connection: Connection) -> Claim | None:
+        places, only = self._sought(connection)
         if only is not None and not only:
             return None
-        places = self._offer.takes(order.places_of(connection, only) if only is not None else {})
         return queue.claim(
             connection,
             worker=self.id,
             places={model: place for model, place in places.items() if model not in self._left},
             resolve=self._resolve,
             knows=tuple(self._catalog()),
-            started=self._started,
+            started=lambda claim, watched: started(claim, watched, self._policy(claim)),
+            previews=self._previews,
             loaded=self._turns.preferred(),
             may_pass=self._turns.may_pass,
             only=only,
@@ -232,7 +248,7 @@ class Worker:
 
     def _free(self, places: Mapping[str, Place]) -> dict[str, Place]:
         """Those whose device this worker does not fill by itself."""
-        here = Counter(claim.model.device for job, (claim, _) in self._running.items() if job not in self._drawn)
+        here = Counter(held.claim.model.device for held in self._running.values() if not held.drawn)
         return {name: place for name, place in places.items() if here[place.device] < place.slots}
 
     def _could_begin(self) -> bool:
@@ -241,10 +257,9 @@ class Worker:
 
     def _might(self, connection: Connection) -> bool:
         """Could a claim find something now?"""
-        only = self._only(connection) if self._only is not None else None
+        places, only = self._sought(connection)
         if only is not None and not only:
             return False
-        places = self._offer.takes(order.places_of(connection, only) if only is not None else {})
         return order.anything(connection, self._free(places), tuple(self._catalog()), only)
 
     async def _upkeep(self) -> None:
@@ -319,34 +334,25 @@ class Worker:
         self._unstored = ""
         return True
 
-    def _started(self, claim: Claim, watched: bool) -> Started:
-        return runner.started(claim, watched, self._policy(claim))
-
     def _policy(self, claim: Claim) -> PreviewPolicy:
         return merge(claim.preview, preview_policy(claim.model.preview), self._server_policy)
 
     def _note_drawn(self, claim: Claim) -> None:
         """The device is free for the next while this one is still being saved."""
-        if claim.job in self._running and claim.job not in self._drawn:
-            self._drawn.add(claim.job)
+        held = self._running.get(claim.job)
+        if held is not None and not held.drawn:
+            held.drawn = True
             self._turns.end(claim)
             # The bell rang when that was written, but until now this worker took the device for busy.
             self._db.ring(slot_of(claim.model.device))
 
-    def _made(self, model: Model) -> Backend:
-        try:
-            return self._backend_for(model)
-        except ImagenError as error:
-            return Unmade(error)
-
     async def _work(self, claim: Claim) -> None:
         self._turns.begin(claim)
         try:
-            backend = self._made(claim.model)
             await self._memory.begin(claim)
             ended = await runner.run(
                 claim,
-                backend,
+                made(self._backend_for, claim),
                 db=self._db,
                 images=self._images,
                 policy=self._policy(claim),
@@ -375,7 +381,6 @@ class Worker:
         finally:
             self._note_drawn(claim)
             self._running.pop(claim.job, None)
-            self._drawn.discard(claim.job)
             self._memory.end(claim)
             self._db.ring(slot_of(claim.model.device))
 
@@ -393,6 +398,3 @@ class Worker:
         except ImagenError as away:
             self._log(f"job {claim.job}: {away.message}; it goes back when that is over")
             self._returns.append((claim, None))
-
-    async def _others(self, device: str) -> bool:
-        return await self._db.read(devices.taken, device)

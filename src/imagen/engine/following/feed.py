@@ -80,10 +80,10 @@ class Watch:
             raise feed.broken
         if not feed.loaded:
             return ()
-        if self._seq > len(feed.durable):
+        if self._seq > feed.seq:
             self._seq = 0  # a number that was never given out: better twice than never
         told = feed.batch(self._seq, self._tick, self._preview_tick if self.previews else None)
-        self._seq = len(feed.durable)
+        self._seq = feed.seq
         self._tick = max(self._tick, feed.tick)
         if self.previews:
             self._preview_tick = max(self._preview_tick, feed.preview_tick)
@@ -93,7 +93,8 @@ class Watch:
 
 class _Feed:
     def __init__(self, db: Database, job_id: str, fault: Callable[[], BaseException | None]) -> None:
-        self.durable: list[Event] = []  # number 1 at place 0, without gaps
+        self.durable: list[Event] = []  # in order; the number of one that a later version told is missing
+        self.seq = 0  # up to which all was read
         self.loaded = False
         self.tick = 0
         self.preview_tick = 0
@@ -145,7 +146,7 @@ class _Feed:
                 timer.cancel()
 
     def _newer(self, seq: int, tick: int, preview_tick: int | None) -> tuple[Event, ...]:
-        told = self.durable[seq:]
+        told = [event for event in self.durable if event.seq > seq]
         if self.ended and not told:
             return ()  # the end was told before; whatever was live before it is old
         end = told[-1] if told and told[-1].terminal else None
@@ -174,7 +175,7 @@ class _Feed:
                     self._said = True
                     await self._db.write(journal.watch, self._watcher, self._job, datetime.now(UTC))
                 shown = self.preview_tick if wanted else None
-                news = await self._db.read(journal.news, self._job, len(self.durable), self.tick, preview_tick=shown)
+                news = await self._db.read(journal.news, self._job, self.seq, self.tick, preview_tick=shown)
                 self._note(news)
                 self._release()
                 if not self.ended:
@@ -218,6 +219,7 @@ class _Feed:
                     if isinstance(event, Started):
                         self._live.clear()  # a new attempt starts with a clean screen
                         self._previews.clear()
+        self.seq = news.seq
         self._batches.clear()
         first, self.loaded = not self.loaded, True
         # A row that somebody inserted as ended has no events at all.

@@ -147,7 +147,7 @@ class WatchAll:
             self._cursor = max(self._cursor, rows[-1][0])
             if self._behind is not None:
                 self._behind = rows[-1][0]
-        return [(pos, event) for pos, _, event in rows]
+        return [(pos, event) for pos, _, event in rows if event is not None]
 
     def _take(self) -> list[tuple[int, Event]]:
         tide = self._tide
@@ -272,7 +272,7 @@ class _Tide:
             self._follow_at = time.monotonic() + journal.FOLLOW_S / 2
             await self._db.write(journal.follow, self._looks(wanted), datetime.now(UTC))
 
-    def _note(self, rows: Sequence[tuple[int, str, Event]]) -> bool:
+    def _note(self, rows: Sequence[tuple[int, str, Event | None]]) -> bool:
         fresh = [row for row in rows if row[0] not in self._ahead]
         positions = sorted({*self._ahead, *(pos for pos, _, _ in fresh)})
         for pos in positions:
@@ -286,6 +286,8 @@ class _Tide:
             self.safe = pos
         self._ahead = {pos for pos in positions if pos > self.safe}
         for pos, owner, event in fresh:
+            if event is None:
+                continue
             self.window.append(_Told(min(pos, self.safe), pos, owner, event))
             self.count += 1
             if event.terminal or isinstance(event, Started | Requeued):

@@ -198,7 +198,10 @@ def read_recipe(path: Path) -> dict[str, Any]:
     except OSError as exc:
         raise RequestError(f"cannot read {path}: {exc.strerror}", hint=hint, param="file") from exc
     if is_png:
-        found = text_chunks(data).get("imagen")
+        try:
+            found = text_chunks(data).get("imagen")
+        except RequestError as exc:
+            raise RequestError(f"{path}: {exc.message}", hint=exc.hint, param="file") from exc
         if found is None:
             raise RequestError(f"{path} holds no recipe of imagen", hint=hint, param="file")
         data = found.encode()

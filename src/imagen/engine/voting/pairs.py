@@ -45,9 +45,19 @@ def ballot(series: Series, cast: Sequence[Vote], voter: str) -> Ballot:
     seen = gallery.seen(cast)
     round_ = gallery.round(seen)
     passed = {name for name, times in seen.items() if times >= round_}
+    skipped = gallery.skipped(cast, round_ - 1)
+    begun = round_ == 1 or not passed <= skipped
+    back = skipped - passed
     shown = Counter(gallery.models_of(name) for name in passed)
     waiting = [(pair, shared) for pair, shared in gallery.shared.items() if len(shared) > shown[pair]]
-    standing = Ballot(series=series.id, round=round_, done=len(passed), total=gallery.total, pair=None)
+    standing = Ballot(
+        series=series.id,
+        round=round_,
+        done=len(passed),
+        waiting=gallery.total - len(passed) if begun else len(back),
+        total=gallery.total,
+        pair=None,
+    )
     if not waiting:
         return standing
 
@@ -56,10 +66,12 @@ def ballot(series: Series, cast: Sequence[Vote], voter: str) -> Ballot:
 
     # The two models that were shown together least come first: who stops early still compared all of them.
     models, shared = min(waiting, key=lambda one: (shown[one[0]], dice("/".join(one[0]))))
-    names = {place: pair_name(*(image.id for image in gallery.images(models, place))) for place in shared}
-    place = min((place for place in names if names[place] not in passed), key=lambda place: dice(names[place]))
+    names = {pair_name(*(image.id for image in gallery.images(models, place))) for place in shared}
+    # What was skipped the last time comes back before anything comes again.
+    name = min(back or names - passed, key=dice)
+    models, place = gallery.origin(name)
     images = sorted(gallery.images(models, place), key=lambda image: image.id)
-    if dice(names[place])[-1] & 1:  # not the byte that decides the order
+    if dice(name)[-1] & 1:  # not the byte that decides the order
         images.reverse()
     left, right = (
         Hidden(id=blind_id(series.id, image.id), image=image.id, width=image.width, height=image.height)
@@ -159,6 +171,9 @@ class _Gallery:
         one, other = sorted(self.model_of(image) for image in pair.split("+"))
         return one, other
 
+    def origin(self, pair: str) -> tuple[Models, _Place]:
+        return self.models_of(pair), self._origin[pair.split("+")[0]][1]
+
     def is_pair(self, name: str) -> bool:
         """Whether these two differ in nothing but the model; a picture that is gone is in no pair."""
         origins = [self._origin.get(image) for image in name.split("+")]
@@ -171,6 +186,14 @@ class _Gallery:
     def seen(self, cast: Iterable[Vote]) -> Counter[str]:
         """How often each pair was voted on."""
         return Counter(vote.pair for vote in cast if self.is_pair(vote.pair))
+
+    def skipped(self, cast: Iterable[Vote], round_: int) -> set[str]:
+        """The pairs that this voter had nothing to say of in a round."""
+        return {
+            vote.pair
+            for vote in cast
+            if vote.round == round_ and vote.choice is Choice.SKIP and self.is_pair(vote.pair)
+        }
 
     def round(self, seen: Counter[str]) -> int:
         """A round ends when each pair was seen once more; a picture that comes later is caught up on first."""

@@ -16,7 +16,7 @@ FORGET_S = 3600.0
 
 
 class Outbox:
-    """Messages for webhooks, taken by a courier one at a time. Part of the app."""
+    """Messages for webhooks, taken by a courier a few at a time. Part of the app."""
 
     def __init__(self, db: Database, settings: Settings) -> None:
         self.reach = Reach(settings)

@@ -33,7 +33,14 @@ if TYPE_CHECKING:
 
 @click.command()
 @click.argument("prompts", metavar="PROMPT...", nargs=-1)
-@click.option("--models", "-m", "models", metavar="A,B,C", help="The models to compare; all that work when left out.")
+@click.option(
+    "--models",
+    "-m",
+    "models",
+    metavar="A,B,C",
+    help="The models to compare; when left out, all that are ready, without those that cost money and, beside others, "
+    "mocks; the default model is always in.",
+)
 @click.option("--seed", metavar="N", help="One seed for all; random when left out, and the same for every model.")
 @click.option("--seeds", metavar="1,2,3", help="Several seeds: a row of the sheet for each.")
 @click.option("--size", metavar="WxH", help="Width and height in pixels, as in 1024x768.")
@@ -87,6 +94,9 @@ def compare(
         raise RequestError("there is no prompt", hint='give one, as in: imagen compare "a red fox"', param="prompt")
     if models is not None and not options.names(models):
         raise RequestError("--models names no model", hint="see `imagen models` for the names", param="models")
+    if len(prompts) > 1 and not any(" " in prompt for prompt in prompts):
+        whole = shlex.quote(" ".join(prompts))
+        click.echo(f"note: these are {len(prompts)} prompts; one is put in quotes: imagen compare {whole}", err=True)
     width, height = options.size(size)
     hook = webhooks.asked(webhook)
 
@@ -200,7 +210,7 @@ async def _run(app: "Door", comparison: "Comparison", *, html: bool, as_json: bo
     from imagen.surfaces.cli.compare_board import Board
 
     folder = comparison.folder.path
-    board = Board(sys.stderr, comparison.document)
+    board = Board(sys.stderr, comparison.document, comparison.kept)
     board.line(f"{_described(comparison)} → {_short(folder)}")
     asking = asyncio.create_task(_say_what_it_waits_for(app, comparison, board))
     try:
@@ -226,6 +236,8 @@ async def _run(app: "Door", comparison: "Comparison", *, html: bool, as_json: bo
         click.echo(f"cancelled; go on with: {again}", err=True)
         return INTERRUPTED
     if result.document.succeeded:
+        if len(comparison.kept) == len(result.document.cells):
+            click.echo("nothing was missing", err=True)
         return 0
     cells = result.document.cells
     left = sum(cell.state is not State.COMPLETED or cell.error is not None for cell in cells)

@@ -2,6 +2,7 @@
 
 import os
 import time
+from collections.abc import Container
 from typing import Any, TextIO, assert_never
 
 from imagen.core import events
@@ -19,8 +20,9 @@ class Board:
 
     shows_pictures = False
 
-    def __init__(self, stream: TextIO, document: Document) -> None:
+    def __init__(self, stream: TextIO, document: Document, kept: Container[int] = ()) -> None:
         self._stream = stream
+        self._kept = kept
         self._cells = len(document.cells)
         self._named = (len(document.prompts) > 1, len(document.seeds) > 1)
         self._numbers = {prompt: number for number, prompt in enumerate(document.prompts, 1)}
@@ -41,7 +43,10 @@ class Board:
         if event is None:
             self._running.pop(entry.index, None)
             self._ended += 1
-            self.line(f"[{self._ended:>{len(str(self._cells))}}/{self._cells}] {self._name(entry)}  {_end(entry)}")
+            kept = " (kept)" if entry.index in self._kept else ""
+            self.line(
+                f"[{self._ended:>{len(str(self._cells))}}/{self._cells}] {self._name(entry)}  {_end(entry)}{kept}"
+            )
             return
         match event:
             case events.Started():

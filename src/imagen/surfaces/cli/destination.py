@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
 
+import click
+
 from imagen.core.errors import DiskFull, ImagenError, RequestError, Unwritable
 
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
@@ -45,6 +47,7 @@ def destination(typed: str) -> Destination:
         )
     parent = _mode(path.parent)
     if parent is None or not stat.S_ISDIR(parent):
+        _nearest_folder(path.parent)  # a folder cannot be made below a file
         raise Unwritable(
             f"there is no folder {path.parent} to write {path.name} to",
             hint=f"make it first: mkdir -p '{path.parent}'",
@@ -60,9 +63,12 @@ def place(to: Destination, data: bytes, *, name: str, number: int | None, suffix
     stem = (to.stem or name) + (f"-{number}" if number is not None else "")
     try:
         to.folder.mkdir(parents=True, exist_ok=True)
-        return _write(data, to.folder, stem, suffix)
+        path = _write(data, to.folder, stem, suffix)
     except OSError as error:
         raise _refusal(error, to.folder, f"the picture is kept: {kept}") from error
+    if to.stem is not None and path.stem != stem:
+        click.echo(f"{stem}{suffix} exists; written to {path.name}", err=True)
+    return path
 
 
 def other_format(to: Destination, suffix: str) -> bool:
@@ -119,7 +125,7 @@ def _nearest_folder(path: Path) -> Path:
                 return folder
             raise Unwritable(
                 f"{folder} is a file, so {path} cannot be a folder",
-                hint="name another folder, or the file without the slash at its end",
+                hint="name another folder, or that file without what follows it",
                 param="output",
             )
     return Path(path.anchor)

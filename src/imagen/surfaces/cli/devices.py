@@ -67,7 +67,7 @@ def _show(devices: Sequence["Device"], json_output: bool) -> None:
         )
         for device in devices
     ]
-    print_table(("DEVICE", "TAKEN", "MIB", "WORKERS", "STATE", "MODELS"), rows, whole=True)
+    print_table(("DEVICE", "TAKEN", "MIB", "WORKERS", "STATE", "MODELS"), rows)
     for device in devices:
         if device.troubled:  # a sentence, and too long for a column
             click.echo(f"{device.name} begins nothing: {one_line(device.troubled)}")

@@ -118,7 +118,7 @@ def _looks(app: "App", place: str, refused: ImagenError | None) -> Mapping[str, 
 
     async def waiting() -> str:
         before, heard = await seen()
-        return check_waiting(await app.orphans(), await app.waiting(), before, heard)
+        return check_waiting(await app.orphans(), await app.waiting(), before, heard, knows=app.catalog.models)
 
     asked: list[tuple[Sequence[Mapping[str, Any]], set[str]]] = []
 

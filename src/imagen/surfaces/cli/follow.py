@@ -3,8 +3,11 @@
 import asyncio
 import json
 import os
+import re
+import shlex
 import signal
 import sys
+from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from contextlib import aclosing, asynccontextmanager, suppress
 from typing import TYPE_CHECKING, Any, NoReturn, Protocol
@@ -12,8 +15,9 @@ from typing import TYPE_CHECKING, Any, NoReturn, Protocol
 import click
 
 from imagen.core import events
-from imagen.core.errors import ImagenError, ServerAway
+from imagen.core.errors import DatabaseAway, ImagenError, ServerAway
 from imagen.core.job import Job, State
+from imagen.surfaces.cli.output import SHORT
 from imagen.surfaces.cli.where import command
 from imagen.surfaces.wire import PreviewForm, event_json
 
@@ -22,8 +26,12 @@ if TYPE_CHECKING:
 
 SOON_S = 0.3  # what is taken up within this time waited for nothing
 LOOK_S = 1.0  # how often a waiting command asks who is in its way
+FEW = 3  # comparisons that are named
 INTERRUPTED = 130  # what shells expect of a program ended by Ctrl-C
 TERMINATED = 143
+
+# Whoever made the hint did not know the id; `ID` is what a server's `{id}` became.
+_THIS = re.compile(r"`imagen jobs (show|watch|retry)(?: ID)?`")
 
 Ended = events.Completed | events.Failed | events.Cancelled
 
@@ -100,9 +108,10 @@ async def to_the_end(app: "Door", job_id: str, shown: Face, *, previews: bool) -
                 shown.on(event)
                 if isinstance(event, Ended):
                     return event
-    except ServerAway as away:
-        hint = f"job {job_id} is kept there: `{command('jobs', 'watch', job_id)}` when it is back"
-        raise ServerAway(away.message, hint=hint, detail=away.detail) from away
+    except (ServerAway, DatabaseAway) as away:
+        there, why = (" there", "") if hasattr(app, "url") else ("", f"; {away.hint}")
+        hint = f"job {job_id} is kept{there}: `{command('jobs', 'watch', job_id)}` when it is back{why}"
+        raise type(away)(away.message, hint=hint, detail=away.detail) from away
     finally:
         shown.close()
         asking.cancel()
@@ -134,7 +143,7 @@ async def cancelled_by_ctrl_c(
     loop.add_signal_handler(signal.SIGINT, pressed)
     try:
         yield
-    except ServerAway:
+    except (ServerAway, DatabaseAway):
         if asked and left:
             click.echo(left, err=True)
         for one in asked:
@@ -174,16 +183,20 @@ def run(main: Coroutine[Any, Any, int]) -> NoReturn:
 
 
 async def tell_orphans(app: "Door") -> None:
-    """One line about jobs that an earlier run left behind, and how to run them."""
+    """What earlier runs left behind, and the command that finishes it."""
     left = await app.orphans()
-    if len(left) == 1:
-        click.echo(f"1 job waits from an earlier run: run it with `imagen jobs watch {left[0].id}`", err=True)
-    elif left:
-        click.echo(
-            f"{len(left)} jobs wait from earlier runs: see `imagen jobs list --state queued`,"
-            f" run one with `imagen jobs watch {left[0].id}`",
-            err=True,
-        )
+    alone = [job.id[-SHORT:] for job in left if job.series is None]
+    if len(alone) == 1:
+        watch = command("jobs", "watch", alone[0])
+        click.echo(f"1 job waits from an earlier run: draw it with `{watch}`, and -o FILE to have it there", err=True)
+    elif alone:
+        listing, watch = command("jobs", "list", "--state", "queued"), command("jobs", "watch", alone[0])
+        click.echo(f"{len(alone)} jobs wait from earlier runs: see `{listing}`, draw one with `{watch}`", err=True)
+    for series_id, waiting in Counter(job.series for job in left if job.series is not None).most_common(FEW):
+        folder = (await app.series(series_id)).settings.get("folder")
+        place = shlex.quote(os.path.relpath(folder)) if isinstance(folder, str) else series_id[-SHORT:]
+        number = "1 picture of a comparison waits" if waiting == 1 else f"{waiting} pictures of a comparison wait"
+        click.echo(f"{number}: draw what is missing with `{command('compare', '--resume', place)}`", err=True)
 
 
 def say_end(end: Ended, job: Job) -> int:
@@ -197,7 +210,8 @@ def say_end(end: Ended, job: Job) -> int:
             _say_kept(end, job)
             return INTERRUPTED
         case events.Failed(error=error):
-            click.echo(f"error: {error.message}\n  hint: {error.hint}", err=True)
+            hint = _THIS.sub(lambda found: f"`{command('jobs', found[1], job.id)}`", error.hint)
+            click.echo(f"error: {error.message}\n  hint: {hint}", err=True)
             _say_kept(end, job)
             return error.exit_code
 

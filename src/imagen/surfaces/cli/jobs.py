@@ -10,7 +10,7 @@ from imagen.core.job import Job, State
 from imagen.core.request import Request
 from imagen.surfaces.cli import options, webhooks
 from imagen.surfaces.cli.destination import Destination, destination
-from imagen.surfaces.cli.follow import face, run, say_end, tell_orphans, to_the_end
+from imagen.surfaces.cli.follow import INTERRUPTED, face, run, say_end, tell_orphans, to_the_end
 from imagen.surfaces.cli.generate import hand_over
 from imagen.surfaces.cli.output import SHORT, age, one_line, print_json, print_table
 from imagen.surfaces.cli.where import open_door, server
@@ -95,7 +95,7 @@ def watch(job_id: str, output: str | None, preview: str | None, no_preview: bool
         run(watched())
     except KeyboardInterrupt:
         click.echo(f"stopped watching; go on with `imagen jobs watch {job_id}`", err=True)
-        raise
+        raise SystemExit(INTERRUPTED) from None
 
 
 @jobs.command()
@@ -192,7 +192,7 @@ async def _facts(app: "Door", job: Job) -> list[tuple[str, Any]]:
         ("options", json.dumps(dict(request.options)) if request.options else None),
         ("device", job.device),
         ("attempt", job.attempt or None),
-        ("created", age(job.created_at)),
+        ("created", f"{job.created_at.astimezone():%Y-%m-%d %H:%M:%S} ({age(job.created_at)})"),
         ("timings", ", ".join(f"{part} {seconds:.2f} s" for part, seconds in job.timings.items())),
         ("series", job.series),
         ("retry of", job.retry_of),
@@ -202,6 +202,7 @@ async def _facts(app: "Door", job: Job) -> list[tuple[str, Any]]:
     for image in job.images:
         path = await app.image_path(image) if image.state == "stored" else None
         told.append((f"image {image.index + 1}", image.state if image.state != "stored" else path or image.url))
+    told += [("warning", one_line(warned.message)) for warned in job.warnings]
     told += webhooks.facts(job_webhook(job))
     if isinstance(job.error, ImagenError):
         told += [("error", one_line(job.error.message)), ("hint", job.error.hint), ("detail", job.error.detail)]

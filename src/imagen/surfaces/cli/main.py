@@ -102,6 +102,9 @@ def cli(ctx: click.Context, server: str | None) -> None:
 def main() -> NoReturn:
     """Run the command line; the console script."""
     arguments = sys.argv[1:]
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:  # closed by whoever started us, as in `imagen models >&-`
+            setattr(sys, name, open(os.devnull, mode))  # noqa: SIM115  # it stays open as long as the program
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")  # a terminal that cannot show a character is no failure
@@ -134,12 +137,13 @@ def _run(arguments: Sequence[str]) -> int:
     except BrokenPipeError:
         return BROKEN_PIPE
     except click.ClickException as wrong:
-        return _tell(_usage(wrong, arguments), arguments)
+        return _tell(_usage(wrong), arguments)
     except ImagenError as error:
         return _tell(error, arguments)
     except Exception as bug:
         if isinstance(bug, OSError) and bug.errno in NO_ROOM:
-            return _tell(DiskFull(f"no room left to write: {bug}", hint="free some space and try again"), arguments)
+            place = f" {bug.filename}" if bug.filename else ": where the output goes is full"
+            return _tell(DiskFull(f"no room left to write{place}", hint="free some space and try again"), arguments)
         if isinstance(bug, PermissionError):
             return _tell(
                 Unwritable(
@@ -159,7 +163,7 @@ def _tell(error: ImagenError, arguments: Sequence[str]) -> int:
     return error.exit_code
 
 
-def _usage(wrong: click.ClickException, arguments: Sequence[str]) -> RequestError:
+def _usage(wrong: click.ClickException) -> RequestError:
     """What click has to say, in the form of all other errors."""
     ctx = getattr(wrong, "ctx", None)
     hint = f"see `{ctx.command_path if ctx else 'imagen'} --help`"
@@ -175,6 +179,8 @@ def _usage(wrong: click.ClickException, arguments: Sequence[str]) -> RequestErro
     message = wrong.message if near or not isinstance(wrong, click.UsageError) else wrong.format_message()
     if isinstance(wrong, click.BadParameter | click.FileError):
         message = wrong.format_message()
+    if ctx and wrong.message.startswith("Got unexpected extra") and ctx.command.name == "reproduce":
+        message = "one FILE at a time"
     message = " ".join(message.split()).removesuffix(".")
     param: Any = getattr(wrong, "param", None)
     return RequestError(message[:1].lower() + message[1:], hint=hint, param=param.name if param else None)

@@ -88,7 +88,7 @@ def list_(json_output: bool = False) -> None:
 @click.option("--json", "json_output", is_flag=True, help="Print one JSON document.")
 def show(name: str, json_output: bool) -> None:
     """Everything about one model: its defaults, limits and options."""
-    catalog = _catalog_away() if server() else read_catalog()[0]
+    catalog = _catalog_away() if server() else read_catalog(name)[0]
     # One that is switched off can be looked at, only not asked for.
     model = catalog.models.get(name) or catalog.get(name)
     if json_output:
@@ -134,7 +134,7 @@ def check(name: str | None, json_output: bool) -> None:
 def _checked(name: str | None) -> "list[tuple[Model, list[Check]]]":
     import asyncio
 
-    catalog, settings = read_catalog()
+    catalog, settings = read_catalog(name)
     wanted = [catalog.get(name)] if name else [model for model in catalog.models.values() if model.enabled]
 
     async def asked() -> "list[list[Check]]":
@@ -194,16 +194,30 @@ def _tell_all(told: "Sequence[tuple[Model, Sequence[Check]]]") -> None:
         click.echo("note: `imagen models check NAME` says more about one of them", err=True)
 
 
-def read_catalog() -> tuple["Catalog", "Settings"]:
-    """The models without the cache; what is wrong with their files goes to standard error."""
+def read_catalog(name: str | None = None) -> tuple["Catalog", "Settings"]:
+    """The models without the cache; what is wrong with their files goes to standard error.
+
+    What keeps the model NAME from being there is raised, and told only so.
+    """
     from imagen.config import load_settings
     from imagen.engine.wiring import catalog_of
 
     settings = load_settings()
     catalog = catalog_of(settings)
+    missing = catalog.broken.get(name) or _unread(settings) if name and name not in catalog.models else None
     for problem in catalog.problems:
-        say_problem(problem)
+        if problem is not missing:
+            say_problem(problem)
+    if missing is not None:
+        raise missing
     return catalog, settings
+
+
+def _unread(settings: "Settings") -> ImagenError | None:
+    """What is wrong with config.yaml as a whole: whatever stands in it, nobody has read it."""
+    file = str(settings.config_file)
+    wrong = (problem for problem in settings.problems if file in problem.message)
+    return None if settings.document.data else next(wrong, None)
 
 
 def say_problem(problem: ImagenError) -> None:

@@ -72,7 +72,7 @@ def add(
     adopted = asyncio.run(_adopted(settings, document, _answers(slots), url, ask=person and not yes))
     told: dict[str, Any] = {"name": called, **_shape(adopted), "folder": None, "checks": [], "image": None}
     if not json_output:
-        _tell(called, adopted)
+        _tell(adopted)
     if dry_run:
         if json_output:
             print_json(told)
@@ -209,7 +209,7 @@ def _unanswered(questions: "Sequence[Question]") -> RequestError:
     )
 
 
-def _tell(name: str, adopted: "Adopted") -> None:
+def _tell(adopted: "Adopted") -> None:
     rows = []
     for slot, places in adopted.found.items():
         for number, place in enumerate(places):

@@ -1,7 +1,6 @@
 """`imagen models pull`: the weights of a model, fetched to where its engine looks for them."""
 
 import asyncio
-import shutil
 import sys
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
@@ -11,13 +10,12 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from imagen.core.errors import RequestError
-from imagen.surfaces.cli.output import byte_size, print_json, table
+from imagen.surfaces.cli.output import byte_size, print_json, print_table
 
 if TYPE_CHECKING:
     from imagen.core.model import Model
     from imagen.engine.weights.pull import Folders, Item, Plan
 
-WIDE = 1000
 SHOW_S = 0.2  # between two looks at how far it is
 CLEAR = "\r\x1b[K"
 
@@ -109,10 +107,8 @@ def _tell(plan: "Plan", folders: "Mapping[str, Folders | None]", json_output: bo
         print_json({"files": items, "missing_bytes": plan.missing_bytes, "disks": rooms, "dry_run": True})
         return
     rows = [(item.file.path, _size(item), _state(item), item.file.licence) for item in plan.items]
-    # A file's name is of use only when it is whole; a pipe is as wide as it has to be.
-    width = shutil.get_terminal_size().columns if sys.stdout.isatty() else WIDE
-    for line in table(("FILE", "SIZE", "STATE", "LICENCE"), rows, width=width) if rows else ():
-        click.echo(line, err=err)
+    if rows:
+        print_table(("FILE", "SIZE", "STATE", "LICENCE"), rows, err=err)
     for place in dict.fromkeys(str(item.place.parent) for item in plan.items):
         click.echo(f"{_kinds(plan.items, place)} in {place}", err=err)
     for note in plan.notes:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from imagen.core.errors import RequestError, UnknownModel
+from imagen.core.errors import ImagenError, RequestError, UnknownModel
 from imagen.core.request import PreviewPolicy, preview_policy
 
 if TYPE_CHECKING:
@@ -83,9 +83,7 @@ def settings(pairs: Sequence[str], catalog: "Catalog", model: str | None) -> dic
     for pair in pairs:
         key, equals, value = pair.partition("=")
         if not equals or not key:
-            raise RequestError(
-                f"--set {pair} is no setting", hint="write KEY=VALUE, as in --set slow=0", param="options"
-            )
+            raise RequestError(f"--set {pair} is no setting", hint=_as_in(catalog, model), param="options")
         told[key] = value if _wants_text(catalog, model, key) else _value(value)
     return told
 
@@ -93,6 +91,14 @@ def settings(pairs: Sequence[str], catalog: "Catalog", model: str | None) -> dic
 def names(text: str | None) -> list[str]:
     """`a,b, c` -> [a, b, c]."""
     return [name.strip() for name in (text or "").split(",") if name.strip()]
+
+
+def _as_in(catalog: "Catalog", model: str | None) -> str:
+    try:
+        has = catalog.get(model).options
+    except ImagenError:
+        has = {}
+    return f"write KEY=VALUE; the keys are: {', '.join(sorted(has))}" if has else "write KEY=VALUE"
 
 
 def _wants_text(catalog: "Catalog", model: str | None, key: str) -> bool:

@@ -12,7 +12,8 @@ from typing import Any
 import click
 
 SHORT = 8  # the last characters of an id, enough to name a job
-WIDTH = 80  # where no terminal says otherwise
+WIDTH = 80  # where the terminal does not say
+NARROWEST = 40  # a terminal that says less breaks the lines itself
 NARROW = 12  # a column is not cut below this as long as a wider one can give way
 GAP = 2
 AGES = ((60, 1, "s"), (3600, 60, "min"), (86_400, 3600, "h"), (86_400 * 60, 86_400, "d"))
@@ -23,17 +24,13 @@ def print_json(value: Any) -> None:
     click.echo(json.dumps(value, indent=2))
 
 
-def print_table(titles: Sequence[str], rows: Sequence[Sequence[str]], *, whole: bool = False) -> None:
-    """Columns under titles, as wide as the terminal; what does not fit ends in …
-
-    `whole`: nothing is cut where no terminal is.
-    """
-    width = sys.maxsize if whole and not sys.stdout.isatty() else _terminal_width()
-    for line in table(titles, rows, width=width):
-        click.echo(line)
+def print_table(titles: Sequence[str], rows: Sequence[Sequence[str]], *, err: bool = False) -> None:
+    """Columns under titles, as wide as the terminal; what does not fit ends in … In a pipe nothing is cut."""
+    for line in table(titles, rows, width=_terminal_width() if sys.stdout.isatty() else sys.maxsize):
+        click.echo(line, err=err)
 
 
-def table(titles: Sequence[str], rows: Sequence[Sequence[str]], *, width: int = WIDTH) -> list[str]:
+def table(titles: Sequence[str], rows: Sequence[Sequence[str]], *, width: int) -> list[str]:
     """The lines of a table that is at most `width` columns wide."""
     lines = [[one_line(cell) for cell in row] for row in (titles, *rows)]
     widths = [max(map(columns, column)) for column in zip(*lines, strict=True)]
@@ -119,4 +116,4 @@ def _pad(text: str, size: int) -> str:
 
 
 def _terminal_width() -> int:
-    return max(shutil.get_terminal_size((WIDTH, 24)).columns, WIDTH // 2) if sys.stdout.isatty() else WIDTH
+    return max(shutil.get_terminal_size((WIDTH, 24)).columns, NARROWEST)

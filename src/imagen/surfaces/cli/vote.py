@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 import click
 
 from imagen.core.errors import UnknownSeries, Unsupported
-from imagen.core.vote import Ballot, Choice, Hidden, Vote
+from imagen.core.vote import Ballot, Choice, Vote
 from imagen.surfaces.cli.follow import run
 from imagen.surfaces.cli.graphics import Kind, Room, draw, erase, graphics_of
 from imagen.surfaces.cli.keyboard import Key, keys
@@ -42,17 +42,18 @@ WORDS_ROWS = 4  # of the terminal, for what is said around the pictures, with a 
 
 
 @click.command()
-@click.argument("series_id", metavar="[SERIES]", required=False)
+@click.argument("series_id", metavar="[DIR|SERIES]", required=False)
 @click.option("--again", is_flag=True, help="Begin another round when every pair has been voted on.")
 @click.option("--open", "open_", is_flag=True, help="Open each pair in the program that shows pictures here.")
 @click.option("--json", "json_output", is_flag=True, help="Print one JSON document: these votes, and the ratings.")
 def vote(series_id: str | None, again: bool, open_: bool, json_output: bool) -> None:
     """Compare the pictures of SERIES two by two, without knowing which model drew which.
 
-    Without SERIES it is the newest one; a part of its id is enough.
+    SERIES may be the folder that `imagen compare` wrote to, or a part of the series' id; without it, it is the newest.
 
     Keys: 1 the left one is better, 2 the right one, t a tie, s skip, o open the pictures, q quit. Where standard input
     is no terminal, each line is a key. The names are told after each vote; each pair comes once until all were seen.
+    What was skipped comes back when you vote on SERIES again.
     """
 
     async def voted() -> int:
@@ -75,6 +76,11 @@ def vote(series_id: str | None, again: bool, open_: bool, json_output: bool) -> 
 
 async def _series(app: "Door", named: str | None) -> str:
     if named is not None:
+        from imagen.engine.comparing.document import DOCUMENT, read
+        from imagen.engine.comparing.plan import folder_of
+
+        if (folder := folder_of(named, "series_id")) is not None:
+            named = read((folder / DOCUMENT).read_bytes(), str(folder / DOCUMENT)).series
         return (await app.series(named)).id
     newest = await app.series_list(limit=1)
     if not newest:
@@ -91,22 +97,29 @@ async def _vote(app: "Door", series: str, again: bool, table: "Table", key: Key)
             hint=f"two models have to have drawn the same: see `imagen series show {series}`",
         )
     cast: list[Vote] = []
-    if ballot.round > 1 and not ballot.done and not again:
-        table.say(f"every pair has been voted on ({ballot.total}); once more: imagen vote {series} --again")
+    if not ballot.waiting and not again:
+        table.say(f"every pair was shown ({ballot.total}); once more: imagen vote {series} --again")
         return cast, ballot
     now = ballot.round
-    while (pair := ballot.pair) is not None and ballot.round == now:
+    while (pair := ballot.pair) is not None and ballot.round == now and (ballot.waiting or again):
+        of = ballot.total if again else ballot.done + ballot.waiting
         sides = [(await app.blind_picture(series, side.id)).data for side in (pair.left, pair.right)]
-        table.lay(f"{ballot.done + 1}/{ballot.total}  {table.cut(one_line(pair.prompt))}", pair.left, pair.right, sides)
+        table.lay(f"{ballot.done + 1}/{of}  {table.cut(one_line(pair.prompt))}", sides)
         choice = await _asked(table, key)
         if choice is None:
             table.say("stopped; the rest waits for you")
             return cast, ballot
         one, _ = await app.vote(series, round=ballot.round, left=pair.left.id, right=pair.right.id, choice=choice)
         cast.append(one)
-        table.say(f"{_WORDS[choice]}: left was {one.left.model}, right was {one.right.model}")
+        if choice is Choice.SKIP:
+            table.say("skipped")  # without the names: it comes back
+        else:
+            table.say(f"{_WORDS[choice]}: left was {one.left.model}, right was {one.right.model}")
         ballot = await app.ballot(series)
-    if ballot.round > now:
+    if skipped := sum(one.choice is Choice.SKIP for one in cast):
+        back = f"; what was skipped comes back: imagen vote {series}" if ballot.waiting else ""
+        table.say(f"{len(cast) - skipped} voted, {skipped} skipped{back}")
+    elif ballot.round > now:
         table.say("the one pair is done" if ballot.total == 1 else f"all {ballot.total} pairs are done")
     return cast, ballot
 
@@ -115,7 +128,6 @@ _WORDS = {
     Choice.LEFT: "left is better",
     Choice.RIGHT: "right is better",
     Choice.TIE: "a tie",
-    Choice.SKIP: "skipped",
 }
 
 
@@ -144,7 +156,7 @@ class Table:
     environ: Mapping[str, str] = field(default_factory=lambda: os.environ)
     launch: Callable[[str], Any] = click.launch
 
-    def lay(self, title: str, left: Hidden, right: Hidden, pictures: list[bytes]) -> None:
+    def lay(self, title: str, pictures: list[bytes]) -> None:
         """Show a pair in place of the last one."""
         for path, data in zip(self._paths(), pictures, strict=True):
             path.write_bytes(data)

@@ -4,13 +4,13 @@ import asyncio
 import shutil
 import time
 from collections import Counter as Tallied
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Annotated, Any
 
 from fastapi import APIRouter, Depends, Query
 from starlette.responses import Response
 
-from imagen.core.errors import Forbidden, ImagenError, SetupError
+from imagen.core.errors import DatabaseAway, Forbidden, ImagenError, StorageAway
 from imagen.surfaces.http.auth import Caller, caller
 from imagen.surfaces.http.refusals import problems
 
@@ -32,6 +32,7 @@ TEXT: dict[int | str, dict[str, Any]] = {
     }
 }
 PROMPT_S = 3.0  # whoever asks for it rarely waits longer; the database itself is patient
+READY = "1 while /readyz says 200: jobs are accepted, and pictures can be stored."
 OTHER = "other"  # rows that came by SQL may name anything; a name is a label only where a model has it
 OVERLAP = 200  # PostgreSQL may show an event before a lower one, whose transaction was still open
 
@@ -45,11 +46,22 @@ Pictures = Annotated[
 ]
 
 
-def router(app: "App", open_streams: Callable[[], int] = lambda: 0) -> APIRouter:
-    """GET /healthz, /readyz and /metrics."""
+def router(app: "App", open_streams: Callable[[], int] = lambda: 0, *, prompt_s: float = PROMPT_S) -> APIRouter:
+    """GET /healthz, /readyz and /metrics. `prompt_s`: what takes longer to answer is said to be away."""
     routes = APIRouter(tags=["operations"])
     tally = Tally(app, open_streams)
-    readiness, accepting = _Readiness(app), _Readiness(app, pictures=False)
+
+    async def accepts() -> int:
+        await app.check_store()
+        return len(await app.devices.paused())
+
+    async def keeps() -> int:
+        await app.ready()
+        return 0
+
+    late, hint = f"does not answer within {prompt_s:g} s", "see `imagen doctor` on that machine"
+    database = _Look(accepts, lambda: DatabaseAway(f"the database {late}", hint=hint, retry_after_s=5.0))
+    store = _Look(keeps, lambda: StorageAway(f"the image store {late}", hint=hint, retry_after_s=5.0))
 
     # Checkers of uptime ask with HEAD; the server leaves the body out.
     @routes.head("/healthz", include_in_schema=False)
@@ -60,7 +72,7 @@ def router(app: "App", open_streams: Callable[[], int] = lambda: 0) -> APIRouter
     @routes.head("/readyz", include_in_schema=False)
     @routes.get("/readyz", summary="Whether jobs are accepted and pictures stored", responses=problems(503))
     async def readyz(pictures: Pictures = True) -> dict[str, str]:
-        paused = await (readiness if pictures else accepting).check()
+        paused, *_ = await _found(database, *([store] if pictures else []), within_s=prompt_s)
         # How many, and not which: nobody is asked for a key here.
         return {"status": "ready"} | ({"paused": f"{paused} of the devices"} if paused else {})
 
@@ -69,44 +81,55 @@ def router(app: "App", open_streams: Callable[[], int] = lambda: 0) -> APIRouter
         if not who.admin:
             raise Forbidden("these are the numbers of everybody's jobs", hint="use the key of an admin")
         try:
-            await readiness.check()
+            await _found(database, store, within_s=prompt_s)
+            ready = True
+        except DatabaseAway:
+            return tally.without_database()
         except ImagenError:
-            return await tally.answer(ready=False)
-        return await tally.answer(ready=True)
+            ready = False
+        try:
+            async with asyncio.timeout(prompt_s):  # it may have gone since that look
+                return await tally.answer(ready=ready)
+        except (TimeoutError, DatabaseAway):
+            return tally.without_database()
 
     return routes
 
 
-class _Readiness:
-    """Looks once a second at most, and never twice at once: it asks the database and writes a file, for anybody."""
+class _Look:
+    """Looks once a second at most, and never twice at once: it asks the database or writes a file, for anybody."""
 
-    def __init__(self, app: "App", *, pictures: bool = True) -> None:
-        self._app = app
-        self._pictures = pictures
-        self._look: asyncio.Task[ImagenError | int] | None = None
+    def __init__(self, look: Callable[[], Awaitable[int]], late: Callable[[], ImagenError]) -> None:
+        self.late = late
+        self._look = look
+        self._looking: asyncio.Task[ImagenError | int] | None = None
         self._looked_at = float("-inf")
 
-    async def check(self) -> int:
-        """Raise what is away; otherwise say how many devices are paused."""
+    def begun(self) -> "asyncio.Task[ImagenError | int]":
+        """The look that is under way or still fresh, else a new one."""
         now = time.monotonic()
-        if self._look is None or (self._look.done() and now - self._looked_at > FRESH_S):
-            self._look, self._looked_at = asyncio.create_task(self._wrong()), now
-        await asyncio.wait({self._look}, timeout=PROMPT_S)
-        if not self._look.done():
-            raise SetupError(
-                f"the database or the image store does not answer within {PROMPT_S:g} s",
-                hint="see `imagen doctor` on that machine, and whether both can be reached from it",
-            )
-        if isinstance(found := self._look.result(), ImagenError):
-            raise found
-        return found
+        if self._looking is None or (self._looking.done() and now - self._looked_at > FRESH_S):
+            self._looking, self._looked_at = asyncio.create_task(self._wrong()), now
+        return self._looking
 
     async def _wrong(self) -> ImagenError | int:
         try:
-            await (self._app.ready() if self._pictures else self._app.check_store())
-            return len(await self._app.devices.paused())
+            return await self._look()
         except ImagenError as error:
             return error
+
+
+async def _found(*looks: _Look, within_s: float) -> list[int]:
+    """What each of these found; raises what the first of them has to say against it, or that it is late."""
+    begun = [look.begun() for look in looks]
+    await asyncio.wait(begun, timeout=within_s)
+    told = []
+    for look, looking in zip(looks, begun, strict=True):
+        found = looking.result() if looking.done() else look.late()
+        if isinstance(found, ImagenError):
+            raise found
+        told.append(found)
+    return told
 
 
 class Tally:
@@ -127,9 +150,9 @@ class Tally:
             from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
             if self._counts is None:
-                self._counts = _Counts(name for name, model in self._app.catalog.models.items() if model.enabled)
                 self._first, _ = await self._app.happened(None)
                 self._last = self._first
+                self._counts = _Counts(name for name, model in self._app.catalog.models.items() if model.enabled)
             await self._count(self._counts)
             self._counts.now = _Now(
                 await self._app.numbers(),
@@ -139,6 +162,15 @@ class Tally:
                 ready=ready,
             )
             return Response(generate_latest(self._counts.registry), media_type=CONTENT_TYPE_LATEST)
+
+    @staticmethod
+    def without_database() -> Response:
+        """Not ready, and no other number: a queue that cannot be looked at is not empty."""
+        from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Gauge, generate_latest
+
+        registry = CollectorRegistry()
+        Gauge("imagen_ready", READY, registry=registry).set(0)
+        return Response(generate_latest(registry), media_type=CONTENT_TYPE_LATEST)
 
     async def _count(self, counts: "_Counts") -> None:
         models = self._app.catalog.models
@@ -235,7 +267,7 @@ class _Now:
         yield gauge("daemons", "Servers and workers alive, by the version of imagen.", dict(versions), "version")
         yield gauge(
             "ready",
-            "1 while /readyz says 200: jobs are accepted, and pictures can be stored.",
+            READY,
             {"": float(self.ready)},
             None,
         )

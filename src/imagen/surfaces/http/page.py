@@ -5,6 +5,8 @@ from collections.abc import Iterator, Mapping
 from html import escape
 from typing import Any
 
+from imagen.surfaces.web import pages
+
 CSS = """body { font: 16px/1.5 system-ui, sans-serif; max-width: 56rem; margin: 2rem auto; padding: 0 1rem;
   color: #222 }
 h2 { margin-top: 2.5rem; text-transform: capitalize }
@@ -30,10 +32,11 @@ def page(document: Mapping[str, Any]) -> str:
     return (
         '<!doctype html><html lang="en"><head><meta charset="utf-8"><title>imagen: the HTTP API</title>'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        '<link rel="stylesheet" href="/docs/page.css"></head><body>'
+        f'<link rel="icon" href="/imagine/static/{pages.version()}/icon.svg" type="image/svg+xml">'
+        '<link rel="stylesheet" href="/docs/page.css"></head><body><main>'
         f"<h1>imagen {escape(document['info']['version'])}</h1>{about}"
         '<p>The same for programs: <a href="/openapi.json">/openapi.json</a></p>'
-        f"{body}</body></html>"
+        f"{body}</main></body></html>"
     )
 
 

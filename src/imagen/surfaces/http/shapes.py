@@ -243,6 +243,13 @@ class Picture(Said):
     state: str
 
 
+class JobWarning(Said):
+    """What was asked and is not honoured as asked."""
+
+    code: str
+    message: str
+
+
 class Job(Said):
     """One request and what became of it."""
 
@@ -254,6 +261,7 @@ class Job(Said):
     position: int | None
     waits_for: str | None
     images: list[Picture]
+    warnings: list[JobWarning]
     error: ErrorBody | None
     timings: dict[str, Any]
     facts: dict[str, Any]

@@ -18,7 +18,7 @@ class NewVote(Asked):
     right: BlindId
     round: Annotated[int, Field(ge=1, le=MAX_ROUND)] = Field(description="as the pair says")
     choice: Literal["left", "right", "tie", "skip"] = Field(
-        description="which is better; `skip` only says that it was seen"
+        description="which is better; `skip` says nothing: the pair comes back first in the next round"
     )
 
     model_config = ConfigDict(
@@ -50,6 +50,9 @@ class Ballot(Said):
     series: str
     round: int = Field(description="it rises when each pair was voted on once more")
     done: int = Field(description="pairs that this voter has voted on in this round")
+    waiting: int = Field(
+        description="pairs that come before another round begins: of a round that is not begun, those skipped before"
+    )
     total: int
     pair: Pair | None = Field(description="the next one; null where no two models have drawn the same yet")
 

@@ -63,12 +63,14 @@ async function file(path) {
 export async function picture(path) {
   if (!key) return path;
   if (!held.has(path)) {
-    held.set(path, URL.createObjectURL(await file(path)));
+    const mine = file(path).then((data) => URL.createObjectURL(data));
+    held.set(path, mine); // before it is there: who asks meanwhile is given the same
+    mine.catch(() => held.get(path) === mine && held.delete(path));
     // What is shown stays shown; only a tab that has looked at thousands would grow without this.
-    const [oldest] = held.keys();
+    const [[oldest, address]] = held;
     if (held.size > MOST_HELD) {
-      URL.revokeObjectURL(held.get(oldest));
       held.delete(oldest);
+      address.then((url) => URL.revokeObjectURL(url), () => {});
     }
   }
   return held.get(path);

@@ -11,7 +11,7 @@ export async function between(a, b) {
   const both = h("div", { class: "both" }, images, h("span", { class: "edge-of", "aria-hidden": "true" }), slider,
     h("b", { class: "tag left" }, a.label), h("b", { class: "tag right" }, b.label));
   const dialog = h("dialog", { class: "between", "aria-label": `${a.label} and ${b.label}` },
-    h("div", { class: "pane" }, both), h("button", { type: "button", class: "round shut", "aria-label": "Close", onclick: () => dialog.close() }, icon("close")));
+    h("div", { class: "pane" }, both), h("button", { class: "round shut", "aria-label": "Close", onclick: () => dialog.close() }, icon("close")));
   both.style.setProperty("--ratio", String(ratio));
   const lay = () => {
     both.style.setProperty("--at", `${slider.value}%`);

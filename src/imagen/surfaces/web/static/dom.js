@@ -3,6 +3,7 @@
 // h("p", {class: "x", onclick: f, hidden: true}, "words", child): listeners by `on…`, the rest as attributes.
 export function h(tag, told = {}, ...children) {
   const element = document.createElement(tag);
+  if (tag === "button") element.type = "button"; // one that sends a form says so
   for (const [name, value] of Object.entries(told)) set(element, name, value);
   element.append(...children.flat().filter((child) => child !== null && child !== undefined && child !== false));
   return element;
@@ -83,11 +84,12 @@ export function toast(message, hint = "", { action = null, kind = "bad" } = {}) 
   const box = h("div", { class: `toast ${kind}`, role: kind === "bad" ? "alert" : "status" },
     h("p", {}, h("strong", {}, message), hint ? h("span", {}, hint) : null));
   const gone = () => box.remove();
-  if (action) box.append(h("button", { type: "button", class: "quiet", onclick: () => { gone(); action.run(); } }, action.label));
-  box.append(h("button", { type: "button", class: "round", "aria-label": "Close this message", onclick: gone }, icon("close")));
+  if (action) box.append(h("button", { class: "quiet", onclick: () => { gone(); action.run(); } }, action.label));
+  box.append(h("button", { class: "round", "aria-label": "Close this message", onclick: gone }, icon("close")));
   settle();
   toasts.append(box);
   setTimeout(gone, SHOWN_MS);
+  return gone;
 }
 
 export const hush = () => toasts.replaceChildren();
@@ -95,7 +97,7 @@ export const hush = () => toasts.replaceChildren();
 // Words of any length: a few lines of them, and all after a press.
 export function clamped(element) {
   element.classList.add("clamp");
-  const more = h("button", { type: "button", class: "quiet", hidden: true, "aria-expanded": "false", onclick: () => {
+  const more = h("button", { class: "quiet", hidden: true, "aria-expanded": "false", onclick: () => {
     const all = element.classList.toggle("all");
     more.setAttribute("aria-expanded", String(all));
     more.textContent = all ? "Less of it" : "All of it";

@@ -137,7 +137,7 @@ function takeUse() {
 function thumb(first, chosen) {
   const image = h("img", { alt: "", draggable: "false", loading: "lazy" });
   const ring = h("span", { class: "share", "aria-hidden": "true" });
-  const element = h("button", { type: "button", class: "thumb", onclick: chosen }, image, ring);
+  const element = h("button", { class: "thumb", onclick: chosen }, image, ring);
   const { width, height } = first.request;
   element.style.setProperty("--ratio", String(Math.min(2, Math.max(0.5, (width || 1) / (height || 1)))));
   let src = "";

@@ -2,7 +2,7 @@
 
 import { picture, post } from "./api.js";
 import { h, icon, say, set, toast } from "./dom.js";
-import { ended, keep, look, model, on, state } from "./store.js";
+import { ended, keep, look, on, state, title } from "./store.js";
 import * as words from "./words.js";
 
 const FADE_MS = 400; // at most
@@ -78,10 +78,13 @@ export function easel(first, { opened, using }) {
   const frames = h("div", { class: "frames" });
   const line = h("p", { class: "standing" });
   const sub = h("p", { class: "said" });
+  // What was not done as asked, however much that is, takes one word of room; Enter or a press shows it.
+  const [noted, list] = [h("summary"), h("ul")];
+  const notes = h("details", { class: "notes" }, noted, list);
   const bar = h("div", { class: "bar", role: "progressbar", "aria-label": "Progress", "aria-valuemin": "0", "aria-valuemax": "100" }, h("span"));
   const acts = h("div", { class: "acts" });
   const element = h("section", { class: "easel", "aria-label": "The picture" }, frames,
-    h("div", { class: "caption" }, h("div", { class: "words" }, line, sub), acts, bar));
+    h("div", { class: "caption" }, h("div", { class: "words" }, line, h("div", { class: "below" }, sub, notes)), acts, bar));
   let job = first;
   let places = [];
   let off = () => {};
@@ -127,6 +130,10 @@ export function easel(first, { opened, using }) {
     line.title = job.request.prompt.slice(0, 600);
     line.dir = done ? "auto" : "";
     sub.textContent = about(job);
+    const { warnings } = job;
+    set(notes, "hidden", !warnings.length);
+    noted.textContent = words.count(warnings.length, "note");
+    if (list.childElementCount !== warnings.length) list.replaceChildren(...warnings.map((one) => h("li", { dir: "auto" }, words.sentence(one.message))));
     element.classList.toggle("waiting", !ended(job));
     if (drawn !== job.state + job.id) {
       if (drawn && ended(job)) say(`${words.standing(job)}. ${job.error ? job.error.message : ""}`, { now: true });
@@ -147,7 +154,7 @@ export function easel(first, { opened, using }) {
       return;
     }
     place.element.append(h("button", {
-      class: "look", type: "button", "aria-label": `Look at it: ${place.alt}`, onclick: () => opened(job, image.index),
+      class: "look", "aria-label": `Look at it: ${place.alt}`, onclick: () => opened(job, image.index),
     }));
   }
 
@@ -155,15 +162,15 @@ export function easel(first, { opened, using }) {
     if (!state.jobs.has(job.id)) {
       // It never came to the server, or was refused there.
       if (!job.error?.retryable) return [];
-      return [h("button", { type: "button", class: "quiet", onclick: () => element.dispatchEvent(new CustomEvent("again", { bubbles: true, detail: job.request })) }, icon("again"), "Try again")];
+      return [h("button", { class: "quiet", onclick: () => element.dispatchEvent(new CustomEvent("again", { bubbles: true, detail: job.request })) }, icon("again"), "Try again")];
     }
     if (!ended(job)) {
-      const button = h("button", { type: "button", class: "quiet", onclick: () => stop(button, job.id) }, "Cancel");
+      const button = h("button", { class: "quiet", onclick: () => stop(button, job.id) }, "Cancel");
       return [button];
     }
-    const reuse = h("button", { type: "button", class: "quiet", onclick: () => using(job) }, icon("use"), "Use again");
+    const reuse = h("button", { class: "quiet", onclick: () => using(job) }, icon("use"), "Use again");
     if (job.state === "completed") return [reuse];
-    return [reuse, h("button", { type: "button", class: "quiet", onclick: () => retry(job.id) }, icon("again"), "Try again")];
+    return [reuse, h("button", { class: "quiet", onclick: () => retry(job.id) }, icon("again"), "Try again")];
   }
 
   async function retry(id) {
@@ -216,14 +223,10 @@ async function stop(button, id) {
 }
 
 function about(job) {
-  const name = model(job.request.model)?.title || job.request.model || "";
+  const name = title(job.request.model);
   if (job.state === "failed") return words.failure(job.error);
   if (job.state === "cancelled") return job.request.prompt;
-  if (job.state === "completed") {
-    const took = job.timings?.total ? words.seconds(job.timings.total) : "";
-    return [`Done: ${name}`, took, job.warnings?.map((one) => one.message).join("; ")].filter(Boolean).join(" · ");
-  }
-  if (job.progress?.phase === "saving" && job.warnings?.length) return words.sentence(job.warnings.at(-1).message);
+  if (job.state === "completed") return words.dots(`Done: ${name}`, words.seconds(job.timings.total));
   return words.steps(job) || name;
 }
 

@@ -3,9 +3,9 @@
 import { h } from "./dom.js";
 
 // A number field says what is allowed as soon as it is not; so does whoever asks it with checkValidity().
-export function number(label, { value, usual = null, low = null, high = null, step = "any", help = null, change }) {
+export function number(label, { value, usual = null, required = false, low = null, high = null, step = "any", help = null, change }) {
   const text = (side) => (side === null ? null : String(side));
-  const input = h("input", { type: "number", min: text(low), max: text(high), step: String(step), placeholder: text(usual), value: value ?? "", oninput: () => {
+  const input = h("input", { type: "number", required, min: text(low), max: text(high), step: String(step), placeholder: text(usual), value: value ?? "", oninput: () => {
     change(input.value === "" ? null : Number(input.value));
     tell();
   } });

@@ -5,7 +5,7 @@ import { h, icon, outline, set, toast } from "./dom.js";
 import { number, optionField } from "./fields.js";
 import { picker } from "./picker.js";
 import { allowed, sizes, together } from "./shapes.js";
-import { model, models, newest, on, state } from "./store.js";
+import { haveModels, model, models, newest, on, state } from "./store.js";
 import * as words from "./words.js";
 
 const KEPT = "imagen.form";
@@ -43,6 +43,7 @@ export function form({ submitted, compared }) {
   // One panel at a time, above the words; its chip says that it is open.
   let open = null;
   let blank = false;
+  let size = null; // the one that its chip shows
   const panels = { model: modelPanel, shape: shapePanel, more: morePanel };
   function toggle(name) {
     open = open === name ? null : name;
@@ -70,48 +71,40 @@ export function form({ submitted, compared }) {
 
   function paint() {
     const one = chosen();
-    const size = shape(one);
     const focused = document.activeElement?.dataset?.chip;
     draw.textContent = told.several ? "Compare" : "Draw";
     ready();
-    if (told.several) {
-      const asked = shape(drawers());
-      chips.replaceChildren(
-        chip("model", few() ? "Tick at least two" : words.count(told.several.length, "model"), { label: "Models" }),
-        h("button", { type: "button", class: "chip solo", "data-chip": "one", "aria-label": "Only one", onclick: () => { shut(false); severally(null); prompt.focus(); } }, icon("close"), h("span", { class: "text" }, "Only one")),
-        chip("shape", asked ? `${asked[0]} × ${asked[1]}` : "Each its own", { label: "Shape", before: asked && outline(...asked) }),
-        counter(null, MOST_SEEDS),
-        seed(),
-        chip("more", "More", { label: "More settings", before: icon("more"), marked: Boolean(told.negative) }),
-      );
-      if (focused) chips.querySelector(`[data-chip="${focused}"]`)?.focus();
-      return;
-    }
+    const sides = shape(drawers());
+    if (!sides || allowed(drawers(), ...sides)) size = sides; // what is half typed is no size yet
     chips.replaceChildren(
-      chip("model", one ? one.title : state.ready ? "No model" : "…", { label: "Model", dot: one && (one.available ? (one.loaded ? "warm" : null) : "away") }),
-      chip("shape", size ? `${size[0]} × ${size[1]}` : "Shape", { label: "Shape", before: size && outline(...size) }),
-      counter(one),
+      ...(told.several ? [
+        chip("model", few() ? "Tick at least two" : words.count(told.several.length, "model"), { label: "Models" }),
+        h("button", { class: "chip solo", "data-chip": "one", "aria-label": "Only one", onclick: () => { shut(false); severally(null); prompt.focus(); } }, icon("close"), h("span", { class: "text" }, "Only one")),
+      ] : [chip("model", one ? one.title : state.ready ? "No model" : "…", { label: "Model", dot: one && (one.available ? (one.loaded ? "warm" : null) : "away") })]),
+      chip("shape", size ? size.join(" × ") : told.several ? "Each its own" : "Shape", { label: "Shape", before: size && outline(...size) }),
+      told.several ? counter(null, MOST_SEEDS) : counter(one),
       seed(),
-      chip("more", "More", { label: "More settings", before: icon("more"), marked: changed(one) }),
+      chip("more", "More", { label: "More settings", before: icon("more"), marked: changed() }),
     );
     if (focused) chips.querySelector(`[data-chip="${focused}"]`)?.focus();
   }
 
   function chip(name, text, { label, before, dot, marked }) {
     return h("button", {
-      type: "button", class: `chip${marked ? " marked" : ""}`, "data-panel": name, "data-chip": name,
+      class: `chip${marked ? " marked" : ""}`, "data-panel": name, "data-chip": name,
       "aria-expanded": String(open === name), "aria-controls": "panel", onclick: () => toggle(name),
     }, before, dot ? h("span", { class: `dot ${dot}`, "aria-hidden": "true" }) : null, h("span", { class: "unseen" }, `${label}: `), h("span", { class: "text" }, text), name === "model" ? icon("down") : null);
   }
 
+  // A button at the end of its way keeps the keyboard, which a disabled one would lose.
   function counter(one, limit = 16) {
     const most = one ? Math.max(1, Math.min(one.limits.n, limit)) : limit;
     told.n = Math.min(Math.max(1, told.n), most);
     const change = (by) => { told.n = Math.min(most, Math.max(1, told.n + by)); remember(); paint(); };
     return h("div", { class: "chip count", role: "group", "aria-label": one ? "How many pictures" : "How many seeds" },
-      h("button", { type: "button", "data-chip": "less", "aria-label": "One fewer", disabled: told.n <= 1, onclick: () => change(-1) }, "−"),
+      h("button", { "data-chip": "less", "aria-label": "One fewer", "aria-disabled": String(told.n <= 1), onclick: () => change(-1) }, "−"),
       h("output", {}, `×${told.n}`),
-      h("button", { type: "button", "data-chip": "plus", "aria-label": "One more", disabled: told.n >= most, onclick: () => change(1) }, "+"));
+      h("button", { "data-chip": "plus", "aria-label": "One more", "aria-disabled": String(told.n >= most), onclick: () => change(1) }, "+"));
   }
 
   function seed() {
@@ -122,7 +115,7 @@ export function form({ submitted, compared }) {
       set(lock, "aria-pressed", String(told.locked));
       remember();
     } });
-    const lock = h("button", { type: "button", "data-chip": "lock", "aria-pressed": String(told.locked), "aria-label": "Keep the seed", title: "Keep the seed of the last picture", onclick: () => {
+    const lock = h("button", { "data-chip": "lock", "aria-pressed": String(told.locked), "aria-label": "Keep the seed", title: "Keep the seed of the last picture", onclick: () => {
       told.locked = !told.locked;
       const last = newest().find((job) => job.request.seed !== null);
       told.seed = told.locked ? told.seed || String(last ? last.request.seed : Math.floor(Math.random() * 2 ** 32)) : "";
@@ -174,7 +167,7 @@ export function form({ submitted, compared }) {
     const asked = shape(one);
     const now = asked?.join(" × ") || "";
     const tile = (name, size, drawing) => h("button", {
-      type: "button", class: "tile", "data-size": size, "aria-pressed": String(now === size), "data-first": now === size ? true : null,
+      class: "tile", "data-size": size, "aria-pressed": String(now === size), "data-first": now === size ? true : null,
       onclick: () => { told.shape = size && name; remember(); shut(); paint(); },
     }, drawing, h("b", {}, name), h("span", {}, size || "its own size"));
     const tiles = sizes(one).map(([width, height, name]) => tile(name, `${width} × ${height}`, outline(width, height)));
@@ -182,9 +175,9 @@ export function form({ submitted, compared }) {
     const content = [h("h2", {}, "Shape"), h("div", { class: "tiles" }, tiles)];
     if (!one.limits.sizes.length && now) {
       const { min, max, multiple_of: step } = one.limits;
-      const side = (label, at) => number(label, { value: asked[at], low: Math.ceil(min / step) * step, high: Math.floor(max / step) * step, step, change: (value) => {
+      const side = (label, at) => number(label, { value: asked[at], required: true, low: Math.ceil(min / step) * step, high: Math.floor(max / step) * step, step, change: (value) => {
         const sides = [...shape(one)];
-        sides[at] = value || 0;
+        sides[at] = value;
         Object.assign(told, { shape: "own", width: sides[0], height: sides[1] });
         for (const each of panel.querySelectorAll(".tile")) each.setAttribute("aria-pressed", String(each.dataset.size === sides.join(" × ")));
         remember();
@@ -195,8 +188,9 @@ export function form({ submitted, compared }) {
     return content;
   }
 
-  function changed(one) {
-    return Boolean(one && ((told.negative && !one.ignores.includes("negative")) || told.steps !== null || told.guidance !== null || Object.keys(told.options[one.name] || {}).length));
+  function changed() {
+    const one = chosen();
+    return told.several ? Boolean(told.negative) : Boolean(one && ((told.negative && !one.ignores.includes("negative")) || told.steps !== null || told.guidance !== null || Object.keys(told.options[one.name] || {}).length));
   }
 
   function morePanel() {
@@ -214,9 +208,9 @@ export function form({ submitted, compared }) {
     if (one.defaults.guidance !== null && !one.ignores.includes("guidance")) fields.push(number("Guidance", { value: told.guidance, usual: one.defaults.guidance, low: 0, high: 100, help: "how closely it keeps to the words", change: (value) => { told.guidance = value; keepOne(); } }));
     for (const [name, option] of Object.entries(one.options)) fields.push(optionField(name, option, own(), keepOne));
     const nothing = fields.length ? null : h("p", { class: "said" }, "This model has no settings of its own");
-    const reset = h("button", { type: "button", class: "quiet", onclick: () => { Object.assign(told, { negative: "", steps: null, guidance: null }); delete told.options[one.name]; remember(); shut(); paint(); } }, "Back to the model's own");
+    const reset = h("button", { class: "quiet", onclick: () => { Object.assign(told, { negative: "", steps: null, guidance: null }); delete told.options[one.name]; remember(); shut(); paint(); } }, "Back to the model's own");
     return [h("h2", {}, `Settings of ${one.title}`), nothing || h("div", { class: "fields" }, fields), fields.length ? reset : null].filter(Boolean);
-    function keepOne() { remember(); chips.querySelector('[data-panel="more"]').classList.toggle("marked", told.several ? Boolean(told.negative) : changed(one)); }
+    function keepOne() { remember(); chips.querySelector('[data-panel="more"]').classList.toggle("marked", changed()); }
     function unwanted(usual) {
       return h("label", { class: "wide" }, "What should not be seen", h("textarea", { rows: "2", dir: "auto", value: told.negative, placeholder: usual, oninput: (event) => { told.negative = event.target.value; keepOne(); } }));
     }
@@ -257,13 +251,12 @@ export function form({ submitted, compared }) {
     }
     if (open) shut(false);
     // Somebody may be quicker than the list of models, without which the frame has no shape.
-    if (!state.models.length) await models().catch(() => {});
+    await haveModels();
     if (told.several) {
       compare();
       return;
     }
-    const asked = request();
-    send(asked);
+    send(request());
   }
 
   const refused = (place) => [...place.querySelectorAll("input")].find((each) => !each.checkValidity());

@@ -108,9 +108,9 @@ export function gallery(root) {
   function add(item) {
     const { job, image, at } = item;
     const img = h("img", { alt: "", decoding: "async", draggable: "false" });
-    const button = h("button", { type: "button", class: "print", tabindex: item === active ? "0" : "-1", "aria-label": job.request.prompt.slice(0, 160), onclick: () => open(item.at), onfocus: () => { active = item; } }, img);
+    const button = h("button", { class: "print", tabindex: item === active ? "0" : "-1", "aria-label": job.request.prompt.slice(0, 160), onclick: () => open(item.at), onfocus: () => { active = item; } }, img);
     const cell = h("div", { class: "cell", role: "listitem" }, button);
-    picture(`${image.url}?w=320`).then((src) => { img.src = src; }, () => {});
+    picture(`${image.url}?w=${copy(item)}`).then((src) => { img.src = src; }, () => {});
     img.addEventListener("load", () => img.classList.add("in"));
     place(cell, item);
     cells.set(item, cell);
@@ -211,6 +211,13 @@ export function gallery(root) {
     resized.disconnect();
     removeEventListener("scroll", scrolled);
   };
+}
+
+// The small copies have these longest edges; in a tall one the width is less.
+const EDGES = [320, 512];
+function copy({ w, ratio, image: { width, height } }) {
+  const edge = EDGES.find((one) => one >= Math.max(w, w / ratio) * devicePixelRatio) || EDGES.at(-1);
+  return Math.max(1, Math.floor(edge * Math.min(1, width / height)));
 }
 
 // Rows that fill the width with whole pictures, each row as high as makes that so.

@@ -61,7 +61,7 @@ function person(wrong, own = false) {
       h("h2", { id: "wanted" }, own ? "The key of this browser" : "This server wants a key"),
       h("p", { class: "said" }, "Its owner makes one with ", h("code", {}, "imagen keys add NAME"), ". It is kept in this browser."),
       h("label", { for: "key" }, own ? "Another key" : "Key"), input, trouble,
-      h("div", { class: "doing" }, go, own ? h("button", { type: "button", class: "quiet", onclick: () => change("") }, "Forget the key") : null)));
+      h("div", { class: "doing" }, go, own ? h("button", { class: "quiet", onclick: () => change("") }, "Forget the key") : null)));
     const elsewhere = () => dialog.close(); // it was given in another tab
     addEventListener("keyed", elsewhere, { once: true });
     dialog.addEventListener("close", () => {
@@ -79,7 +79,7 @@ function person(wrong, own = false) {
 
 // Where the key is changed or forgotten, and where it is given after all: only on servers that want one.
 let dismissed = false;
-const own = h("button", { type: "button", class: "round own", "aria-label": "Key", title: "The key of this browser", hidden: true, onclick: async () => {
+const own = h("button", { class: "round own", "aria-label": "Key", title: "The key of this browser", hidden: true, onclick: async () => {
   if (!keyed()) { wantKey(); return; }
   const told = await person(false, true);
   if (told) change(told);

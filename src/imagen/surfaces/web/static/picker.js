@@ -13,7 +13,7 @@ export function picker({ chosen, several, pick, pickSeveral }) {
   let active = chosen?.name;
 
   const ticked = () => several !== null;
-  const mode = h("button", { type: "button", class: "quiet", onclick: () => {
+  const mode = h("button", { class: "quiet", onclick: () => {
     several = ticked() ? null : chosen ? [chosen.name] : [];
     pickSeveral(several);
     show();
@@ -30,7 +30,7 @@ export function picker({ chosen, several, pick, pickSeveral }) {
 
   const found = () => {
     const asked = search.value.trim().toLowerCase();
-    const order = (one) => (one.available ? 0 : 1);
+    const order = (one) => (one.available ? (one.default ? 0 : 1) : 2);
     return state.models
       .filter((one) => `${one.title} ${one.name} ${one.licence}`.toLowerCase().includes(asked))
       .sort((a, b) => order(a) - order(b) || a.title.localeCompare(b.title));
@@ -49,11 +49,11 @@ export function picker({ chosen, several, pick, pickSeveral }) {
 
   function row(one) {
     const pace = speed(one.name);
-    const facts = [one.licence, pace ? `about ${words.seconds(pace)} here` : null, one.loaded ? "ready in memory" : null].filter(Boolean).join(" · ");
+    const facts = words.dots(one.licence, pace && `about ${words.seconds(pace)} here`, one.loaded && "ready in memory");
     return h("div", {
       class: `model${one.available ? "" : " away"}`, role: "option", id: `model-${one.name}`, "aria-selected": String(isChosen(one)),
       tabindex: one.name === active ? "0" : "-1", onclick: () => choose(one), "data-first": one.name === active ? true : null,
-    }, h("b", {}, one.title), h("span", { class: "said" }, facts),
+    }, h("b", {}, one.title), h("span", { class: "clamp" }, one.notes), h("span", { class: "said" }, facts),
     one.available ? null : h("span", { class: "why" }, one.error ? `${one.error.message}: ${one.error.hint}` : "Not available now"));
   }
 

@@ -6,7 +6,7 @@ import { clamped, h, icon, toast } from "./dom.js";
 import { SEVERAL, hand, stage } from "./draw.js";
 import { Frame } from "./easel.js";
 import { go } from "./router.js";
-import { ended, keep, model, models, on, state } from "./store.js";
+import { ended, haveModels, keep, model, on, state, title } from "./store.js";
 import * as viewer from "./viewer.js";
 import * as words from "./words.js";
 
@@ -20,14 +20,14 @@ const THUMB = 160;
 // Every comparison there was, newest first.
 function list(root) {
   const rows = h("ul", { class: "lines" });
-  const more = h("button", { type: "button", class: "quiet", hidden: true }, "Older ones");
+  const more = h("button", { class: "quiet", hidden: true }, "Older ones");
   // Its pictures are asked for when somebody can see where they go.
   const seen = new IntersectionObserver((entries) => {
     for (const { target, isIntersecting } of entries) if (isIntersecting) { seen.unobserve(target); pictures(target); }
   }, { rootMargin: "200px" });
   root.replaceChildren(h("div", { class: "compare" }, h("h1", {}, "Compare"),
     h("p", { class: "said" }, "The same words, drawn by several models side by side. What you prefer without knowing who drew it: ", h("a", { href: "/imagine/ratings" }, "Ratings"), "."),
-    h("div", { class: "doing" }, h("button", { type: "button", class: "go", onclick: () => { hand(SEVERAL); go("/imagine"); } }, "Compare models")), rows, more));
+    h("div", { class: "doing" }, h("button", { class: "go", onclick: () => { hand(SEVERAL); go("/imagine"); } }, "Compare models")), rows, more));
   const load = async (before) => {
     try {
       const told = await get(`/v1/series?limit=50${before ? `&before=${encodeURIComponent(before)}` : ""}`);
@@ -36,7 +36,7 @@ function list(root) {
         seen.observe(few);
         return h("li", {}, h("a", { href: `/imagine/series/${each.id}` }, few, h("span", {},
           h("b", { dir: "auto", class: "clamp" }, each.prompts.join(" · ")),
-          h("span", { class: "said" }, [each.models.map(title).join(", "), standing(each.counts), words.when(each.created_at)].join(" · ")))));
+          h("span", { class: "said" }, words.dots(each.models.map(title).join(" / "), standing(each.counts), words.when(each.created_at))))));
       }));
       more.hidden = !told.next;
       more.onclick = () => load(told.next);
@@ -44,7 +44,7 @@ function list(root) {
       toast(no.message, no.hint);
     }
   };
-  (state.models.length ? Promise.resolve() : models().catch(() => {})).then(() => load());
+  haveModels().then(() => load());
   return () => seen.disconnect();
 }
 
@@ -53,8 +53,6 @@ async function pictures(place) {
   const shown = jobs.flatMap((job) => job.images.filter((image) => image.state === "stored").slice(0, 1)).slice(0, FIRST);
   place.replaceChildren(...await Promise.all(shown.map(async ({ url }) => h("img", { alt: "", src: await picture(`${url}?w=${THUMB}`).catch(() => null) }))));
 }
-
-const title = (name) => model(name)?.title || name;
 
 function standing(counts, deleted = 0) {
   const total = Object.values(counts).reduce((sum, each) => sum + each, 0);
@@ -107,7 +105,7 @@ function one(root, id) {
     paintAdder();
     const open = cells.some(({ job }) => !job || !ended(job));
     const failed = (counts.failed || 0) + (counts.cancelled || 0);
-    const button = (name, label, run) => h("button", { type: "button", class: "quiet", onclick: run }, icon(name), label);
+    const button = (name, label, run) => h("button", { class: "quiet", onclick: run }, icon(name), label);
     const name = slug(told.prompts[0]);
     const offered = [open, failed, told.models.length, counts.completed > 1].join();
     if (acts.dataset.offered === offered) return; // what has the keyboard keeps it
@@ -167,7 +165,7 @@ function one(root, id) {
     first = mine;
     first?.mark(true);
     armed.hidden = !first;
-    armed.replaceChildren(...(first ? [h("span", {}, `Now press A/B on another one, to lay it over ${title(first.place.model)}`), h("button", { type: "button", class: "quiet", onclick: () => arm(null) }, "Never mind")] : []));
+    armed.replaceChildren(...(first ? [h("span", {}, `Now press A/B on another one, to lay it over ${title(first.place.model)}`), h("button", { class: "quiet", onclick: () => arm(null) }, "Never mind")] : []));
   }
   const escape = (event) => { if (event.key === "Escape" && first && !document.querySelector("dialog[open]")) arm(null); };
   document.addEventListener("keydown", escape);
@@ -176,11 +174,12 @@ function one(root, id) {
   async function load() {
     try {
       const now = await get(`/v1/series/${id}`);
-      if (!state.models.length) await models();
+      await haveModels();
       if (!closed) show(now);
     } catch (no) {
-      heading.textContent = no.message;
-      status.textContent = no.hint || "";
+      const unknown = no.status === 404;
+      heading.textContent = unknown ? "There is no such comparison" : no.message;
+      status.replaceChildren(unknown ? h("a", { href: "/imagine/series" }, "See all comparisons") : no.hint);
     }
   }
   load();
@@ -207,7 +206,7 @@ function cell(place, pressed) {
   const box = h("div", { class: "spot" });
   const line = h("p", { class: "standing" });
   const sub = h("p", { class: "said" });
-  const overlay = h("button", { type: "button", class: "quiet ab", hidden: true, "aria-pressed": "false", title: "Lay two over each other", onclick: () => pressed("ab", mine) }, "A/B");
+  const overlay = h("button", { class: "quiet ab", hidden: true, "aria-pressed": "false", title: "Lay two over each other", onclick: () => pressed("ab", mine) }, "A/B");
   const element = h("div", { class: "cell-of" }, box, h("div", { class: "under" }, h("div", {}, line, sub), overlay));
   let off = () => {};
   let frame = null;
@@ -243,7 +242,7 @@ function cell(place, pressed) {
     for (const preview of Object.values(job.previews || {})) frame.show(preview.url, preview.total ? preview.step / preview.total : 0.5);
     line.textContent = job.state === "completed" ? words.seconds(words.worked(job.timings)) : words.standing(job);
     const told = job.state === "failed" ? words.failure(job.error) : job.state === "completed" ? words.timings(job.timings) : words.steps(job);
-    sub.replaceChildren(...[told, h("span", {}, `seed ${place.seed}`)].filter(Boolean).flatMap((part, at) => (at ? [" · ", part] : [part])));
+    sub.replaceChildren(told, h("span", {}, `seed ${place.seed}`));
     const image = job.images.find((each) => each.state === "stored");
     mine.deleted = !image && job.images.length > 0;
     if (!image && ended(job)) {
@@ -259,7 +258,7 @@ function cell(place, pressed) {
     } catch {
       return;
     }
-    frame.element.append(h("button", { type: "button", class: "look", "aria-label": `Look at it: ${title(job.request.model)}, seed ${place.seed}`, onclick: () => pressed("look", mine) }));
+    frame.element.append(h("button", { class: "look", "aria-label": `Look at it: ${title(job.request.model)}, seed ${place.seed}`, onclick: () => pressed("look", mine) }));
     overlay.hidden = false;
     overlay.setAttribute("aria-label", `A/B: lay another picture over ${title(job.request.model)}, seed ${place.seed}`);
   }

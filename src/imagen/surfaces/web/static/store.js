@@ -13,6 +13,7 @@ export const state = { jobs: new Map(), models: [], next: null, link: "connectin
 export const ended = (job) => ENDS.has(job.state);
 export const newest = () => [...state.jobs.values()].sort((a, b) => (a.id < b.id ? 1 : -1));
 export const model = (name) => state.models.find((one) => one.name === name);
+export const title = (name) => model(name)?.title || name || "";
 
 // Topics: "models", "jobs" (which there are, and their states), "link", and the id of a job (anything about it).
 const listeners = new Map();
@@ -29,7 +30,7 @@ export function keep(job) {
   const old = state.jobs.get(job.id);
   // An answer that was on its way while an event came is older than the event.
   if (old && (ended(old) ? !ended(job) : old.attempt > job.attempt)) return old;
-  const kept = { ...job, previews: old?.previews || {}, warnings: old?.warnings || [] };
+  const kept = { ...job, previews: old?.previews || {}, warnings: job.warnings || old?.warnings || [] };
   state.jobs.set(job.id, kept);
   tell(job.id, kept);
   if (!old || old.state !== kept.state || standing(old) !== standing(kept)) tell("jobs", kept);
@@ -47,6 +48,9 @@ export async function models() {
   state.models = (await get("/v1/models")).models.filter((one) => one.enabled);
   tell("models");
 }
+
+// Once there are models, or cannot be: what names them waits for that.
+export const haveModels = async () => state.models.length || models().catch(() => {});
 
 // Everything of this moment: after the first look, after a time without a server, after coming back to the tab.
 export async function refresh() {
@@ -137,7 +141,9 @@ const HEARD = {
     drawing(job, attempt);
     if (data) job.previews[image] = { url: `data:${mime};base64,${data}`, step, total };
   },
-  warning: (job, { code, message }) => { job.warnings.push({ code, message }); },
+  warning: (job, { code, message }) => {
+    if (!job.warnings.some((one) => one.message === message)) job.warnings = [...job.warnings, { code, message }];
+  },
   image: (job, event) => {
     const picture = event.image ? { ...event.image } : event;
     if (!job.images.some((one) => one.index === picture.index)) {

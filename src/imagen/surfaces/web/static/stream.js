@@ -108,6 +108,8 @@ function deliver(frame, share) {
 }
 
 const pause = (ms) => new Promise((done) => {
-  setTimeout(done, ms);
-  for (const news of ["online", "keyed"]) addEventListener(news, done, { once: true });
+  const over = new AbortController();
+  const wake = () => { over.abort(); done(); };
+  setTimeout(wake, ms);
+  for (const news of ["online", "keyed"]) addEventListener(news, wake, { signal: over.signal });
 });

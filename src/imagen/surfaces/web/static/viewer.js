@@ -21,11 +21,11 @@ export function open(list, at, { using, drawn = () => {}, gone = () => {}, more 
   const image = h("img", { class: "full", alt: "", draggable: "false" });
   const pane = h("div", { class: "pane", tabindex: "0", role: "group", "aria-label": "The picture; plus and minus zoom" }, image);
   const facts = h("aside", { class: "facts", "aria-label": "About this picture" });
-  const left = h("button", { type: "button", class: "round side left", "aria-label": "Picture before", onclick: () => step(-1) }, icon("left"));
-  const right = h("button", { type: "button", class: "round side right", "aria-label": "Next picture", onclick: () => step(1) }, icon("right"));
+  const left = h("button", { class: "round side left", "aria-label": "Picture before", onclick: () => step(-1) }, icon("left"));
+  const right = h("button", { class: "round side right", "aria-label": "Next picture", onclick: () => step(1) }, icon("right"));
   const dialog = h("dialog", { class: "viewer", "aria-label": "Picture" },
     h("div", { class: "room" }, pane, left, right,
-      h("button", { type: "button", class: "round shut", "aria-label": "Close", onclick: () => dialog.close() }, icon("close"))),
+      h("button", { class: "round shut", "aria-label": "Close", onclick: () => dialog.close() }, icon("close"))),
     facts);
   let zoom = 0;
   let rolled = 0;
@@ -144,11 +144,12 @@ export function open(list, at, { using, drawn = () => {}, gone = () => {}, more 
       ["Guidance", name?.ignores.includes("guidance") ? null : request.guidance],
       ["Not", request.negative],
       ...Object.entries(request.options || {}).filter(([key, value]) => name?.options[key]?.default !== value).map(([key, value]) => [key.replaceAll("_", " "), String(value)]),
-      ["Took", job.timings?.total ? `${words.seconds(job.timings.total)} (${words.timings(job.timings, { waiting: false })})` : null],
+      ["Took", job.timings?.total ? `${words.seconds(job.timings.total)}${request.n > 1 ? ` for all ${request.n}` : ""} (${words.timings(job.timings, { waiting: false })})` : null],
       ["Waited", job.timings?.queue >= 1 ? words.seconds(job.timings.queue) : null],
       ["Drawn", words.when(job.finished_at || job.created_at)],
+      ...job.warnings.map((told) => ["Note", words.sentence(told.message)]),
     ].filter(([, value]) => value !== null && value !== undefined && value !== "");
-    const button = (name, label, run) => h("button", { type: "button", class: "quiet", onclick: run }, icon(name), label);
+    const button = (name, label, run) => h("button", { class: "quiet", onclick: run }, icon(name), label);
     return [
       h("p", { class: "prompt", dir: "auto" }, request.prompt),
       h("div", { class: "doing" },
@@ -164,11 +165,12 @@ export function open(list, at, { using, drawn = () => {}, gone = () => {}, more 
   async function reproduce(job, one) {
     try {
       const again = keep(await post(`/v1/jobs/${job.id}/retry`));
-      toast("It is drawn once more", "", { kind: "good" });
+      const begun = toast("It is drawn once more", "", { kind: "good" });
       const seen = { label: "Look at it", run: () => (dialog.open ? leave(() => drawn(again)) : drawn(again)) };
       const off = on(again.id, (now) => {
         if (!ended(now)) return;
         off();
+        begun();
         const new_ = now.images.find((two) => two.index === one.index);
         if (!new_) return;
         if (new_.pixels_sha256 === one.pixels_sha256) toast("The same picture, pixel by pixel", "", { kind: "good", action: seen });
@@ -183,7 +185,7 @@ export function open(list, at, { using, drawn = () => {}, gone = () => {}, more 
   function erase(one) {
     let sure = 0;
     const label = document.createTextNode("Delete");
-    const button = h("button", { type: "button", class: "quiet danger", onclick: async () => {
+    const button = h("button", { class: "quiet danger", onclick: async () => {
       if (!sure) {
         label.data = "Really delete?";
         sure = setTimeout(() => { sure = 0; label.data = "Delete"; }, SURE_MS);

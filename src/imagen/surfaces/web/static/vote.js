@@ -3,7 +3,7 @@
 import { get, picture, post } from "./api.js";
 import { clamped, h, icon, toast } from "./dom.js";
 import { over } from "./over.js";
-import { model, models, state } from "./store.js";
+import { haveModels, title } from "./store.js";
 
 const KEYS = { 1: "left", ArrowLeft: "left", 2: "right", ArrowRight: "right", t: "tie", s: "skip" };
 
@@ -38,7 +38,7 @@ export function vote(root, id) {
       else if (told.round > begun) finish(skipped ? "Every pair is voted on or skipped" : "Every pair is voted on", "Thank you. Another round makes the ratings surer.", true);
       else await show();
     } catch (no) {
-      if (!closed) finish(no.message, no.hint || "");
+      if (!closed) finish(no.status === 404 ? "There is no such comparison" : no.message, no.status === 404 ? "" : no.hint);
     }
   }
 
@@ -54,9 +54,9 @@ export function vote(root, id) {
     known.textContent = KEYS_SAID;
     pair.classList.toggle("wide", [left, right].every((side) => side.width > side.height * WIDE));
     const sides = [["left", left, "1"], ["right", right, "2"]].map(([name, side, key]) => h("div", { class: "side-of", "data-side": name },
-      h("button", { type: "button", class: "pick", "aria-keyshortcuts": key, "aria-label": `The ${called()[name]} one is better`, onclick: () => cast(name) },
+      h("button", { class: "pick", "aria-keyshortcuts": key, "aria-label": `The ${called()[name]} one is better`, onclick: () => cast(name) },
         h("span", { class: "frame", "data-ratio": String(side.width / side.height) }, h("span", { class: "mist" }), h("img", { alt: "", class: "layer final" }))),
-      h("button", { type: "button", class: "round closer", "aria-label": `Look closely at the ${called()[name]} one`, onclick: () => closer([left, right], name === "left" ? 0 : 1, called()) }, icon("large")),
+      h("button", { class: "round closer", "aria-label": `Look closely at the ${called()[name]} one`, onclick: () => closer([left, right], name === "left" ? 0 : 1, called()) }, icon("large")),
       h("b", { class: "who" })));
     for (const side of sides) {
       const frame = side.querySelector(".frame");
@@ -64,8 +64,8 @@ export function vote(root, id) {
     }
     pair.replaceChildren(...sides);
     acts.replaceChildren(
-      h("button", { type: "button", class: "quiet", "aria-keyshortcuts": "t", onclick: () => cast("tie") }, "Equally good"),
-      h("button", { type: "button", class: "quiet", "aria-keyshortcuts": "s", onclick: () => cast("skip") }, "Skip"));
+      h("button", { class: "quiet", "aria-keyshortcuts": "t", onclick: () => cast("tie") }, "Equally good"),
+      h("button", { class: "quiet", "aria-keyshortcuts": "s", onclick: () => cast("skip") }, "Skip"));
     // Both at once: who is quicker to load is no better for it.
     const images = sides.map((side) => side.querySelector("img"));
     await Promise.all([left, right].map(async ({ url }, at) => {
@@ -105,22 +105,22 @@ export function vote(root, id) {
     }
     const { left, right } = called();
     const better = told.choice === "tie" ? "Equal" : `Better: ${title(told[told.choice].model)}`;
-    progress.replaceChildren(h("b", {}, better), `. The ${left} one is by ${title(told.left.model)}, the ${right} one by ${title(told.right.model)}.`);
-    const on = h("button", { type: "button", class: "go", onclick: () => next() }, "Next pair");
+    progress.replaceChildren(h("b", {}, better), ` · ${left}: ${title(told.left.model)} · ${right}: ${title(told.right.model)}`);
+    const on = h("button", { class: "go", onclick: () => next() }, "Next pair");
     acts.replaceChildren(on);
     on.focus();
   }
 
-  function finish(words, hint, more = false) {
+  function finish(said, hint, more = false) {
     waiting = true;
     known.hidden = true;
-    heading.textContent = words;
+    heading.textContent = said;
     progress.textContent = hint;
     pair.replaceChildren();
     acts.replaceChildren(...[
       h("a", { class: "quiet", href: "/imagine/ratings" }, "Ratings"),
       h("a", { class: "quiet", href: `/imagine/series/${id}` }, "Back to the comparison"),
-      more ? h("button", { type: "button", class: "quiet", onclick: () => { begun = null; again = true; skipped = 0; next(); } }, "Another round") : null,
+      more ? h("button", { class: "quiet", onclick: () => { begun = null; again = true; skipped = 0; next(); } }, "Another round") : null,
     ].filter(Boolean));
   }
 
@@ -131,14 +131,12 @@ export function vote(root, id) {
     cast(choice);
   };
   document.addEventListener("keydown", keys);
-  (state.models.length ? Promise.resolve() : models().catch(() => {})).then(next);
+  haveModels().then(next);
   return () => {
     closed = true;
     document.removeEventListener("keydown", keys);
   };
 }
-
-const title = (name) => model(name)?.title || name;
 
 // One of two pictures as large as the window, and the other in the same place: still without names.
 async function closer(sides, at, called) {
@@ -146,8 +144,8 @@ async function closer(sides, at, called) {
   const pane = h("div", { class: "pane", tabindex: "0", role: "group", "aria-label": "The picture" }, image);
   const which = h("b", { class: "tag left", role: "status" });
   const dialog = h("dialog", { class: "closer", "aria-label": "A closer look" }, h("div", { class: "room" }, pane, which,
-    h("button", { type: "button", class: "round shut", "aria-label": "Close", onclick: () => dialog.close() }, icon("close")),
-    h("button", { type: "button", class: "quiet other", onclick: () => turn() }, "The other one")));
+    h("button", { class: "round shut", "aria-label": "Close", onclick: () => dialog.close() }, icon("close")),
+    h("button", { class: "quiet other", onclick: () => turn() }, "The other one")));
   const urls = await Promise.all(sides.map(({ url }) => picture(url))).catch(() => null);
   if (!urls) return;
   const turn = (to = 1 - at) => {

@@ -10,13 +10,13 @@ const PHASES = {
 
 export const phase = (name) => PHASES[name] || name || "Beginning";
 
+// A number and its unit stay on one line.
 export function seconds(value) {
   if (value === null || value === undefined) return "";
-  if (value < 1) return `${Math.max(0.1, Math.round(value * 10) / 10)} s`;
-  if (value < 10) return `${Math.round(value * 10) / 10} s`;
-  if (value < 90) return `${Math.round(value)} s`;
-  if (value < 5400) return `${Math.round(value / 60)} min`;
-  return `${Math.round(value / 360) / 10} h`;
+  if (value < 10) return `${Math.max(0.1, Math.round(value * 10) / 10)}\u00a0s`;
+  if (value < 90) return `${Math.round(value)}\u00a0s`;
+  if (value < 5400) return `${Math.round(value / 60)}\u00a0min`;
+  return `${Math.round(value / 360) / 10}\u00a0h`;
 }
 
 export function standing(job) {
@@ -30,18 +30,20 @@ export function steps(job) {
   const told = job.progress;
   if (job.state === "queued") {
     const ahead = job.position > 0 ? `${count(job.position, "other")} ahead` : "";
-    return [ahead, job.waits_for && `waits for ${job.waits_for}`].filter(Boolean).join(" · ");
+    return dots(ahead, job.waits_for && `waits for ${job.waits_for}`);
   }
   if (job.state !== "running" || !told || !told.total) return "";
-  const left = told.eta_s > 0.05 ? ` · ${seconds(told.eta_s)} left` : "";
-  return `step ${told.step} of ${told.total}${left}`;
+  return dots(`step ${told.step} of ${told.total}`, told.eta_s > 0.05 && `${seconds(told.eta_s)} left`);
 }
 
-// A sentence out of what a server said.
-export const sentence = (said) => (said ? said[0].toUpperCase() + said.slice(1) : "");
+// Several things; where they do not fit on a line, none begins or ends with a dot.
+export const dots = (...told) => told.filter(Boolean).join("\u00a0·\u00a0");
 
-// What went wrong and what to do, which may begin with a command: that is typed as it stands.
-export const failure = (error) => `${sentence(error.message)}; ${error.hint}`;
+// A sentence out of what a server said; one that begins with a name or a command leaves that as it stands.
+export const sentence = (said) => said.replace(/^[a-z]+(?=[ ,])/, (word) => word[0].toUpperCase() + word.slice(1));
+
+// What went wrong and what to do.
+export const failure = ({ message, hint }) => sentence(message) + (hint ? `${/^[A-Z]/.test(hint) ? "." : ";"} ${hint}` : "");
 
 export function count(number, one, many = `${one}s`) {
   return `${number.toLocaleString("en")} ${number === 1 ? one : many}`;
