@@ -77,12 +77,12 @@ def test_one_failing_model_leaves_the_others_alone(imagen: Any) -> None:
 
 
 def test_a_comparison_of_what_works_ends_with_zero(imagen: Any) -> None:
-    """Without --models it is every model that is ready and no mock, without --seed one seed for all."""
+    """Without --models it is the default one, here a mock, and each that is ready; without --seed one seed for all."""
     run = imagen("compare", "a fox", "--size", "64x64", "--json")
     assert run.returncode == 0, run.stderr
     shape = json.loads(run.stdout)
     assert shape == record(imagen.here / "compare-a-fox")
-    assert shape["models"] == ["tiny-3d", "tiny-flat", "tiny-noto"]
+    assert shape["models"] == ["mock", "tiny-3d", "tiny-flat", "tiny-noto"]
     assert len({cell["seed"] for cell in shape["cells"]}) == 1
 
 

@@ -240,7 +240,6 @@ def test_two_that_begin_at_once_both_store(tmp_path: Path) -> None:
             await first
 
         asyncio.run(main())
-        os._exit(0)  # how the library's threads end with the interpreter is not what is looked at
     """
     # Without what was compiled before, so that the source is read.
     fresh = {**os.environ, "PYTHONPYCACHEPREFIX": str(tmp_path / "compiled")}
@@ -248,3 +247,21 @@ def test_two_that_begin_at_once_both_store(tmp_path: Path) -> None:
     ran = subprocess.run(command, env=fresh, capture_output=True, text=True, check=False)
     assert ran.returncode == 0, ran.stderr
     assert {file.name for file in (tmp_path / "images").iterdir()} == {"a.png", "b.png"}
+
+
+def test_a_program_that_ends_with_its_last_answer_ends_well(tmp_path: Path) -> None:
+    """The threads that brought the answer are not done with Python yet; an interpreter that ends then is aborted."""
+    program = """
+        import asyncio, sys
+        from imagen.store.objects import library
+
+        async def main():
+            store = library().LocalStore(sys.argv[1])
+            await asyncio.gather(*(store.head_async("a.png") for _ in range(8)))
+
+        asyncio.run(main())
+    """
+    (tmp_path / "a.png").write_bytes(b"a")
+    command = [sys.executable, "-c", textwrap.dedent(program), str(tmp_path)]
+    # Without the wait, two of three were aborted.
+    assert [subprocess.run(command, check=False).returncode for _ in range(8)] == [0] * 8

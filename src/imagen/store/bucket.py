@@ -8,6 +8,7 @@ from urllib.parse import urlsplit
 
 from imagen.core.errors import BadConfig, MissingPicture, NotConfigured, SetupError, StorageAway, Unwritable
 from imagen.store.credentials import how, profile
+from imagen.store.objects import library
 
 SCHEMES = ("s3", "gs", "az")
 ELSEWHERE = {"gs": "https://storage.googleapis.com", "az": "https://*.blob.core.windows.net"}
@@ -79,8 +80,6 @@ class Bucket:
 
     def open(self, *, quick: bool = False, public: bool = False) -> Any:
         """The bucket as obstore gives it: `quick` does not try for long, `public` has the address browsers see."""
-        from obstore import store  # not `from obstore.store`, which another thread may find before obstore is whole
-
         shared: dict[str, Any] = {
             "client_options": {
                 "allow_http": self._allow_http,
@@ -95,14 +94,14 @@ class Bucket:
         }
         try:
             if self.scheme != "s3":
-                return store.from_url(self.url, **shared)
+                return library().from_url(self.url, **shared)
             told = profile(self._profile)
             if told.provider is not None:
                 shared["credential_provider"] = told.provider
             shared["region"] = self._where(told.region)
             if endpoint := self._public_endpoint if public else self._endpoint:
                 shared["endpoint"] = endpoint if self._path_style else _named(endpoint, self.name)
-            return store.S3Store(
+            return library().S3Store(
                 self.name, prefix=self._prefix or None, virtual_hosted_style_request=not self._path_style, **shared
             )
         except Exception as exc:

@@ -14,6 +14,7 @@ from typing import Any
 from imagen.core.errors import DiskFull, MissingFile, MissingPicture, SetupError, Unwritable
 from imagen.core.ids import new_id
 from imagen.store.bucket import GONE, Bucket
+from imagen.store.objects import library
 
 THUMBNAIL = "thumbnail"
 CELL = "cell"
@@ -258,11 +259,9 @@ class ImageStore:
         if self._store is None and self._bucket is not None:
             self._store = self._bucket.open()
         elif self._store is None:
-            from obstore import store  # not `from obstore.store`, which another thread may find before obstore is whole
-
             assert self._folder is not None
             try:
-                self._store = store.LocalStore(self._folder, mkdir=True)
+                self._store = library().LocalStore(self._folder, mkdir=True)
             except Exception as exc:
                 raise self._explain(exc, f"cannot use the image folder {self._folder}") from exc
         return self._store
