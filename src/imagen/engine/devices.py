@@ -67,11 +67,11 @@ class Devices:
         return await self._db.read(devices.paused, datetime.now(UTC))
 
     async def pause(self, names: Iterable[str] = (), *, by: str, reason: str = "", now: bool = False) -> list[Device]:
-        """Begin nothing on these devices (none named: those `here`) until they are resumed.
+        """Begin nothing on these devices (none named: those listed that are `here`) until they are resumed.
 
         `now` also gives back what runs there.
         """
-        wanted = await self._known(list(names) or self.here)
+        wanted = await self._known(names)
         why = Pause(reason=" ".join(reason.split()), by=by, since=datetime.now(UTC))
         for name in wanted:
             await self._db.write(devices.pause, name, why)
@@ -81,7 +81,7 @@ class Devices:
 
     async def resume(self, names: Iterable[str] = ()) -> list[Device]:
         """Let jobs begin on these devices again."""
-        wanted = await self._known(list(names) or self.here)
+        wanted = await self._known(names)
         for name in wanted:
             await self._db.write(devices.resume, name)
         return await self._named(wanted)
@@ -141,8 +141,8 @@ class Devices:
             )
 
     async def _known(self, names: Iterable[str]) -> list[str]:
-        wanted = list(dict.fromkeys(names))
         there = [device.name for device in await self.all()]
+        wanted = list(dict.fromkeys(names)) or [name for name in self.here if name in there]
         for name in wanted:
             if name not in there:
                 hint = f"devices: {', '.join(there) or 'none'}"
