@@ -233,6 +233,15 @@ def test_a_wrong_key_of_a_group_is_a_problem_with_file_and_line(
     assert (settings.limits, settings.server) == (replace(usual.limits, **kept), usual.server)
 
 
+def test_a_key_that_was_put_in_the_wrong_place_is_not_repeated(tmp_path: Path) -> None:
+    """Errors travel far: into logs, and over HTTP."""
+    for text in ("backends: {openai: sk-secret}", "s3: sk-secret", "servers: sk-secret", "webhooks: sk-secret"):
+        (tmp_path / "config.yaml").write_text(text + "\n")
+        (problem,) = load_settings(home=tmp_path, environ={}).problems
+        assert "has to be a mapping" in problem.message, text
+        assert "sk-secret" not in f"{problem.message} {problem.hint} {problem.detail}", text
+
+
 def test_a_wrong_limit_in_the_environment_names_the_variable(tmp_path: Path) -> None:
     """There is no line to name."""
     (problem,) = load_settings(home=tmp_path, environ={"IMAGEN_LIMITS_STEPS": "-1"}).problems

@@ -278,19 +278,14 @@ def _check(document: Document, name: str, value: Any) -> None:
                 raise document.wrong(error.message, name, hint=error.hint) from error
         case _:
             if not isinstance(value, Mapping):
-                raise document.wrong(
-                    f"`{name}` has to be a mapping, not {value!r:.40}", name, hint="write `key: value` lines under it"
-                )
+                # What stands there is not repeated: it may be a key that was put in the wrong place.
+                raise document.wrong(f"`{name}` has to be a mapping", name, hint="write `key: value` lines under it")
             if name in GROUPS:
                 return
             for key, item in value.items():
                 if not isinstance(item, Mapping):
-                    raise document.wrong(
-                        f"`{name}.{key}` has to be a mapping, not {item!r:.40}",
-                        name,
-                        key,
-                        hint="write `key: value` lines under it",
-                    )
+                    hint = "write `key: value` lines under it"
+                    raise document.wrong(f"`{name}.{key}` has to be a mapping", name, key, hint=hint)
 
 
 def _place_wrong(name: str, value: str) -> tuple[str, str] | None:

@@ -312,7 +312,7 @@ def _read(entry: Entry, kind: type[T], told: Any, *path: Any) -> T:
     if not isinstance(told, Mapping):
         name = path[-1] if path else entry.name
         hint = f"its keys: {', '.join(get_type_hints(kind))}"
-        raise entry.wrong(f"`{name}` has to be a mapping, not {told!r:.40}", *path, hint=hint)
+        raise entry.wrong(f"`{name}` has to be a mapping", *path, hint=hint)
     entry.document.known(told, (item.name for item in fields(kind)), *entry.path, *path)
     try:
         # By way of JSON, because there pydantic is strict about types and still takes a list for a tuple.
