@@ -1,5 +1,6 @@
 """The first journey at /imagine, as a person makes it: draw, watch it form, cancel, leave and come back."""
 
+import re
 import time
 from collections.abc import Iterator
 from itertools import pairwise
@@ -259,8 +260,28 @@ def test_a_picture_from_before(person: Person) -> None:
     expect(tab.get_by_text("The same picture, pixel by pixel")).to_be_visible()
     tab.get_by_role("button", name="Delete").click()
     tab.get_by_role("button", name="Really delete?").click()
-    expect(tab.locator("dialog.viewer dl")).not_to_contain_text("lighthouse")
+    expect(tab.get_by_role("status").filter(has_text="Deleted")).to_be_attached()
     tab.keyboard.press("Escape")
+    expect(tab.locator(".print")).to_have_count(1)  # the one that was drawn once more
+
+
+def test_a_picture_that_is_deleted_while_the_list_is_searched(person: Person) -> None:
+    """It was opened from the list as it stood before; the new one does not go on showing it."""
+    job = post(f"{person.url}/v1/jobs", {"prompt": "a ferry at dawn", "model": "tiny-3d", "seed": 5})["id"]
+    give_up = time.monotonic() + 30
+    while get(f"{person.url}/v1/jobs/{job}")["state"] != "completed":
+        assert time.monotonic() < give_up
+        time.sleep(0.1)
+    tab = person.opens("/imagine/gallery")
+    tab.get_by_role("button", name="a ferry at dawn").click()
+    # As if it was typed just before, so that the answer comes now.
+    tab.evaluate("document.querySelector('.gallery input').value = 'ferry'")
+    tab.evaluate("document.querySelector('.gallery input').dispatchEvent(new Event('input'))")
+    expect(tab).to_have_url(re.compile("q=ferry"))
+    expect(tab.locator(".print")).to_have_count(1)
+    tab.get_by_role("button", name="Delete").click()
+    tab.get_by_role("button", name="Really delete?").click()
+    expect(tab.locator(".print")).to_have_count(0)
 
 
 def test_what_was_drawn_before_a_cancel(browser: Browser, person: Person) -> None:

@@ -16,7 +16,7 @@ from tests.store_kit import MODEL, OTHER, PLACE, PREVIEWS, WORKER, database, new
 from imagen.core.device import Pause
 from imagen.core.errors import SetupError
 from imagen.core.request import PREVIEW_METHODS, PreviewPolicy
-from imagen.store import bell, devices, intake, journal, queue, taking
+from imagen.store import bell, devices, driver, intake, journal, queue, taking
 from imagen.store.db import Database
 from imagen.store.intake import NewJob
 from imagen.store.order import Place
@@ -298,6 +298,20 @@ async def test_a_server_that_forgot_the_statement_is_told_it_again(address: str)
 
         row, _ = await db.write(forgotten)
         assert row.id == job
+
+
+async def test_a_server_that_forgot_the_statements_but_one_is_told_them_again(address: str) -> None:
+    """That one was prepared in the very way to the server on which the others turned out to be forgotten."""
+    known, newer, newest = "select 1 as n", "select 2 as n", "select 3 as n"
+
+    def forgotten(connection: Connection) -> list[int]:
+        driver.at_once(connection, (known,), {}, behind=known)
+        connection.connection.driver_connection.pgconn.exec_(b"deallocate all")  # type: ignore[union-attr]
+        said = [(known, newer), (newest,), (known,), (newer,)]
+        return [driver.at_once(connection, one, {}, behind=known).n for one in said]
+
+    async with database(address) as db:
+        assert await db.write(forgotten) == [2, 3, 1, 2]
 
 
 async def test_in_the_middle_of_a_transaction_the_long_way_is_gone(address: str) -> None:

@@ -5,6 +5,7 @@ out as they do from SQLAlchemy, so nobody has to know of two kinds.
 """
 
 import functools
+import itertools
 from collections import namedtuple
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -14,6 +15,9 @@ from sqlalchemy import Connection, Dialect, Executable
 from sqlalchemy.exc import DBAPIError
 
 COMMIT = "commit"
+
+# Never given twice: a connection that forgets what it prepared may have a server that still knows some of it.
+_names = map("imagen_{}".format, itertools.count())
 
 
 def run(connection: Connection, statement: str, given: Mapping[str, Any]) -> None:
@@ -122,7 +126,7 @@ def _prepared(connection: Connection, driver: Any, statement: str) -> tuple[byte
     known: dict[str, tuple[bytes, list[str]]] = connection.info.setdefault("prepared", {})  # gone with the connection
     if statement not in known:
         numbers = _Numbers()
-        words, name = statement % numbers, f"imagen_{len(known)}".encode()
+        words, name = statement % numbers, next(_names).encode()
         made = driver.pgconn.prepare(name, words.encode())
         if made.error_message:
             from psycopg.errors import error_from_result

@@ -163,7 +163,12 @@ export function gallery(root) {
     viewer.open(items, at, {
       using: (job) => { hand(job); go("/imagine"); },
       drawn: (again) => { stage(again); go("/imagine"); },
-      gone: () => layout(),
+      gone: ({ id }) => {
+        // The viewer's list is as it was when it was opened.
+        const at = items.findIndex((item) => item.image.id === id);
+        if (at >= 0) items.splice(at, 1);
+        layout();
+      },
       more: () => load(),
       moved: (to) => { active = items[to]; },
       closed: () => { if (page.isConnected && items.length) focus(active?.at ?? 0); },
