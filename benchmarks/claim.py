@@ -24,7 +24,6 @@ from tests import bulk_kit, store_kit
 from tests.service_kit import databases
 
 from imagen.core.events import Cancelled
-from imagen.core.job import State
 from imagen.store import intake, order, queue
 from imagen.store.db import Database
 
@@ -107,10 +106,8 @@ async def once(db: Database, places: Mapping[str, order.Place]) -> tuple[float, 
     assert claim is not None
     assert claim.model.name == "test"
 
-    def end(_images: object) -> Cancelled:
-        return Cancelled(job=claim.job, attempt=claim.attempt, by="benchmark")
-
-    await db.write(queue.finish, claim, State.CANCELLED, end, timings={}, facts={})
+    end = Cancelled(job=claim.job, attempt=claim.attempt, by="benchmark")
+    await db.write(queue.finish, claim, end, timings={}, facts={})
     begin = time.perf_counter()
     assert await store_kit.take(db, places=places) is None
     return took, submitted, time.perf_counter() - begin

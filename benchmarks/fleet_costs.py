@@ -26,7 +26,7 @@ import imagen.models
 from imagen.backends.comfyui import registration
 from imagen.core import events
 from imagen.core.ids import new_id
-from imagen.core.job import State, StoredImage
+from imagen.core.job import StoredImage
 from imagen.core.model import Model
 from imagen.models.catalog import load_catalog
 from imagen.store import intake, journal, numbers, order, presence, queue
@@ -239,11 +239,8 @@ def picture(connection: Connection, claim: Claim) -> None:
 
 def end(connection: Connection, claim: Claim) -> None:
     """Completed."""
-
-    def said(images: tuple[StoredImage, ...]) -> events.Completed:
-        return events.Completed(job=claim.job, attempt=claim.attempt, images=images, timings={}, preview_cost={})
-
-    queue.finish(connection, claim, State.COMPLETED, said, timings={"sample": 1.0}, facts={"vram_peak_mib": 9})
+    said = events.Completed(job=claim.job, attempt=claim.attempt)
+    queue.finish(connection, claim, said, timings={"sample": 1.0}, facts={"vram_peak_mib": 9})
 
 
 def _empty(connection: Connection) -> None:

@@ -27,7 +27,6 @@ from tests import bulk_kit, store_kit
 from tests.service_kit import databases
 
 from imagen.core.events import Completed
-from imagen.core.job import State
 from imagen.engine.drawing.worker import Worker
 from imagen.store import intake, queue
 from imagen.store.db import Database
@@ -108,10 +107,9 @@ class Ours:
         return [] if claim is None else [claim]
 
     async def finish(self, job: Claim) -> None:
-        def end(images: Any) -> Completed:
-            return Completed(job=job.job, attempt=job.attempt, images=images, timings={"queue": job.waited_s})
-
-        await self._db.write(queue.finish, job, State.COMPLETED, end, timings={"queue": job.waited_s}, facts={})
+        timings = {"queue": job.waited_s}
+        end = Completed(job=job.job, attempt=job.attempt, timings=timings)
+        await self._db.write(queue.finish, job, end, timings=timings, facts={})
         self._taken -= 1
 
     async def close(self) -> None:

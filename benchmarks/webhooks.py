@@ -26,7 +26,6 @@ from tests.webhook_kit import Receiver
 from imagen.app import open as open_app
 from imagen.config import load_settings
 from imagen.core.events import Cancelled
-from imagen.core.job import State
 from imagen.core.webhook import Webhook
 from imagen.store import intake, queue
 from imagen.store.db import Database
@@ -86,10 +85,8 @@ async def once(db: Database) -> dict[str, float]:
     told["claim"] = time.perf_counter() - begin
     assert claim is not None
 
-    def end(_images: object) -> Cancelled:
-        return Cancelled(job=claim.job, attempt=claim.attempt, by="benchmark")
-
-    told["end"] = await timed(lambda: db.write(queue.finish, claim, State.CANCELLED, end, timings={}, facts={}))
+    end = Cancelled(job=claim.job, attempt=claim.attempt, by="benchmark")
+    told["end"] = await timed(lambda: db.write(queue.finish, claim, end, timings={}, facts={}))
     return told
 
 

@@ -130,7 +130,7 @@ async def test_one_who_listens_is_enough_for_its_process(postgres: Postgres) -> 
 
 async def test_those_who_tell_something_do_not_wait_for_each_others_disk() -> None:
     """A commit that notifies is alone with the disk, however long that takes; so the notification comes behind it."""
-    slow = ("commit_delay=50000", "commit_siblings=0")  # a disk that takes 50 ms
+    slow = ("commit_delay=100000", "commit_siblings=0")  # a disk that takes 100 ms
     with postgres_kit.postgres(settings=slow) as server:
         async with database(server.url) as db, opened(server.url) as other, waiting(other, QUEUE, listen=True) as heard:
             await hears(other, True)

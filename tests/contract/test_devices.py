@@ -36,10 +36,7 @@ def pause(reason: str = "a game", *, until: datetime | None = None) -> Pause:
 
 
 async def end(db: Database, claim: Claim) -> None:
-    def completed(stored: Any) -> Completed:
-        return Completed(job=claim.job, attempt=claim.attempt, images=stored)
-
-    await db.write(queue.finish, claim, State.COMPLETED, completed, timings={}, facts={})
+    await db.write(queue.finish, claim, Completed(job=claim.job, attempt=claim.attempt), timings={}, facts={})
 
 
 async def share(db: Database, **how: Any) -> Claim | None:

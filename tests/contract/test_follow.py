@@ -14,7 +14,6 @@ from tests.store_kit import grammar, new, take
 
 from imagen.core import events
 from imagen.core.events import Event
-from imagen.core.job import State, StoredImage
 from imagen.core.request import PreviewPolicy
 from imagen.engine.following import tide
 from imagen.engine.following.feed import Feeds, Watch
@@ -67,10 +66,8 @@ class Desk:
             await self.db.write(journal.set_preview, frame, keep=keep)
 
     async def end(self, claim: Claim) -> None:
-        def done(stored: tuple[StoredImage, ...]) -> events.Completed:
-            return events.Completed(job=claim.job, attempt=claim.attempt, images=stored)
-
-        await self.db.write(queue.finish, claim, State.COMPLETED, done, timings={}, facts={})
+        done = events.Completed(job=claim.job, attempt=claim.attempt)
+        await self.db.write(queue.finish, claim, done, timings={}, facts={})
 
 
 @asynccontextmanager

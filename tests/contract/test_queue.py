@@ -29,14 +29,7 @@ from imagen.store.tables import jobs, metadata, slots
 
 
 async def end(db: Database, claim: Claim) -> None:
-    await db.write(
-        queue.finish,
-        claim,
-        State.COMPLETED,
-        lambda stored: Completed(job=claim.job, attempt=claim.attempt, images=stored),
-        timings={},
-        facts={},
-    )
+    await db.write(queue.finish, claim, Completed(job=claim.job, attempt=claim.attempt), timings={}, facts={})
 
 
 def run_sql(connection: Connection, statement: str) -> None:

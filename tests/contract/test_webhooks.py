@@ -1,6 +1,7 @@
 """Webhooks in the store: an end and its delivery are one transaction; one at a time has it; a day, then it is over."""
 
 import asyncio
+from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -10,9 +11,8 @@ from sqlalchemy import Connection, select, text, update
 from tests.store_kit import MODEL, OTHER, database, new, take
 
 from imagen.core.errors import Conflict, Crashed
-from imagen.core.events import Completed
+from imagen.core.events import Completed, Failed
 from imagen.core.ids import new_id
-from imagen.core.job import State
 from imagen.core.webhook import Webhook
 from imagen.store import history, intake, queue, webhooks
 from imagen.store.db import Database
@@ -24,6 +24,14 @@ FINE = Answer(ok=True, status=204)
 AWAY = Answer(ok=False, said="the receiver does not take connections")
 
 
+def done(claim: queue.Claim) -> Completed:
+    return Completed(job=claim.job, attempt=claim.attempt)
+
+
+def broken(claim: queue.Claim) -> Failed:
+    return Failed(job=claim.job, attempt=claim.attempt, error=Crashed("it broke", hint="try again"))
+
+
 async def ended(db: Database, **fields: Any) -> str:
     """A job with a webhook that was drawn to its end."""
     (job,) = await db.write(intake.submit, [replace(new(), webhook=HOOK, **fields)])
@@ -31,16 +39,12 @@ async def ended(db: Database, **fields: Any) -> str:
     return job
 
 
-async def drawn(db: Database, state: State = State.COMPLETED) -> str:
+async def drawn(db: Database, end: Callable[[queue.Claim], Completed | Failed] = done) -> str:
     """Draw the next job in the queue."""
     claim = await take(db)
     assert claim is not None
-    await db.write(queue.finish, claim, state, lambda images: done(claim, images), timings={}, facts={})
+    await db.write(queue.finish, claim, end(claim), timings={}, facts={})
     return claim.job
-
-
-def done(claim: queue.Claim, images: Any) -> Completed:
-    return Completed(job=claim.job, attempt=claim.attempt, images=images)
 
 
 def rows(connection: Connection) -> dict[str, Any]:
@@ -66,14 +70,15 @@ async def test_an_end_and_its_delivery_are_one_transaction(place: str) -> None:
         assert claim.webhook
 
         def broken(connection: Connection) -> None:
-            queue.finish(connection, claim, State.COMPLETED, lambda images: done(claim, images), timings={}, facts={})
+            connection.execute(select(1))  # else it is over with that
+            queue.finish(connection, claim, done(claim), timings={}, facts={})
             assert job in rows(connection)
             raise KeyError("a crash before the commit")
 
         with pytest.raises(KeyError):
             await db.write(broken)
         assert await db.read(rows) == {}
-        await db.write(queue.finish, claim, State.COMPLETED, lambda i: done(claim, i), timings={}, facts={})
+        await db.write(queue.finish, claim, done(claim), timings={}, facts={})
         found = await db.read(rows)
         assert {row.type for row in found.values()} == {"job.completed"}
         assert set(found) == {job}
@@ -296,7 +301,7 @@ async def test_ends_at_the_same_moment_make_one_ending(place: str) -> None:
             claims.append(claim)
 
         async def end(claim: queue.Claim) -> list[Message]:
-            await db.write(queue.finish, claim, State.COMPLETED, lambda i: done(claim, i), timings={}, facts={})
+            await db.write(queue.finish, claim, done(claim), timings={}, facts={})
             return await taken(db)
 
         hands = await asyncio.gather(*(end(claim) for claim in claims))
@@ -319,7 +324,7 @@ async def test_a_series_that_goes_on_ends_anew(place: str) -> None:
     async with database(place) as db:
         name = await in_series(db, HOOK, cells=2)
         first = await drawn(db)
-        await drawn(db, State.FAILED)
+        await drawn(db, broken)
         (partial,) = await taken(db)
         assert partial.type == "series.partial"
         old = (await db.read(history.series_one, name)).cells[1].job

@@ -12,7 +12,7 @@ from tests.verdict_kit import Verdict, judge
 
 from imagen.core.errors import Crashed
 from imagen.core.events import Completed, Image
-from imagen.core.job import State, StoredImage
+from imagen.core.job import StoredImage
 from imagen.store import intake, queue
 from imagen.store.tables import events, images, jobs
 
@@ -125,11 +125,4 @@ def _sound(connection: Connection, store: Path) -> None:
         pixels_sha256="",
     )
     queue.add_image(connection, claim, Image(job=claim.job, attempt=2, image=image), path="fox.png", mime="image/png")
-    queue.finish(
-        connection,
-        claim,
-        State.COMPLETED,
-        lambda stored: Completed(job=claim.job, attempt=2, images=stored),
-        timings={},
-        facts={},
-    )
+    queue.finish(connection, claim, Completed(job=claim.job, attempt=2), timings={}, facts={})

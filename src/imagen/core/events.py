@@ -122,7 +122,7 @@ class Completed(_Event):
 
     type: ClassVar[str] = "completed"
     terminal: ClassVar[bool] = True
-    images: tuple[StoredImage, ...]
+    images: tuple[StoredImage, ...] = ()
     timings: Mapping[str, float] = field(default_factory=dict)
     preview_cost: Mapping[str, float] = field(default_factory=dict)
     vram_peak_mib: int | None = None

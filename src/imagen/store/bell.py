@@ -67,14 +67,20 @@ def told(connection: Connection, *topics: str) -> None:
     connection.info.setdefault("told", set()).update(topics)
 
 
+def behind(topics: Iterable[str]) -> tuple[str, dict[str, list[str]]]:
+    """What is said behind a commit for the other processes to know, and what it has to be given."""
+    named = sorted(topics)
+    # What is too long for a notification (a device named by an address) wakes everybody.
+    said = [topic if len(topic.encode()) < 8000 else "" for topic in named]
+    return NOTIFY, {"channels": [channel_of(topic) for topic in named], "topics": said}
+
+
 def announce(connection: Connection) -> None:
     """Commit, and tell the other processes in the same way to PostgreSQL. SQLite's find out by themselves."""
     topics = connection.info.get("touched", set()) - connection.info.get("told", set())
     if topics and connection.dialect.name == "postgresql":
-        channels = [channel_of(topic) for topic in sorted(topics)]
-        # What is too long for a notification (a device named by an address) wakes everybody.
-        said = [topic if len(topic.encode()) < 8000 else "" for topic in sorted(topics)]
-        driver.commit(connection, behind=NOTIFY, given={"channels": channels, "topics": said})
+        words, given = behind(topics)
+        driver.commit(connection, behind=words, given=given)
 
 
 class Ear(Protocol):

@@ -1,6 +1,7 @@
 """One database, two engines: short transactions in threads, and a bell that rings when something changed."""
 
 import asyncio
+import itertools
 import sqlite3
 import threading
 import time
@@ -95,12 +96,13 @@ class Database:
     async def write(self, work: Callable[Concatenate[Connection, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Run `work` in one writing transaction. Once begun it ends, even if the caller is cancelled."""
         touched: set[str] = set()
+        again = itertools.count()
 
         def transaction() -> T:
             self._see_file()
             touched.clear()
             with self._for_writing() as connection:
-                connection.info.update(touched=touched, told=set())
+                connection.info.update(touched=touched, told=set(), again=next(again) > 0)
                 with connection.begin() as begun:
                     result = work(connection, *args, **kwargs)
                     try:

@@ -36,7 +36,7 @@ def is_idle(connection: Connection) -> bool:
 
 
 def at_once(connection: Connection, statements: Sequence[str], given: Mapping[str, Any], *, behind: str) -> Any:
-    """Say statements as one transaction, in one way to the server and back; the row that the last one brings.
+    """Say statements as one transaction, in one way to the server and back; the row that the last one brings, if any.
 
     `behind` goes with them, as a transaction of its own. All is over when this returns: the connection has to be idle,
     and what is said after it begins anew.
@@ -45,6 +45,8 @@ def at_once(connection: Connection, statements: Sequence[str], given: Mapping[st
 
     with _as_from_sqlalchemy(connection, statements[-1]):
         brought = _one_way(connection, (statements, (behind,)), given)[-1]
+        if not brought.ntuples:
+            return None
         loaded = Transformer(connection.connection.driver_connection)
         loaded.set_pgresult(brought)
         return loaded.load_row(0, _row(tuple(brought.fname(n).decode() for n in range(brought.nfields))))

@@ -9,6 +9,7 @@ import random
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
+from types import MappingProxyType
 from typing import Any
 
 from sqlalchemy import (
@@ -28,8 +29,8 @@ from imagen.core.events import Cancelled, Completed, Event, Failed, Image, Reque
 from imagen.core.job import State, StoredImage
 from imagen.core.model import Model
 from imagen.core.request import PreviewPolicy, Request, preview_policy
-from imagen.store import journal, order, slots, taking, templates
-from imagen.store.bell import queue_of, touch
+from imagen.store import journal, order, slots, taking, telling, templates
+from imagen.store.bell import queue_of, slot_of, touch
 from imagen.store.intake import Resolve, adopt, request_of
 from imagen.store.order import MayPass, Place, Turn
 from imagen.store.tables import images, is_queued, is_running, jobs
@@ -116,70 +117,50 @@ def claim(
 
 def say(connection: Connection, claim: Claim, event: Event) -> int:
     """Record a durable event of a running attempt (`warning`); LeaseLost when it is not ours any more."""
-    return _told(connection, claim, event)
+    return _write(connection, claim, event)
 
 
 def keep_handle(connection: Connection, claim: Claim, handle: Mapping[str, Any]) -> None:
     """Remember outside work, before it starts."""
-    _fence(connection, claim, handle=dict(handle))
+    _write(connection, claim, handle=dict(handle))
 
 
 def free_device(connection: Connection, claim: Claim) -> None:
     """This attempt needs its device no more: the next job may have it, while this one is being saved."""
-    _fence(connection, claim)
-    slots.free(connection, claim.job, claim.model.device)
+    _write(connection, claim, frees=True)
 
 
 def add_image(connection: Connection, claim: Claim, event: Image, *, path: str, mime: str) -> int:
     """Record a picture that lies safely in the image store, and say so."""
-    seq = _told(connection, claim, event)
     image = event.image
-    connection.execute(
-        insert(images).values(
-            id=image.id,
-            job_id=claim.job,
-            idx=image.index,
-            url=image.url,
-            width=image.width,
-            height=image.height,
-            seed=image.seed,
-            sha256=image.sha256,
-            pixels_sha256=image.pixels_sha256,
-            path=path,
-            mime=mime,
-            created_at=event.at,
-        )
-    )
-    return seq
+    names = ("id", "url", "width", "height", "seed", "sha256", "pixels_sha256")
+    row = {name: getattr(image, name) for name in names}
+    row |= {"idx": image.index, "path": path, "mime": mime, "created_at": event.at}
+    return _write(connection, claim, event, picture=row)
 
 
 def finish(
     connection: Connection,
     claim: Claim,
-    state: State,
-    end: Callable[[tuple[StoredImage, ...]], Completed | Failed | Cancelled],
+    event: Completed | Failed | Cancelled,
     *,
     timings: Mapping[str, float],
     facts: Mapping[str, Any],
 ) -> int:
-    """The end of a job: its state, its last event (made by `end` from the stored pictures) and its slot, at once."""
-    event = end(journal.stored_images(connection, claim.job))
-    seq = _told(
+    """The end of a job: its state, its last event (to which the stored pictures are added) and its slot, at once."""
+    return _write(
         connection,
         claim,
         event,
-        state=state,
+        frees=True,
+        state=State(event.type),
         finished_at=event.at,
         error=event.error.as_dict() if isinstance(event, Failed) else None,
         handle=None,
         timings=dict(timings),
         facts=dict(facts),
-        failures=claim.failures + (state is State.FAILED),
+        failures=claim.failures + isinstance(event, Failed),
     )
-    slots.free(connection, claim.job, claim.model.device)
-    if claim.webhook:
-        touch(connection, TOPIC)
-    return seq
 
 
 def give_back(
@@ -279,10 +260,34 @@ def _claim_of(connection: Connection, row: Row[Any], now: datetime) -> Claim:
     )
 
 
-def _told(connection: Connection, claim: Claim, event: Event, **values: Any) -> int:
-    """Record a durable event of this attempt with the change that it tells of, under the job's next number."""
-    seq = _fence(connection, claim, more=1, **values)
-    journal.record(connection, event, seq)
+def _write(
+    connection: Connection,
+    claim: Claim,
+    event: Event | None = None,
+    *,
+    picture: Mapping[str, Any] = MappingProxyType({}),
+    frees: bool = False,
+    **values: Any,
+) -> int:
+    """Change the row of a running attempt, tell of it under the job's next number, and whatever goes with that."""
+    topics = [slot_of(claim.model.device)] if frees else []
+    if event is not None:
+        topics += [claim.job, TOPIC] if event.terminal and claim.webhook else [claim.job]
+    if telling.possible(connection):
+        seq = telling.tell(connection, claim, event, values, picture=picture, frees=frees, topics=topics)
+        if seq is None:
+            raise LeaseLost(claim.job)
+        return seq
+    seq = _fence(connection, claim, more=int(event is not None), **values)
+    if isinstance(event, Completed | Failed | Cancelled):
+        event = replace(event, images=journal.stored_images(connection, claim.job))
+    if event is not None:
+        journal.record(connection, event, seq)
+    if picture:
+        connection.execute(insert(images).values(job_id=claim.job, **picture))
+    if frees:
+        slots.free(connection, claim.job, claim.model.device)
+    touch(connection, *topics)
     return seq
 
 

@@ -284,28 +284,21 @@ class _Attempt:
         self.live.seq = await self.db.write(queue.say, self.claim, said)
 
     async def _completed(self) -> State | None:
-        def end(stored: tuple[StoredImage, ...]) -> events.Completed:
-            return events.Completed(
+        return await self._finish(
+            events.Completed(
                 job=self.claim.job,
                 attempt=self.claim.attempt,
-                images=stored,
                 timings=self._timings(),
                 preview_cost=self.live.cost(),
                 vram_peak_mib=self.facts.get("vram_peak_mib"),
                 vram_method=self.facts.get("vram_method"),
             )
-
-        return await self._finish(State.COMPLETED, end)
+        )
 
     async def _cancelled(self) -> State | None:
         by = await self.db.read(journal.cancelled_by, self.claim.job)
-
-        def end(stored: tuple[StoredImage, ...]) -> events.Cancelled:
-            return events.Cancelled(
-                job=self.claim.job, attempt=self.claim.attempt, by=by, step=self.live.last_step, images=stored
-            )
-
-        return await self._finish(State.CANCELLED, end)
+        step = self.live.last_step
+        return await self._finish(events.Cancelled(job=self.claim.job, attempt=self.claim.attempt, by=by, step=step))
 
     async def _failed(self, error: ImagenError) -> State | None:
         if self.live.cancel_asked:
@@ -318,20 +311,16 @@ class _Attempt:
         # drawing the same again for nothing.
         if error.retryable and (self.patient or not unkept):
             return await self._give_back(error.message, error, counted=not unkept)
+        return await self._finish(events.Failed(job=self.claim.job, attempt=self.claim.attempt, error=error))
 
-        def end(stored: tuple[StoredImage, ...]) -> events.Failed:
-            return events.Failed(job=self.claim.job, attempt=self.claim.attempt, error=error, images=stored)
-
-        return await self._finish(State.FAILED, end)
-
-    async def _finish(self, state: State, end: Callable[[tuple[StoredImage, ...]], Any]) -> State | None:
+    async def _finish(self, end: events.Completed | events.Failed | events.Cancelled) -> State | None:
         try:
             await self.live.flush()
             facts = self.facts | {"preview_cost": self.live.cost()}
-            await self.db.write(queue.finish, self.claim, state, end, timings=self._timings(), facts=facts)
+            await self.db.write(queue.finish, self.claim, end, timings=self._timings(), facts=facts)
         except LeaseLost:
             return None
-        return state
+        return State(end.type)
 
     async def _give_back(self, reason: str, error: ImagenError | None, *, counted: bool = True) -> State | None:
         try:

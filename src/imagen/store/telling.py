@@ -1,0 +1,142 @@
+"""What a worker says of its job in one statement: for PostgreSQL, where each is a way to another machine and back.
+
+Under the fence of its attempt: what becomes of the job's row, the event that tells of it, a picture, the slot that
+comes free. It is committed and heard of with the same way.
+"""
+
+import functools
+import json
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from sqlalchemy import (
+    CTE,
+    Column,
+    ColumnElement,
+    Connection,
+    Integer,
+    Select,
+    Text,
+    bindparam,
+    exists,
+    func,
+    insert,
+    literal_column,
+    null,
+    select,
+    update,
+)
+
+from imagen.core.events import Event, body_of
+from imagen.store import driver
+from imagen.store.bell import behind, told
+from imagen.store.columns import Json
+from imagen.store.tables import events, images, is_running, jobs, slots
+
+if TYPE_CHECKING:
+    from imagen.store.queue import Claim
+
+PICTURE = ("index", "id", "url", "width", "height", "seed", "sha256", "pixels_sha256", "state")  # of a StoredImage
+
+
+def possible(connection: Connection) -> bool:
+    """Can it be said here? It ends its transaction, so it has to be all of it."""
+    return connection.dialect.name == "postgresql" and driver.is_idle(connection)
+
+
+def tell(
+    connection: Connection,
+    claim: "Claim",
+    event: Event | None,
+    values: Mapping[str, Any],
+    *,
+    picture: Mapping[str, Any],
+    frees: bool,
+    topics: Sequence[str],
+) -> int | None:
+    """Write it for good; the number of the job's last event, or None where this attempt is not the current one."""
+    if event is not None and connection.info.get("again") and (seq := _said(connection, claim, event)) is not None:
+        return seq
+    make = _making(tuple(values), tuple(picture), event is not None, event is not None and event.terminal, frees)
+    given: dict[str, Any] = {"job": claim.job, "its_attempt": claim.attempt, "device": claim.model.device}
+    given |= {f"to_{name}": _plain(jobs.c[name], value) for name, value in values.items()}
+    given |= {f"its_{name}": value for name, value in picture.items()}
+    if event is not None:
+        given |= {"type": event.type, "at": event.at, "body": json.dumps(body_of(event))}
+    words, topics_given = behind(topics)
+    row = driver.at_once(connection, [driver.spoken(connection, make)], given | topics_given, behind=words)
+    if row is None:
+        return None
+    told(connection, *topics)
+    return int(row.seq)
+
+
+def _said(connection: Connection, claim: "Claim", event: Event) -> int | None:
+    """Its number if it was recorded, and only the answer was lost: nothing else has its moment and its kind."""
+    ours = (events.c.job_id == claim.job, events.c.attempt == claim.attempt)
+    said = select(events.c.seq).where(*ours, events.c.type == event.type, events.c.at == event.at)
+    seq = connection.execute(said).scalar_one_or_none()
+    connection.connection.commit()
+    return seq
+
+
+def _plain(column: Column[Any], value: Any) -> Any:
+    """As the driver is to be given it."""
+    if isinstance(column.type, Json):
+        return None if value is None else json.dumps(value)
+    return str(value) if isinstance(value, str) else value
+
+
+@functools.lru_cache(maxsize=64)  # whoever puts it together is known by its identity
+def _making(
+    values: tuple[str, ...], picture: tuple[str, ...], event: bool, ends: bool, frees: bool
+) -> Callable[[], Select[Any]]:
+    return functools.partial(_put_together, values, picture, event, ends, frees)
+
+
+def _put_together(
+    values: tuple[str, ...], picture: tuple[str, ...], event: bool, ends: bool, frees: bool
+) -> Select[Any]:
+    job = bindparam("job", type_=Text)
+    changed = {name: bindparam(f"to_{name}", type_=jobs.c[name].type) for name in values}
+    seq = jobs.c.seq + literal_column("1" if event else "0")
+    fenced = (
+        update(jobs)
+        .where(jobs.c.id == job, is_running, jobs.c.attempt == bindparam("its_attempt", type_=Integer))
+        .values(seq=seq, **changed)
+        .returning(jobs.c.id, jobs.c.seq, jobs.c.attempt)
+        .cte("fenced")
+    )
+    beside = []
+    if event:
+        beside.append(_telling(fenced, ends))
+    if picture:
+        columns = {name: bindparam(f"its_{name}", type_=images.c[name].type) for name in picture}
+        of_job = select(fenced.c.id, *columns.values())
+        beside.append(insert(images).from_select(["job_id", *columns], of_job).returning(images.c.id).cte("stored"))
+    if frees:
+        held = (slots.c.device == bindparam("device", type_=Text), slots.c.job_id == job)
+        empty = dict.fromkeys(("job_id", "attempt", "vram_mib"), null())
+        free = update(slots).where(*held, exists(select(fenced.c.id))).values(empty)
+        beside.append(free.returning(slots.c.slot).cte("freed"))
+    return select(fenced.c.seq).add_cte(*beside)
+
+
+def _telling(fenced: CTE, ends: bool) -> CTE:
+    at, type_ = bindparam("at", type_=events.c.at.type), bindparam("type", type_=Text)
+    body: ColumnElement[Any] = bindparam("body", type_=Json)
+    if ends:
+        body = func.jsonb_set(body, literal_column("'{images}'"), _pictures(fenced))
+    event = select(fenced.c.id, fenced.c.seq, type_, at, fenced.c.attempt, body)
+    into = insert(events).from_select(["job_id", "seq", "type", "at", "attempt", "body"], event)
+    return into.returning(events.c.seq).cte("told")
+
+
+def _pictures(fenced: CTE) -> ColumnElement[Any]:
+    """All pictures of the job, as Python writes them: also those of earlier attempts, and what was deleted since."""
+    pairs: list[Any] = []
+    for name in PICTURE:
+        pairs += [literal_column(f"'{name}'"), images.c["idx" if name == "index" else name]]
+    listed = func.jsonb_agg(func.jsonb_build_object(*pairs)).aggregate_order_by(images.c.idx)
+    none: ColumnElement[Any] = literal_column("'[]'::jsonb")
+    return select(func.coalesce(listed, none)).where(images.c.job_id == fenced.c.id).scalar_subquery()
