@@ -65,21 +65,13 @@ async def steps(address: str, rounds: int) -> None:
         places = {name: order.place_of(model) for name, model in models.items()}
         model = next(iter(models.values()))
         knows = tuple(places)
+        wish = store_kit.wish(places=places, knows=knows, loaded=[model.name])
 
         def resolve(_draft: object) -> intake.NewJob:
             raise AssertionError("nothing comes by SQL here")
 
         def take(connection: Connection) -> Claim | None:
-            return queue.claim(
-                connection,
-                worker=store_kit.WORKER,
-                places=places,
-                resolve=resolve,
-                knows=knows,
-                started=store_kit.started,
-                previews=store_kit.PREVIEWS,
-                loaded=[model.name],
-            )
+            return queue.claim(connection, wish, resolve=resolve, started=store_kit.started)
 
         async def submit(number: int) -> None:
             job = replace(store_kit.new(model, prompt="a fox in the snow, " * 8), id=new_id())

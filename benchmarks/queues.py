@@ -55,8 +55,8 @@ class Queue(Protocol):
     async def claim(self) -> Sequence[Any]:
         """The next job, or the next few."""
 
-    async def finish(self, job: Any) -> None:
-        """A job is done."""
+    async def go_on(self, jobs: Sequence[Any]) -> Sequence[Any]:
+        """These are done; the next."""
 
     async def close(self) -> None:
         """Let go."""
@@ -97,8 +97,9 @@ class Ours:
             version="0",
         )
         await self._db.open()
+        await self._worker._images.writable()  # else it takes nothing
         if self._worker._offer.able is not None:
-            await self._worker._offer.able.look(self._worker._offer.models)  # else it takes nothing
+            await self._worker._offer.able.look(self._worker._offer.models)  # nor then
         await self._db.write(self._worker._arrive)
 
     async def claim(self) -> Sequence[Claim]:
@@ -106,11 +107,17 @@ class Ours:
         self._taken += 1  # the next one on another device, unless this one is given back first
         return [] if claim is None else [claim]
 
-    async def finish(self, job: Claim) -> None:
+    async def go_on(self, jobs: Sequence[Claim]) -> Sequence[Claim]:
+        (job,) = jobs
         timings = {"queue": job.waited_s}
         end = Completed(job=job.job, attempt=job.attempt, timings=timings)
-        await self._db.write(queue.finish, job, end, timings=timings, facts={})
         self._taken -= 1
+        wish = self._worker._wish_at_once()
+        claim = await self._db.write(queue.finish, job, end, timings=timings, facts={}, then=wish)
+        if claim is None:
+            return await self.claim()
+        self._taken += 1
+        return [claim]
 
     async def close(self) -> None:
         await self._db.close()
@@ -144,10 +151,12 @@ class Procrastinate:
         job = await self._app.job_manager.fetch_job(None, self._id)
         return [] if job is None else [job]
 
-    async def finish(self, job: Any) -> None:
+    async def go_on(self, jobs: Sequence[Any]) -> Sequence[Any]:
         from procrastinate.jobs import Status
 
-        await self._app.job_manager.finish_job(job, Status.SUCCEEDED, delete_job=False)
+        for job in jobs:
+            await self._app.job_manager.finish_job(job, Status.SUCCEEDED, delete_job=False)
+        return await self.claim()
 
     async def close(self) -> None:
         await self._app.close_async()
@@ -185,8 +194,9 @@ class Pgqueuer:
         jobs = await self._queries.dequeue(self._batch, self._points, self._id, None, timedelta(seconds=30))
         return jobs
 
-    async def finish(self, job: Any) -> None:
-        await self._queries.log_jobs([(job, "successful", None)])
+    async def go_on(self, jobs: Sequence[Any]) -> Sequence[Any]:
+        await self._queries.log_jobs([(job, "successful", None) for job in jobs])
+        return await self.claim()
 
     async def close(self) -> None:
         await self._connection.close()
@@ -316,12 +326,10 @@ async def _claiming(queue_: Queue, number: int) -> None:
     while line := sys.stdin.readline():
         what, claims = json.loads(line)
         begin, done = time.perf_counter(), 0  # one clock for all processes of a machine
+        jobs: Sequence[Any] = ()
         while done < claims:
-            jobs = await queue_.claim()
+            jobs = await (queue_.go_on(jobs) if jobs and what == "jobs" else queue_.claim())
             assert jobs, "the backlog ran out"
-            if what == "jobs":
-                for job in jobs:
-                    await queue_.finish(job)
             done += len(jobs)
         print(json.dumps([done, begin, time.perf_counter()]), flush=True)
         if isinstance(queue_, Ours):

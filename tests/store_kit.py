@@ -21,6 +21,7 @@ from imagen.store.db import Database
 from imagen.store.intake import NewJob
 from imagen.store.order import place_of
 from imagen.store.queue import Claim
+from imagen.store.taking import Wish
 
 MODEL = Model(name="test", backend="script", device="cpu@here")
 OTHER = Model(name="other", backend="script", device="cpu@here")
@@ -81,10 +82,14 @@ PREVIEWS = previews_by(merge)  # what `started` says of them
 
 async def take(db: Database, worker: str = WORKER, **how: Any) -> Claim | None:
     """Claim the next job."""
-    places = {"test": PLACE, "other": PLACE}
-    said: dict[str, Any] = {"places": places, "resolve": resolve, "knows": ("test", "other"), "started": started}
-    said |= {"previews": PREVIEWS} | how
-    return await db.write(queue.claim, worker=worker, **said)
+    wishes = {name: how.pop(name) for name in ("places", "knows", "loaded") if name in how}
+    return await db.write(queue.claim, wish(worker, **wishes), **{"resolve": resolve, "started": started} | how)
+
+
+def wish(worker: str = WORKER, **changes: Any) -> Wish:
+    """Both models, where `PLACE` is."""
+    said: dict[str, Any] = {"places": {"test": PLACE, "other": PLACE}, "knows": ("test", "other")}
+    return Wish(worker=worker, previews=PREVIEWS, **said | changes)
 
 
 async def record(db: Database, job: str) -> list[Event]:

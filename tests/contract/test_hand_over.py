@@ -60,7 +60,7 @@ async def next_while(db: Database, folder: Path, engine: Engine, claim: Claim) -
     images = ImageStore("local", folder / "images")
 
     async def run(one: Claim) -> State | None:
-        drawn = lambda freed: told.append(freed.job)  # noqa: E731 - a name for one line
+        drawn = lambda freed, _next: told.append(freed.job)  # noqa: E731 - a name for one line
         return await runner.run(one, engine, db=db, images=images, policy=merge(None), drawn=drawn)
 
     running = asyncio.create_task(run(claim))

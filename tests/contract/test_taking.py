@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from sqlalchemy import Connection, delete, insert, select, text, update
 from tests.postgres_kit import Postgres
-from tests.store_kit import MODEL, OTHER, PLACE, PREVIEWS, WORKER, database, new, record, resolve, started, take
+from tests.store_kit import MODEL, OTHER, PLACE, WORKER, database, new, record, resolve, started, take, wish
 
 from imagen.core.device import Pause
 from imagen.core.errors import SetupError
@@ -36,15 +36,7 @@ def address(postgres: Postgres) -> str:
 
 async def at_once(db: Database, **changes: Any) -> tuple[Any, bool]:
     """Only the one statement."""
-    said: dict[str, Any] = {
-        "worker": WORKER,
-        "places": {"test": PLACE, "other": PLACE},
-        "knows": ("test", "other"),
-        "loaded": (),
-        "now": datetime.now(UTC),
-        "previews": PREVIEWS,
-    }
-    return await db.write(taking.take, **said | changes)
+    return await db.write(taking.take, wish(**changes), datetime.now(UTC))
 
 
 async def opened(db: Database) -> None:
@@ -261,15 +253,7 @@ async def test_it_is_planned_once_and_leaves_no_setting_behind(address: str) -> 
 
         def twelve(connection: Connection) -> tuple[str, str, int]:
             for _ in range(12):
-                taking.take(
-                    connection,
-                    worker=WORKER,
-                    places={"test": PLACE},
-                    knows=("test",),
-                    loaded=(),
-                    now=datetime.now(UTC),
-                    previews=PREVIEWS,
-                )
+                taking.take(connection, wish(places={"test": PLACE}), datetime.now(UTC))
             assert not connection.connection.driver_connection.info.transaction_status, "nothing is left open"  # type: ignore[union-attr]
             planned = text("select sum(custom_plans) from pg_prepared_statements where name like 'imagen%'")
             modes = connection.execute(
@@ -288,13 +272,11 @@ async def test_a_server_that_forgot_the_statement_is_told_it_again(address: str)
         (job,) = await db.write(intake.submit, [new()])
 
         def forgotten(connection: Connection) -> Any:
-            said: dict[str, Any] = {"worker": WORKER, "places": {"test": PLACE}, "knows": ("test",), "loaded": ()}
-            said |= {"now": datetime.now(UTC), "previews": PREVIEWS}
-            other = said | {"places": {"test": replace(PLACE, device="nowhere@here")}}
-            assert taking.take(connection, **other) == (None, False)
+            nowhere = wish(places={"test": replace(PLACE, device="nowhere@here")})
+            assert taking.take(connection, nowhere, datetime.now(UTC)) == (None, False)
             connection.execute(text("deallocate all"))
             connection.connection.commit()
-            return taking.take(connection, **said)
+            return taking.take(connection, wish(places={"test": PLACE}), datetime.now(UTC))
 
         row, _ = await db.write(forgotten)
         assert row.id == job
@@ -305,10 +287,10 @@ async def test_a_server_that_forgot_the_statements_but_one_is_told_them_again(ad
     known, newer, newest = "select 1 as n", "select 2 as n", "select 3 as n"
 
     def forgotten(connection: Connection) -> list[int]:
-        driver.at_once(connection, (known,), {}, behind=known)
+        driver.at_once(connection, (known,), {}, behind=(known,))
         connection.connection.driver_connection.pgconn.exec_(b"deallocate all")  # type: ignore[union-attr]
         said = [(known, newer), (newest,), (known,), (newer,)]
-        return [driver.at_once(connection, one, {}, behind=known).n for one in said]
+        return [driver.at_once(connection, one, {}, behind=(known,))[-1].n for one in said]
 
     async with database(address) as db:
         assert await db.write(forgotten) == [2, 3, 1, 2]
@@ -325,8 +307,7 @@ async def test_in_the_middle_of_a_transaction_the_long_way_is_gone(address: str)
             assert taking.possible(connection, places)
             connection.execute(text("select 1"))
             assert not taking.possible(connection, places)
-            how: dict[str, Any] = {"places": places, "resolve": resolve, "knows": ("test", "other"), "started": started}
-            claim = queue.claim(connection, worker=WORKER, previews=PREVIEWS, **how)
+            claim = queue.claim(connection, wish(places=places), resolve=resolve, started=started)
             assert claim is not None
             assert claim.job == job
             raise LookupError

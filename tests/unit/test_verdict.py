@@ -103,14 +103,13 @@ async def test_what_is_spoiled_is_named(
 def _sound(connection: Connection, store: Path) -> None:
     """One job: queued, started, put back, started, a picture, completed."""
     intake.submit(connection, [store_kit.new()])
-    how = {"places": {"test": store_kit.PLACE}, "resolve": store_kit.resolve, "knows": ("test",)}
-    how |= {"previews": store_kit.PREVIEWS}
-    first = queue.claim(connection, worker=store_kit.WORKER, started=store_kit.started, **how)  # type: ignore[arg-type]
+    wish = store_kit.wish(places={"test": store_kit.PLACE}, knows=("test",))
+    first = queue.claim(connection, wish, resolve=store_kit.resolve, started=store_kit.started)
     assert first is not None
     error = Crashed("the worker died while drawing", hint="try again")
     queue.give_back(connection, first, reason="worker 1 died", error=error)
     connection.execute(update(jobs).values(run_after=None))
-    claim = queue.claim(connection, worker=store_kit.WORKER, started=store_kit.started, **how)  # type: ignore[arg-type]
+    claim = queue.claim(connection, wish, resolve=store_kit.resolve, started=store_kit.started)
     assert claim is not None
     data = b"a picture"
     (store / "fox.png").write_bytes(data)

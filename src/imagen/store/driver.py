@@ -35,21 +35,16 @@ def is_idle(connection: Connection) -> bool:
     return bool(driver.pgconn.transaction_status == TransactionStatus.IDLE)
 
 
-def at_once(connection: Connection, statements: Sequence[str], given: Mapping[str, Any], *, behind: str) -> Any:
-    """Say statements as one transaction, in one way to the server and back; the row that the last one brings, if any.
+def at_once(
+    connection: Connection, statements: Sequence[str], given: Mapping[str, Any], *, behind: Sequence[str]
+) -> list[Any]:
+    """Say statements as one transaction, in one way to the server and back; the row that each brings, or None.
 
     `behind` goes with them, as a transaction of its own. All is over when this returns: the connection has to be idle,
     and what is said after it begins anew.
     """
-    from psycopg.adapt import Transformer
-
     with _as_from_sqlalchemy(connection, statements[-1]):
-        brought = _one_way(connection, (statements, (behind,)), given)[-1]
-        if not brought.ntuples:
-            return None
-        loaded = Transformer(connection.connection.driver_connection)
-        loaded.set_pgresult(brought)
-        return loaded.load_row(0, _row(tuple(brought.fname(n).decode() for n in range(brought.nfields))))
+        return [_first(connection, brought) for brought in _one_way(connection, (statements, behind), given)]
 
 
 def commit(connection: Connection, *, behind: str, given: Mapping[str, Any]) -> None:
@@ -136,6 +131,16 @@ def _prepared(connection: Connection, driver: Any, statement: str) -> tuple[byte
             raise error_from_result(made)
         known[statement] = (name, list(numbers))
     return known[statement]
+
+
+def _first(connection: Connection, brought: Any) -> Any:
+    from psycopg.adapt import Transformer
+
+    if not brought.ntuples:
+        return None
+    loaded = Transformer(connection.connection.driver_connection)
+    loaded.set_pgresult(brought)
+    return loaded.load_row(0, _row(tuple(brought.fname(n).decode() for n in range(brought.nfields))))
 
 
 class _Numbers(dict[str, str]):

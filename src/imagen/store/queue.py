@@ -32,8 +32,9 @@ from imagen.core.request import PreviewPolicy, Request, preview_policy
 from imagen.store import journal, order, slots, taking, telling, templates
 from imagen.store.bell import queue_of, slot_of, touch
 from imagen.store.intake import Resolve, adopt, request_of
-from imagen.store.order import MayPass, Place, Turn
+from imagen.store.order import MayPass, Turn
 from imagen.store.tables import images, is_queued, is_running, jobs
+from imagen.store.taking import Wish
 from imagen.store.webhooks import TOPIC
 
 MAX_FAILURES = 3
@@ -66,35 +67,29 @@ class Claim:
 
 def claim(
     connection: Connection,
+    wish: Wish,
     *,
-    worker: str,
-    places: Mapping[str, Place],
     resolve: Resolve,
-    knows: Sequence[str],
     started: Callable[[Claim, bool], Started],
-    previews: str,
-    loaded: Sequence[str] = (),
     may_pass: MayPass = lambda _device, _oldest, _younger, _waiting: True,
     only: Sequence[str] | None = None,
     enlist: Callable[[Connection], None] = lambda _connection: None,
 ) -> Claim | None:
     """Take the next job and a free slot of its device, in one transaction; None when there is nothing to do.
 
-    `places` are the models this worker draws, `knows` the names `resolve` understands,
-    `only` restricts it to these jobs, and a model in `loaded` goes before others of the same priority
-    while `may_pass` allows it. `enlist` enters the worker in the list of workers if it is not there.
-    `previews` is what `started` says of them, as `taking.take` is given it.
+    `resolve` understands the names that the wish knows. `only` restricts it to these jobs, and a model that is loaded
+    goes before others of the same priority while `may_pass` allows it. `enlist` enters the worker in the list of
+    workers if it is not there.
     """
-    now = datetime.now(UTC)
+    now, places = datetime.now(UTC), wish.places
     if only is None and taking.possible(connection, places):
-        said: dict[str, Any] = {"knows": knows, "loaded": loaded, "previews": previews}
-        found, sure = taking.take(connection, worker=worker, places=places, now=now, **said)
+        found, sure = taking.take(connection, wish, now)
         if found is not None:
             return _claim_of(connection, found, now)
         if sure:
             return None
     enlist(connection)
-    adopt(connection, resolve, knows, only, now)
+    adopt(connection, resolve, wish.knows, only, now)
     free = slots.rooms(connection, places.values(), now)
     models = [model for model, place in places.items() if place.device in free]
     if not models:
@@ -102,12 +97,12 @@ def claim(
     heads = slots.fitting(order.heads(connection, models, now, only), places, free)
     if not heads:
         return None
-    chosen = order.loaded_first(connection, heads, places, loaded, may_pass)
+    chosen = order.loaded_first(connection, heads, places, wish.loaded, may_pass)
     device = places[chosen.model].device
     row = connection.execute(
         update(jobs)
         .where(jobs.c.id == chosen.id, is_queued)
-        .values(**taking.changes(jobs, worker, device, now))
+        .values(**taking.changes(jobs, wish.worker, device, now))
         .returning(*jobs.c)
     ).one()
     need_mib = places[chosen.model].need_mib(chosen)
@@ -117,7 +112,7 @@ def claim(
 
 def say(connection: Connection, claim: Claim, event: Event) -> int:
     """Record a durable event of a running attempt (`warning`); LeaseLost when it is not ours any more."""
-    return _write(connection, claim, event)
+    return _write(connection, claim, event)[0]
 
 
 def keep_handle(connection: Connection, claim: Claim, handle: Mapping[str, Any]) -> None:
@@ -125,9 +120,12 @@ def keep_handle(connection: Connection, claim: Claim, handle: Mapping[str, Any])
     _write(connection, claim, handle=dict(handle))
 
 
-def free_device(connection: Connection, claim: Claim) -> None:
-    """This attempt needs its device no more: the next job may have it, while this one is being saved."""
-    _write(connection, claim, frees=True)
+def free_device(connection: Connection, claim: Claim, *, then: Wish | None = None) -> Claim | None:
+    """This attempt needs its device no more: the next job may have it, while this one is being saved.
+
+    That job, if `then` says what is wanted and it can be taken without another way to the database.
+    """
+    return _write(connection, claim, frees=True, then=then)[1]
 
 
 def add_image(connection: Connection, claim: Claim, event: Image, *, path: str, mime: str) -> int:
@@ -136,7 +134,7 @@ def add_image(connection: Connection, claim: Claim, event: Image, *, path: str, 
     names = ("id", "url", "width", "height", "seed", "sha256", "pixels_sha256")
     row = {name: getattr(image, name) for name in names}
     row |= {"idx": image.index, "path": path, "mime": mime, "created_at": event.at}
-    return _write(connection, claim, event, picture=row)
+    return _write(connection, claim, event, picture=row)[0]
 
 
 def finish(
@@ -146,13 +144,18 @@ def finish(
     *,
     timings: Mapping[str, float],
     facts: Mapping[str, Any],
-) -> int:
-    """The end of a job: its state, its last event (to which the stored pictures are added) and its slot, at once."""
+    then: Wish | None = None,
+) -> Claim | None:
+    """The end of a job: its state, its last event (to which the stored pictures are added) and its slot, at once.
+
+    And the next job, as with `free_device`.
+    """
     return _write(
         connection,
         claim,
         event,
         frees=True,
+        then=then,
         state=State(event.type),
         finished_at=event.at,
         error=event.error.as_dict() if isinstance(event, Failed) else None,
@@ -160,7 +163,7 @@ def finish(
         timings=dict(timings),
         facts=dict(facts),
         failures=claim.failures + isinstance(event, Failed),
-    )
+    )[1]
 
 
 def give_back(
@@ -267,17 +270,24 @@ def _write(
     *,
     picture: Mapping[str, Any] = MappingProxyType({}),
     frees: bool = False,
+    then: Wish | None = None,
     **values: Any,
-) -> int:
-    """Change the row of a running attempt, tell of it under the job's next number, and whatever goes with that."""
+) -> tuple[int, Claim | None]:
+    """Change the row of a running attempt, tell of it under the job's next number, and whatever goes with that.
+
+    On PostgreSQL it is over with that: it has to be all of its transaction.
+    """
     topics = [slot_of(claim.model.device)] if frees else []
     if event is not None:
         topics += [claim.job, TOPIC] if event.terminal and claim.webhook else [claim.job]
     if telling.possible(connection):
-        seq = telling.tell(connection, claim, event, values, picture=picture, frees=frees, topics=topics)
-        if seq is None:
-            raise LeaseLost(claim.job)
-        return seq
+        now = datetime.now(UTC)
+        then = then if then and taking.possible(connection, then.places) else None
+        what: dict[str, Any] = {"picture": picture, "frees": frees, "topics": topics, "then": then, "now": now}
+        number, row = telling.tell(connection, claim, event, values, **what)
+        if number is None:
+            raise LeaseLost(claim.job)  # what was taken all the same goes back (`Worker._reconcile`)
+        return number, row and _claim_of(connection, row, now)
     seq = _fence(connection, claim, more=int(event is not None), **values)
     if isinstance(event, Completed | Failed | Cancelled):
         event = replace(event, images=journal.stored_images(connection, claim.job))
@@ -288,7 +298,7 @@ def _write(
     if frees:
         slots.free(connection, claim.job, claim.model.device)
     touch(connection, *topics)
-    return seq
+    return seq, None
 
 
 def _fence(connection: Connection, claim: Claim, *, more: int = 0, **values: Any) -> int:

@@ -7,6 +7,7 @@ in its list, a job that was begun before, a model with a wish of its own for pre
 """
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from datetime import datetime
 from itertools import chain
 from typing import Any
@@ -69,39 +70,53 @@ def possible(connection: Connection, places: Mapping[str, Place]) -> bool:
     )
 
 
-def take(
-    connection: Connection,
-    *,
-    worker: str,
-    places: Mapping[str, Place],
-    knows: Sequence[str],
-    loaded: Sequence[str],
-    now: datetime,
-    previews: str,
-) -> tuple[Any, bool]:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Wish:
+    """What a worker would take next."""
+
+    worker: str
+    places: Mapping[str, Place]  # of the models it draws
+    knows: Sequence[str]  # the names it understands
+    # JSON, what `started` says of them: by the method that a job asks for (or ""), then by whether somebody watches.
+    previews: str
+    loaded: Sequence[str] = ()  # models that may go before others of the same priority
+
+    def given(self, now: datetime) -> dict[str, Any]:
+        """As the statement is given it."""
+        return {
+            "worker": self.worker,
+            "names": list(self.places),
+            "places": [place.device for place in self.places.values()],
+            "counts": [place.slots for place in self.places.values()],
+            "devices": list({place.device for place in self.places.values()}),
+            "knows": list(self.knows),
+            "loaded": list(self.loaded),
+            "now": now,
+            "previews": self.previews,
+        }
+
+
+def take(connection: Connection, wish: Wish, now: datetime) -> tuple[Any, bool]:
     """The row of the job that was taken, for good; and whether the long way would find no other.
 
-    `previews` is JSON, what `started` says of them: by the method that a job asks for (or ""), then by whether somebody
-    watches. A connection that breaks leaves it open whether a job was taken: then it is asked again, and what nobody
-    heard of goes back (`Worker._reconcile`).
+    A connection that breaks leaves it open whether a job was taken: then it is asked again, and what nobody heard of
+    goes back (`Worker._reconcile`).
     """
-    given = {
-        "worker": worker,
-        "names": list(places),
-        "places": [place.device for place in places.values()],
-        "counts": [place.slots for place in places.values()],
-        "devices": list({place.device for place in places.values()}),
-        "knows": list(knows),
-        "loaded": list(loaded),
-        "now": now,
-        "previews": previews,
-    }
-    statements = (PLANNED_ONCE, driver.spoken(connection, _put_together))
-    row = driver.at_once(connection, statements, given, behind=NOTIFY_FOUND)
+    *_, row = driver.at_once(connection, statements(connection), wish.given(now), behind=(NOTIFY_FOUND,))
+    return taken(connection, row), row.id is not None or row.nothing
+
+
+def statements(connection: Connection) -> tuple[str, str]:
+    """What is said; the second brings the row."""
+    return PLANNED_ONCE, driver.spoken(connection, _put_together)
+
+
+def taken(connection: Connection, row: Any) -> Any:
+    """The row of the job, if there is one in what was brought; the others were told."""
     if row.id is None:
-        return None, row.nothing
+        return None
     told(connection, row.id)
-    return row, True
+    return row
 
 
 def changes(job: FromClause, worker: Any, device: Any, now: Any) -> dict[str, Any]:
@@ -139,26 +154,26 @@ def _put_together() -> Select[Any]:
     chosen = _chosen(heads)
     now, worker = bindparam("now", type_=Instant), bindparam("worker", type_=Text)
     job: Any = jobs.alias("job")
-    taken = (
+    begun = (
         update(job)
         .where(job.c.id == chosen.c.id, job.c.state == literal_column("'queued'"))
         .values(**changes(job, worker, chosen.c.device, now))
         .returning(*(job.c[name] for name in TOLD))
-        .cte("taken")
+        .cte("begun")
     )
     seat = (
         update(slots_table)
-        .where(slots_table.c.device == taken.c.device, slots_table.c.slot == chosen.c.slot)
-        .values(job_id=taken.c.id, attempt=taken.c.attempt, vram_mib=null())
+        .where(slots_table.c.device == begun.c.device, slots_table.c.slot == chosen.c.slot)
+        .values(job_id=begun.c.id, attempt=begun.c.attempt, vram_mib=null())
         .returning(slots_table.c.slot)
         .cte("seat")
     )
-    watched = exists().where(watchers.c.job_id == taken.c.id, watchers.c.expires_at > now)
+    watched = exists().where(watchers.c.job_id == begun.c.id, watchers.c.expires_at > now)
     body = func.jsonb_build_object(
-        *_named(request=_request(taken.c), worker=worker, device=taken.c.device),
+        *_named(request=_request(begun.c), worker=worker, device=begun.c.device),
         *_named(preview=func.jsonb_extract_path(chosen.c.previews, cast(watched, Text))),
     )
-    event: Any = (taken.c.id, taken.c.seq, literal_column(f"'{Started.type}'"), now, taken.c.attempt, body)
+    event: Any = (begun.c.id, begun.c.seq, literal_column(f"'{Started.type}'"), now, begun.c.attempt, body)
     event_told = (
         insert(events)
         .from_select(["job_id", "seq", "type", "at", "attempt", "body"], select(*event).join(chosen, true()))
@@ -170,8 +185,8 @@ def _put_together() -> Select[Any]:
         select(func.count()).select_from(free).scalar_subquery() == func.cardinality(_texts("names")),
     )
     said = select(nothing.label("nothing")).subquery("said")
-    answer = select(taken, said.c.nothing, found(select(taken.c.id).scalar_subquery()).label("found"))
-    return answer.select_from(said.outerjoin(taken, true())).add_cte(seat, event_told)
+    answer = select(begun, said.c.nothing, found(select(begun.c.id).scalar_subquery()).label("found"))
+    return answer.select_from(said.outerjoin(begun, true())).add_cte(seat, event_told)
 
 
 def _request(job: Any) -> ColumnElement[Any]:

@@ -1,12 +1,13 @@
 """What a worker says of its job in one statement: for PostgreSQL, where each is a way to another machine and back.
 
 Under the fence of its attempt: what becomes of the job's row, the event that tells of it, a picture, the slot that
-comes free. It is committed and heard of with the same way.
+comes free, and the job that is taken next for it. It is committed and heard of with the same way.
 """
 
 import functools
 import json
 from collections.abc import Callable, Mapping, Sequence
+from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import (
@@ -28,10 +29,11 @@ from sqlalchemy import (
 )
 
 from imagen.core.events import Event, body_of
-from imagen.store import driver
-from imagen.store.bell import behind, told
+from imagen.store import driver, taking
+from imagen.store.bell import NOTIFY_FOUND, behind, told
 from imagen.store.columns import Json
 from imagen.store.tables import events, images, is_running, jobs, slots
+from imagen.store.taking import Wish
 
 if TYPE_CHECKING:
     from imagen.store.queue import Claim
@@ -53,10 +55,15 @@ def tell(
     picture: Mapping[str, Any],
     frees: bool,
     topics: Sequence[str],
-) -> int | None:
-    """Write it for good; the number of the job's last event, or None where this attempt is not the current one."""
+    then: Wish | None,
+    now: datetime,
+) -> tuple[int | None, Any]:
+    """Write it for good; the number of the job's last event, or None where this attempt is not the current one.
+
+    `then` takes the next job with it; its row comes beside the number.
+    """
     if event is not None and connection.info.get("again") and (seq := _said(connection, claim, event)) is not None:
-        return seq
+        return seq, None
     make = _making(tuple(values), tuple(picture), event is not None, event is not None and event.terminal, frees)
     given: dict[str, Any] = {"job": claim.job, "its_attempt": claim.attempt, "device": claim.model.device}
     given |= {f"to_{name}": _plain(jobs.c[name], value) for name, value in values.items()}
@@ -64,11 +71,15 @@ def tell(
     if event is not None:
         given |= {"type": event.type, "at": event.at, "body": json.dumps(body_of(event))}
     words, topics_given = behind(topics)
-    row = driver.at_once(connection, [driver.spoken(connection, make)], given | topics_given, behind=words)
-    if row is None:
-        return None
+    said, news = [driver.spoken(connection, make)], [words]
+    if then is not None:
+        said += taking.statements(connection)
+        news.append(NOTIFY_FOUND)
+        given |= then.given(now)
+    brought = driver.at_once(connection, said, given | topics_given, behind=news)
     told(connection, *topics)
-    return int(row.seq)
+    seq = None if brought[0] is None else int(brought[0].seq)
+    return seq, None if then is None else taking.taken(connection, brought[-1])
 
 
 def _said(connection: Connection, claim: "Claim", event: Event) -> int | None:

@@ -1,4 +1,7 @@
-"""The files of a finished picture, brought into the image store and recorded: all of them, or none."""
+"""The files of a finished picture, brought into the image store and recorded: all of them, or none.
+
+Where none can be stored, nothing is drawn.
+"""
 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping
@@ -12,7 +15,34 @@ from imagen.store.queue import LeaseLost
 FIRST_S = 1.0  # how soon it is tried again; then twice as long each time
 LONGEST_S = 10.0
 HURRIED_S = 12.0  # for how long a command that somebody waits for tries, whatever the store's own patience
+PROVE_S = 5.0  # how often a worker that cannot store pictures tries it
 DROP_S = 3.0  # for taking away what nobody will record; what is left after that is found by gc
+
+
+class Room:
+    """Can pictures be stored? Until then nothing is drawn, which would only be drawn again."""
+
+    def __init__(self, images: ImageStore, log: Callable[[str], None]) -> None:
+        self.trouble = ""  # why they could not when that was last tried; who asks what a job waits for is told
+        self._images = images
+        self._log = log
+
+    async def proven(self) -> bool:
+        """Has it been seen? While it has not, one try, and a pause where that fails."""
+        if self._images.proven:
+            return True
+        try:
+            await self._images.writable()
+        except ImagenError as error:
+            if error.message != self.trouble:
+                self._log(f"nothing is drawn here until pictures can be stored: {error.message}; hint: {error.hint}")
+            self.trouble = error.message
+            await asyncio.sleep(PROVE_S)
+            return False
+        if self.trouble:
+            self._log("pictures can be stored again")
+        self.trouble = ""
+        return True
 
 
 async def stored(

@@ -29,6 +29,7 @@ from imagen.store import journal, queue
 from imagen.store.db import Database
 from imagen.store.images import CELL, THUMBNAIL, ImageStore, side_path
 from imagen.store.queue import Claim, LeaseLost
+from imagen.store.taking import Wish
 
 MAX_DETAIL = 4000  # characters of a traceback: its end says what broke and where
 STOPPED = "the worker was stopped"
@@ -51,16 +52,18 @@ async def run(
     db: Database,
     images: ImageStore,
     policy: PreviewPolicy,
-    drawn: Callable[[Claim], object] = lambda _claim: None,
+    drawn: Callable[[Claim, Claim | None], object] = lambda _claim, _next: None,
+    wish: Callable[[], Wish | None] = lambda: None,
     monotonic: Callable[[], float] = time.monotonic,
     patient: bool = False,
 ) -> State | None:
     """Draw a claimed job to its end. Returns the state it was left in, or None when the lease was lost.
 
-    `drawn` is called as soon as the device may begin with something else. Cancelling the caller's task gives the
-    job back to the queue. Where the caller is `patient`, a picture that cannot be stored costs its job nothing.
+    `drawn` is called when the device may begin with something else before the end, or when the next job was taken with
+    the write that freed it, by the `wish` for one: with that job. Cancelling the caller's task gives the job back to
+    the queue. Where the caller is `patient`, a picture that cannot be stored costs its job nothing.
     """
-    return await _Attempt(claim, backend, db, images, policy, drawn, monotonic, patient).run()
+    return await _Attempt(claim, backend, db, images, policy, drawn, wish, monotonic, patient).run()
 
 
 class _Attempt:
@@ -71,7 +74,8 @@ class _Attempt:
         db: Database,
         images: ImageStore,
         policy: PreviewPolicy,
-        drawn: Callable[[Claim], object],
+        drawn: Callable[[Claim, Claim | None], object],
+        wish: Callable[[], Wish | None],
         monotonic: Callable[[], float],
         patient: bool,
     ) -> None:
@@ -85,6 +89,7 @@ class _Attempt:
         self.watch = Stopwatch(monotonic)
         self.live = Live(db, claim, policy, monotonic)
         self.drawn = drawn
+        self.wish = wish
         self.device_free = False
         # An engine with a queue of its own may be given the next job while this one is being decoded and saved.
         self.queues = isinstance(backend, Queues) and backend.queues
@@ -269,8 +274,7 @@ class _Attempt:
         """With its last picture drawn, a job needs its device no more: what is left is our own work."""
         if self.queues and not self.device_free and set(range(self.claim.request.n)) <= self.saved.union(drawn):
             self.device_free = True
-            await self.db.write(queue.free_device, self.claim)
-            self.drawn(self.claim)
+            self.drawn(self.claim, await self.db.write(queue.free_device, self.claim, then=self.wish()))
 
     def _nonsense(self, said: str) -> Crashed:
         return Crashed(
@@ -317,7 +321,12 @@ class _Attempt:
         try:
             await self.live.flush()
             facts = self.facts | {"preview_cost": self.live.cost()}
-            await self.db.write(queue.finish, self.claim, end, timings=self._timings(), facts=facts)
+            # After a failure there is more to look at before the next one is begun.
+            wish = self.wish() if isinstance(end, events.Completed) and not self.device_free else None
+            said: dict[str, Any] = {"timings": self._timings(), "facts": facts, "then": wish}
+            taken = await self.db.write(queue.finish, self.claim, end, **said)
+            if taken is not None:
+                self.drawn(self.claim, taken)
         except LeaseLost:
             return None
         return State(end.type)

@@ -26,6 +26,7 @@ from imagen.engine.drawing import runner
 from imagen.engine.drawing.able import Able
 from imagen.engine.drawing.apart import Apart
 from imagen.engine.drawing.fleet import Fleet
+from imagen.engine.drawing.keeping import Room
 from imagen.engine.drawing.memory import Memory
 from imagen.engine.drawing.offer import Offer
 from imagen.engine.drawing.started import previews_by, started
@@ -40,10 +41,10 @@ from imagen.store.images import ImageStore
 from imagen.store.intake import NewJob
 from imagen.store.order import Place
 from imagen.store.queue import Claim
+from imagen.store.taking import Wish
 
 MANY = 10_000  # jobs are remembered for whoever tells of them, where somebody does
 IDLE_S = 1.0  # a worker that hears nothing looks this often; run_after of a failed job has no bell
-PROVE_S = 5.0  # how often a worker that cannot store pictures tries it
 
 
 @dataclass(slots=True)
@@ -109,7 +110,7 @@ class Worker:
         self._offer = Offer(catalog, models, sharing=sharing, solo=only is not None, able=able)
         self._lacks_told: presence.Lacks = {}
         self._unheard: set[str] = set()  # running jobs of ours that we do not run, seen once
-        self._unstored = ""  # why pictures could not be stored when that was last tried
+        self._room = Room(images, log)
         self._claiming = True
 
     async def run(self) -> None:
@@ -125,11 +126,13 @@ class Worker:
                     surely = await self._news(mark)
                     continue
                 surely = True
-                task = asyncio.create_task(self._work(claimed), name=f"job-{claimed.job}")
-                self._running[claimed.job] = _Held(claimed, task)
-                self._begun[claimed.job] = claimed.attempt
-                if len(self._begun) > MANY:  # nobody asks
-                    self._begun.clear()
+                self._begin(claimed)
+
+    def _begin(self, claim: Claim) -> None:
+        self._running[claim.job] = _Held(claim, asyncio.create_task(self._work(claim), name=f"job-{claim.job}"))
+        if len(self._begun) == MANY:  # nobody asks
+            self._begun.clear()
+        self._begun[claim.job] = claim.attempt
 
     def begun(self) -> Mapping[str, int]:
         """The jobs that were taken since this was asked last, and which attempt of each it is."""
@@ -194,7 +197,7 @@ class Worker:
         """Say that we are here, and what we draw."""
         lacks = self._offer.lacks()
         news = lacks if lacks != self._lacks_told else None
-        trouble = self._unstored or None
+        trouble = self._room.trouble or None
         loaded = self._turns.loaded()
         if not await self._db.write(presence.beat, self.id, self._offer.serves(), loaded, trouble, lacks=news):
             await self._db.write(self._arrive)
@@ -230,17 +233,29 @@ class Worker:
             return None
         return queue.claim(
             connection,
-            worker=self.id,
-            places={model: place for model, place in places.items() if model not in self._left},
+            self._wish(places, self._left),
             resolve=self._resolve,
-            knows=tuple(self._catalog()),
             started=lambda claim, watched: started(claim, watched, self._policy(claim)),
-            previews=self._previews,
-            loaded=self._turns.preferred(),
             may_pass=self._turns.may_pass,
             only=only,
             enlist=self._enlist,
         )
+
+    def _wish(self, places: Mapping[str, Place], left: Collection[str]) -> Wish:
+        return Wish(
+            worker=self.id,
+            places={model: place for model, place in places.items() if model not in left},
+            knows=tuple(self._catalog()),
+            loaded=self._turns.preferred(),
+            previews=self._previews,
+        )
+
+    def _wish_at_once(self) -> Wish | None:
+        """For when a device comes free; None where there is more to look at before the next job is taken."""
+        if self._only is not None or not self._claiming or not self._images.proven:
+            return None
+        takes = self._offer.takes()
+        return None if self._turns.better_elsewhere(takes) else self._wish(takes, ())
 
     def _enlist(self, connection: Connection) -> None:
         if not presence.listed(connection, self.id):
@@ -268,8 +283,7 @@ class Worker:
             try:
                 names = tuple(self._catalog())
                 paused = await self._db.read(devices.paused, datetime.now(UTC))
-                look = partial(self._meet, paused)
-                await sweep(self._db, self._obituaries, self._log, names, me=self.id, look=look)
+                await sweep(self._db, self._obituaries, self._log, names, me=self.id, look=partial(self._meet, paused))
                 for claim, error in self._returns[:]:
                     with contextlib.suppress(queue.LeaseLost):
                         reason = error.message if error else "the database was away"
@@ -277,7 +291,7 @@ class Worker:
                     self._returns.remove((claim, error))
                 await self._beat()
                 if self._only is None and self._models is None:
-                    self._offer.left_over = await self._db.read(order.left_over, tuple(self._catalog()))
+                    self._offer.left_over = await self._db.read(order.left_over, names)
                 await self._reconcile()
                 await self._memory.tidy()
                 if troubled:
@@ -306,9 +320,7 @@ class Worker:
     async def _claim(self, surely: bool) -> Claim | None:
         """`surely`: something happened. Otherwise only look, before asking for the one write lock of SQLite."""
         try:
-            if self._only is None and not self._free(self._offer.takes()):
-                return None
-            if self._only is None and not self._images.proven and not await self._proven():
+            if self._only is None and not (self._free(self._offer.takes()) and await self._room.proven()):
                 return None
             if not surely and not await self._db.read(self._might):
                 return None
@@ -319,32 +331,19 @@ class Worker:
             await asyncio.sleep(IDLE_S)
             return None
 
-    async def _proven(self) -> bool:
-        """Can pictures be stored? Until then nothing is drawn, which would only be drawn again."""
-        try:
-            await self._images.writable()
-        except ImagenError as error:
-            if error.message != self._unstored:
-                self._log(f"nothing is drawn here until pictures can be stored: {error.message}; hint: {error.hint}")
-            self._unstored = error.message  # the next beat tells it to who asks what a job waits for
-            await asyncio.sleep(PROVE_S)
-            return False
-        if self._unstored:
-            self._log("pictures can be stored again")
-        self._unstored = ""
-        return True
-
     def _policy(self, claim: Claim) -> PreviewPolicy:
         return merge(claim.preview, preview_policy(claim.model.preview), self._server_policy)
 
-    def _note_drawn(self, claim: Claim) -> None:
-        """The device is free for the next while this one is still being saved."""
+    def _note_drawn(self, claim: Claim, taken: Claim | None = None) -> None:
+        """The device is free for the next while this one is still being saved; it may have been taken with that."""
         held = self._running.get(claim.job)
         if held is not None and not held.drawn:
             held.drawn = True
             self._turns.end(claim)
             # The bell rang when that was written, but until now this worker took the device for busy.
             self._db.ring(slot_of(claim.model.device))
+            if taken is not None and not held.task.cancelling():  # else it goes back as we leave
+                self._begin(taken)
 
     async def _work(self, claim: Claim) -> None:
         self._turns.begin(claim)
@@ -357,6 +356,7 @@ class Worker:
                 images=self._images,
                 policy=self._policy(claim),
                 drawn=self._note_drawn,
+                wish=self._wish_at_once,
                 monotonic=self._monotonic,
                 patient=self._only is None,
             )

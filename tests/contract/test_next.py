@@ -1,0 +1,221 @@
+"""With the write that frees a device its worker takes the next job: one transaction, one way to PostgreSQL and back."""
+
+import asyncio
+from collections.abc import AsyncGenerator, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from sqlalchemy import Connection, insert, literal_column, select, update
+from tests.postgres_kit import Postgres
+from tests.store_kit import MODEL, OTHER, PLACE, WORKER, database, grammar, new, record, resolve, take, wish
+
+from imagen.core.errors import Check, Rejected
+from imagen.core.events import Completed
+from imagen.core.ids import new_id
+from imagen.core.model import Model
+from imagen.core.request import Request
+from imagen.core.signals import Output, Phase, Signal, Step
+from imagen.engine.drawing.worker import Worker
+from imagen.store import devices, intake, presence, queue
+from imagen.store.db import Database
+from imagen.store.images import ImageStore
+from imagen.store.queue import Claim, LeaseLost
+from imagen.store.tables import jobs, slots
+
+JOBS = 6
+ENDED = {"completed", "queued"}
+
+
+class Engine:
+    """Draws at once; it may say early that its device is free, and refuses what it is asked to."""
+
+    def __init__(self, *, early: bool) -> None:
+        self.early = early
+        self.drawn: list[str] = []
+
+    async def check(self, model: Model) -> Sequence[Check]:
+        return []
+
+    async def generate(
+        self, request: Request, model: Model, previews: object, resume: str | None = None
+    ) -> AsyncGenerator[Signal]:
+        self.drawn.append(request.prompt)
+        yield Step(step=1, total=1)
+        if request.prompt == "refused":
+            raise Rejected("not this one", hint="ask for another")
+        yield Phase(name="decoding", device_free=self.early)
+        yield Output(data=bytes(192), width=8, height=8)
+
+    async def aclose(self) -> None: ...
+
+
+async def finished(db: Database, claim: Claim, **how: Any) -> Claim | None:
+    end = Completed(job=claim.job, attempt=claim.attempt)
+    return await db.write(queue.finish, claim, end, timings={}, facts={}, then=wish(**how))
+
+
+@pytest.mark.needs_postgres
+async def test_the_end_and_the_next_beginning_are_one_transaction(postgres: Postgres) -> None:
+    """What is brought is what a claim of its own brings, and the slot goes from hand to hand."""
+    async with database(postgres.new_database()) as db:
+        ids = await db.write(intake.submit, [new(), new(), new(OTHER)])
+        first = await take(db)
+        assert first is not None
+        second = await finished(db, first)
+        assert second is not None
+        third = await db.write(queue.free_device, second, then=wish())
+        assert third is not None
+        assert [first.job, second.job, third.job] == ids
+        alike: dict[str, Any] = {"job": "", "turn": None, "waited_s": 0.0}
+        assert replace(second, **alike) == replace(first, **alike)
+        assert third.model == replace(OTHER, device=MODEL.device)
+        for claim, types in (
+            (first, "queued started completed"),
+            (second, "queued started"),
+            (third, "queued started"),
+        ):
+            told = await record(db, claim.job)
+            assert " ".join(event.type for event in told) == types
+            grammar(told)
+        written = select(jobs.c.id, literal_column("xmin::text").label("xmin"))
+        by: dict[str, str] = {row.id: row.xmin for row in await db.read(lambda c: c.execute(written).all())}
+        assert by[first.job] != by[third.job]
+        assert by[second.job] == by[third.job], "the change of a row says who made it last"
+        assert await db.read(_held) == [third.job]
+        assert await finished(db, third) is None, "nothing waits"
+        assert await finished(db, second) is None
+        assert await db.read(_held) == []
+
+
+@pytest.mark.needs_postgres
+async def test_what_has_a_question_in_it_waits_for_a_claim_of_its_own(postgres: Postgres) -> None:
+    """The end is recorded all the same, and the long way finds the job."""
+    async with database(postgres.new_database()) as db:
+        await db.write(intake.submit, [new(), new(), new(), new(), new(OTHER)])
+        claim = await take(db)
+        assert claim is not None
+        assert await finished(db, claim, places={"test": replace(PLACE, budget_mib=900)}) is None, "a shared card"
+        claim = await take(db)
+        assert claim is not None
+        assert await finished(db, claim, loaded=("other",)) is None, "may the other one pass?"
+        claim = await take(db)
+        assert claim is not None
+        await db.write(lambda c: c.execute(insert(jobs).values(id=new_id(), prompt="by SQL", model="test")))
+        assert await finished(db, claim) is None, "somebody has to resolve it first"
+        claim = await take(db)
+        assert claim is not None
+        await db.write(presence.leave, WORKER)
+        assert await finished(db, claim) is None, "it was buried"
+        assert await db.read(_held) == []
+        claim = await take(db)
+        assert claim is not None
+
+
+@pytest.mark.needs_postgres
+async def test_who_lost_his_job_is_not_told_of_the_next(postgres: Postgres) -> None:
+    """What was taken all the same is a job of ours that nobody draws, and goes back as such."""
+    async with database(postgres.new_database()) as db:
+        places = {"test": replace(PLACE, slots=2)}
+        ids = await db.write(intake.submit, [new(), new()])
+        claim = await take(db, places=places)
+        assert claim is not None
+        await db.write(lambda c: c.execute(update(jobs).where(jobs.c.id == ids[0]).values(attempt=2)))
+        with pytest.raises(LeaseLost):
+            await finished(db, claim, places=places)
+        assert ids[1] in await db.read(presence.holds, WORKER)
+        await db.write(queue.unheard, ids[1], WORKER)
+        again = await take(db, places=places)
+        assert again is not None
+        assert (again.job, again.attempt) == (ids[1], 2)
+
+
+@pytest.mark.parametrize("early", [False, True], ids=["at the end", "early"])
+async def test_a_worker_goes_from_job_to_job(
+    place: str, tmp_path: Path, early: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In order, each once; after a failure it looks again. On PostgreSQL it claims twice, for all of them."""
+    asked, claim = 0, queue.claim
+
+    def counted(*args: Any, **how: Any) -> Claim | None:
+        nonlocal asked
+        found = claim(*args, **how)
+        asked += found is not None
+        return found
+
+    monkeypatch.setattr(queue, "claim", counted)
+    async with database(place) as db:
+        asks = [new(prompt="refused" if number == 2 else f"fox {number}") for number in range(JOBS)]
+        ids = await db.write(intake.submit, asks)
+        engine = Engine(early=early)
+        working = asyncio.create_task(_worker(db, tmp_path, engine).run())
+        try:
+            async with asyncio.timeout(60):
+                await _ended(db, ids)
+        finally:
+            working.cancel()
+            await asyncio.gather(working, return_exceptions=True)
+        assert engine.drawn == [ask.request.prompt for ask in asks]
+        for number, job in enumerate(ids):
+            told = await record(db, job)
+            grammar(told)
+            assert told[-1].type == ("failed" if number == 2 else "completed")
+        assert asked == (2 if "postgresql" in place else JOBS)
+        assert await db.read(_held) == []
+
+
+@pytest.mark.parametrize("politely", [True, False])
+async def test_a_worker_that_is_told_to_stop_leaves_the_rest(place: str, tmp_path: Path, politely: bool) -> None:
+    """What it has not drawn waits for somebody else, also what it took with the last end."""
+    async with database(place) as db:
+        ids = await db.write(intake.submit, [new() for _ in range(JOBS)])
+        worker = _worker(db, tmp_path, Engine(early=False))
+        working = asyncio.create_task(worker.run())
+        try:
+            async with asyncio.timeout(60):
+                await _ended(db, ids[:2])
+                if politely:
+                    worker.stop_claiming()
+                    assert await worker.idle(30)
+        finally:
+            working.cancel()
+            await asyncio.gather(working, return_exceptions=True)
+        assert {row.state for row in await db.read(lambda c: c.execute(select(jobs.c.state)).all())} <= ENDED
+        assert await db.read(_held) == []
+
+
+@pytest.mark.needs_postgres
+async def test_on_a_paused_device_nothing_is_begun_with_an_end(postgres: Postgres) -> None:
+    """A pause ends what runs and no more."""
+    from tests.contract.test_devices import pause
+
+    async with database(postgres.new_database()) as db:
+        await db.write(intake.submit, [new(), new()])
+        claim = await take(db)
+        assert claim is not None
+        await db.write(devices.pause, MODEL.device, pause())
+        assert await finished(db, claim) is None
+
+
+def _worker(db: Database, folder: Path, engine: Engine) -> Worker:
+    return Worker(
+        db,
+        ImageStore("local", folder / "images"),
+        resolve=resolve,
+        backend_for=lambda _model: engine,
+        catalog=lambda: {"test": MODEL},
+        version="0",
+    )
+
+
+async def _ended(db: Database, ids: Sequence[str]) -> None:
+    over = select(jobs.c.id).where(jobs.c.id.in_(ids), jobs.c.finished_at.is_not(None))
+    mark = db.mark(jobs=True)
+    while len(await db.read(lambda c: c.execute(over).all())) < len(ids):
+        await db.changed(mark, 0.05)
+        mark = db.mark(jobs=True)
+
+
+def _held(connection: Connection) -> list[str]:
+    return list(connection.execute(select(slots.c.job_id).where(slots.c.job_id.is_not(None))).scalars())
