@@ -138,6 +138,9 @@ def test_the_list_can_be_narrowed(imagen: Any) -> None:
     assert prompts("--model", "mock-warm") == ["second"]
     assert prompts("--limit", "1") == ["third"]
     assert prompts("--state", "running") == []
+    assert imagen("jobs", "list", "--limit", "2").stderr == "the newest 2; see more with `--limit 20`\n"
+    assert imagen("jobs", "list").stderr == ""
+    assert imagen("jobs", "list", "--model", "nope").stderr == "no job is like that; all of them: imagen jobs list\n"
 
 
 def test_a_job_is_named_by_either_end_of_its_id(imagen: Any) -> None:

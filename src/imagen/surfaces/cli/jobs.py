@@ -12,7 +12,7 @@ from imagen.surfaces.cli import options, webhooks
 from imagen.surfaces.cli.destination import Destination, destination
 from imagen.surfaces.cli.follow import INTERRUPTED, face, run, say_end, tell_orphans, to_the_end
 from imagen.surfaces.cli.generate import hand_over
-from imagen.surfaces.cli.output import SHORT, age, one_line, print_json, print_table
+from imagen.surfaces.cli.output import MOST, SHORT, age, one_line, print_json, print_table, tell_more
 from imagen.surfaces.cli.where import open_door, server
 from imagen.surfaces.wire import PreviewForm, job_json, job_webhook
 
@@ -28,7 +28,7 @@ def jobs() -> None:
 @jobs.command("list")
 @click.option("--state", type=click.Choice([state.value for state in State]), help="Only jobs in this state.")
 @click.option("--model", "-m", metavar="NAME", help="Only jobs of this model.")
-@click.option("--limit", type=click.IntRange(1, 1000), default=20, show_default=True, help="How many, newest first.")
+@click.option("--limit", type=click.IntRange(1, MOST), default=20, show_default=True, help="How many, newest first.")
 @click.option("--json", "json_output", is_flag=True, help="Print one JSON document.")
 def list_(state: str | None, model: str | None, limit: int, json_output: bool) -> None:
     """The newest jobs."""
@@ -41,6 +41,9 @@ def list_(state: str | None, model: str | None, limit: int, json_output: bool) -
                 return 0
             if found:
                 print_table(("ID", "STATE", "MODEL", "AGE", "PROMPT"), [_row(job) for job in found])
+                tell_more(found, limit)
+            elif state or model:
+                click.echo("no job is like that; all of them: imagen jobs list", err=True)
             else:
                 click.echo("no jobs; draw something: imagen generate 'a red fox'", err=True)
             await tell_orphans(app)

@@ -12,6 +12,7 @@ from typing import Any
 import click
 
 SHORT = 8  # the last characters of an id, enough to name a job
+MOST = 1000  # jobs or series of one list
 WIDTH = 80  # where the terminal does not say
 NARROWEST = 40  # a terminal that says less breaks the lines itself
 NARROW = 12  # a column is not cut below this as long as a wider one can give way
@@ -28,6 +29,13 @@ def print_table(titles: Sequence[str], rows: Sequence[Sequence[str]], *, err: bo
     """Columns under titles, as wide as the terminal; what does not fit ends in … In a pipe nothing is cut."""
     for line in table(titles, rows, width=_terminal_width() if sys.stdout.isatty() else sys.maxsize):
         click.echo(line, err=err)
+
+
+def tell_more(found: Sequence[object], limit: int) -> None:
+    """Say that a list may have ended before its end."""
+    if len(found) == limit:
+        more = f"; see more with `--limit {min(10 * limit, MOST)}`" if limit < MOST else ""
+        click.echo(f"the newest {limit}{more}", err=True)
 
 
 def table(titles: Sequence[str], rows: Sequence[Sequence[str]], *, width: int) -> list[str]:

@@ -6,7 +6,7 @@ from imagen.core.job import Cell, Series
 from imagen.surfaces.cli import options, webhooks
 from imagen.surfaces.cli.destination import destination, place
 from imagen.surfaces.cli.follow import run, tell_orphans
-from imagen.surfaces.cli.output import SHORT, age, one_line, print_json, print_table
+from imagen.surfaces.cli.output import MOST, SHORT, age, one_line, print_json, print_table, tell_more
 from imagen.surfaces.cli.where import open_door
 from imagen.surfaces.wire import series_json, series_webhook
 
@@ -17,7 +17,7 @@ def series() -> None:
 
 
 @series.command("list")
-@click.option("--limit", type=click.IntRange(1, 1000), default=20, show_default=True, help="How many, newest first.")
+@click.option("--limit", type=click.IntRange(1, MOST), default=20, show_default=True, help="How many, newest first.")
 @click.option("--json", "json_output", is_flag=True, help="Print one JSON document.")
 def list_(limit: int, json_output: bool) -> None:
     """The newest series."""
@@ -29,6 +29,7 @@ def list_(limit: int, json_output: bool) -> None:
                 print_json({"series": [series_json(one) for one in found]})
             elif found:
                 print_table(("ID", "STATE", "CELLS", "AGE", "MODELS", "PROMPT"), [_row(one) for one in found])
+                tell_more(found, limit)
             else:
                 click.echo("no series; make one: imagen compare 'a red fox'", err=True)
             await tell_orphans(app)
