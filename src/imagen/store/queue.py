@@ -283,8 +283,9 @@ def _write(
     if telling.possible(connection):
         now = datetime.now(UTC)
         then = then if then and taking.possible(connection, then.places) else None
-        what: dict[str, Any] = {"picture": picture, "frees": frees, "topics": topics, "then": then, "now": now}
-        number, row = telling.tell(connection, claim, event, values, **what)
+        number, row = telling.tell(
+            connection, claim, event, values, picture=picture, frees=frees, topics=topics, then=then, now=now
+        )
         if number is None:
             raise LeaseLost(claim.job)  # what was taken all the same goes back (`Worker._reconcile`)
         return number, row and _claim_of(connection, row, now)
