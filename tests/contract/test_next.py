@@ -1,15 +1,16 @@
 """With the write that frees a device its worker takes the next job: one transaction, one way to PostgreSQL and back."""
 
 import asyncio
+import time
 from collections.abc import AsyncGenerator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlalchemy import Connection, insert, literal_column, select, update
+from sqlalchemy import Connection, delete, insert, literal_column, select, update
 from tests.postgres_kit import Postgres
-from tests.store_kit import MODEL, OTHER, PLACE, WORKER, database, grammar, new, record, resolve, take, wish
+from tests.store_kit import MODEL, OTHER, PLACE, WORKER, database, grammar, new, record, resolve, started, take, wish
 
 from imagen.core.errors import Check, Rejected
 from imagen.core.events import Completed
@@ -22,7 +23,7 @@ from imagen.store import devices, intake, presence, queue
 from imagen.store.db import Database
 from imagen.store.images import ImageStore
 from imagen.store.queue import Claim, LeaseLost
-from imagen.store.tables import jobs, slots
+from imagen.store.tables import jobs, slots, workers
 
 JOBS = 6
 ENDED = {"completed", "queued"}
@@ -106,7 +107,7 @@ async def test_what_has_a_question_in_it_waits_for_a_claim_of_its_own(postgres: 
         assert await finished(db, claim) is None, "somebody has to resolve it first"
         claim = await take(db)
         assert claim is not None
-        await db.write(presence.leave, WORKER)
+        await db.write(lambda c: c.execute(delete(workers).where(workers.c.id == WORKER)))
         assert await finished(db, claim) is None, "it was buried"
         assert await db.read(_held) == []
         claim = await take(db)
@@ -182,6 +183,32 @@ async def test_a_worker_that_is_told_to_stop_leaves_the_rest(place: str, tmp_pat
             working.cancel()
             await asyncio.gather(working, return_exceptions=True)
         assert {row.state for row in await db.read(lambda c: c.execute(select(jobs.c.state)).all())} <= ENDED
+        assert await db.read(_held) == []
+
+
+@pytest.mark.needs_postgres
+async def test_what_is_taken_while_its_worker_leaves_goes_back(postgres: Postgres) -> None:
+    """Leaving waits for a claim that is under way, and puts back what that took; afterwards nothing is taken."""
+    async with database(postgres.new_database()) as db:
+        await db.write(intake.submit, [new(), new()])
+        claim = await take(db)
+        assert claim is not None
+        leaving: list[asyncio.Future[None]] = []
+
+        def slowly(connection: Connection) -> None:
+            """The next job is taken, and a while later that is committed: by the long way, which can be held open."""
+            connection.execute(select(1))
+            queue.finish(connection, claim, Completed(job=claim.job, attempt=1), timings={}, facts={})
+            made = {"resolve": resolve, "started": started, "enlist": lambda c: presence.listed(c, WORKER)}
+            assert queue.claim(connection, wish(), **made) is not None  # type: ignore[arg-type]
+            loop.call_soon_threadsafe(lambda: leaving.append(asyncio.ensure_future(db.write(presence.leave, WORKER))))
+            time.sleep(0.5)
+
+        loop = asyncio.get_running_loop()
+        await db.write(slowly)
+        await leaving[0]
+        states = await db.read(lambda c: c.execute(select(jobs.c.state, jobs.c.failures)).all())
+        assert {(row.state, row.failures) for row in states} == {("completed", 0), ("queued", 0)}
         assert await db.read(_held) == []
 
 

@@ -93,8 +93,11 @@ def holds(connection: Connection, worker: str) -> list[str]:
 
 
 def leave(connection: Connection, worker: str) -> None:
-    """Go, having given back everything."""
+    """Go, having given back everything; what was taken in the very moment in which we were stopped, too."""
+    _put_back(connection, worker)
+    # This waits for a claim of ours that is under way. Nobody will hear what it took.
     connection.execute(delete(workers).where(workers.c.id == worker))
+    _put_back(connection, worker)
 
 
 def everyone(connection: Connection) -> list[Row[Any]]:
@@ -129,6 +132,11 @@ def bury(connection: Connection, dead: Iterable[str], now: datetime, knows: Iter
     intake.fail_unknown_models(connection, now, {*knows, *alive})
     _tidy(connection, now)
     return [row.id for row in lost]
+
+
+def _put_back(connection: Connection, worker: str) -> None:
+    for job_id in holds(connection, worker):
+        queue.unheard(connection, job_id, worker)
 
 
 def _told(lacks: Lacks) -> dict[str, Any] | None:

@@ -164,6 +164,7 @@ class Worker:
         try:
             yield
         finally:
+            self._claiming = False
             tasks = [*upkeep, *(held.task for held in self._running.values())]
             for task in tasks:
                 task.cancel()
@@ -171,7 +172,7 @@ class Worker:
             end = next((one for one in ends[: len(upkeep)] if isinstance(one, Exception)), None)
             await self._memory.close()
             with contextlib.suppress(ImagenError):
-                await self._db.write(self._leave)
+                await self._db.write(presence.leave, self.id)
             if end is not None:
                 claiming.uncancel()
                 raise end
@@ -187,11 +188,6 @@ class Worker:
             storage=self._images.place,
             lacks=self._offer.lacks(),
         )
-
-    def _leave(self, connection: Connection) -> None:
-        for job_id in presence.holds(connection, self.id):
-            queue.unheard(connection, job_id, self.id)  # claimed in the very moment in which we were stopped
-        presence.leave(connection, self.id)
 
     async def _beat(self) -> None:
         """Say that we are here, and what we draw."""
@@ -229,7 +225,7 @@ class Worker:
 
     def _take(self, connection: Connection) -> Claim | None:
         places, only = self._sought(connection)
-        if only is not None and not only:
+        if (only is not None and not only) or not self._claiming:
             return None
         return queue.claim(
             connection,
