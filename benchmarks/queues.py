@@ -28,7 +28,7 @@ from tests.service_kit import databases
 
 from imagen.core.events import Completed
 from imagen.engine.drawing.worker import Worker
-from imagen.store import intake, queue
+from imagen.store import intake, presence, queue
 from imagen.store.db import Database
 from imagen.store.images import ImageStore
 from imagen.store.queue import Claim
@@ -101,6 +101,7 @@ class Ours:
         if self._worker._offer.able is not None:
             await self._worker._offer.able.look(self._worker._offer.models)  # nor then
         await self._db.write(self._worker._arrive)
+        self._worker._fleet.look(await self._db.read(presence.everyone), ())
 
     async def claim(self) -> Sequence[Claim]:
         claim = await self._db.write(self._worker._take)

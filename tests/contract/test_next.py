@@ -2,9 +2,11 @@
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -18,6 +20,7 @@ from imagen.core.ids import new_id
 from imagen.core.model import Model
 from imagen.core.request import Request
 from imagen.core.signals import Output, Phase, Signal, Step
+from imagen.engine.drawing.fleet import Fleet
 from imagen.engine.drawing.worker import Worker
 from imagen.store import devices, intake, presence, queue
 from imagen.store.db import Database
@@ -32,8 +35,10 @@ ENDED = {"completed", "queued"}
 class Engine:
     """Draws at once; it may say early that its device is free, and refuses what it is asked to."""
 
-    def __init__(self, *, early: bool) -> None:
+    def __init__(self, *, early: bool, takes_s: float = 0.0, closes_s: float = 0.0) -> None:
         self.early = early
+        self.takes_s = takes_s
+        self.closes_s = closes_s
         self.drawn: list[str] = []
 
     async def check(self, model: Model) -> Sequence[Check]:
@@ -44,6 +49,11 @@ class Engine:
     ) -> AsyncGenerator[Signal]:
         self.drawn.append(request.prompt)
         yield Step(step=1, total=1)
+        try:
+            await asyncio.sleep(self.takes_s)
+        except asyncio.CancelledError:
+            await asyncio.sleep(self.closes_s)
+            raise
         if request.prompt == "refused":
             raise Rejected("not this one", hint="ask for another")
         yield Phase(name="decoding", device_free=self.early)
@@ -148,15 +158,10 @@ async def test_a_worker_goes_from_job_to_job(
     monkeypatch.setattr(queue, "claim", counted)
     async with database(place) as db:
         asks = [new(prompt="refused" if number == 2 else f"fox {number}") for number in range(JOBS)]
-        ids = await db.write(intake.submit, asks)
         engine = Engine(early=early)
-        working = asyncio.create_task(_worker(db, tmp_path, engine).run())
-        try:
-            async with asyncio.timeout(60):
-                await _ended(db, ids)
-        finally:
-            working.cancel()
-            await asyncio.gather(working, return_exceptions=True)
+        async with _working(db, tmp_path, engine):
+            ids = await db.write(intake.submit, asks)
+            await _ended(db, ids)
         assert engine.drawn == [ask.request.prompt for ask in asks]
         for number, job in enumerate(ids):
             told = await record(db, job)
@@ -225,13 +230,117 @@ async def test_on_a_paused_device_nothing_is_begun_with_an_end(postgres: Postgre
         assert await finished(db, claim) is None
 
 
-def _worker(db: Database, folder: Path, engine: Engine) -> Worker:
+async def test_a_device_is_not_kept_from_others_who_draw_on_it(place: str, tmp_path: Path) -> None:
+    """One draws "test" there, the other "other": with a line of the first, the second has its turn all the same."""
+    async with database(place) as db:
+        engine = Engine(early=False, takes_s=0.02)
+        async with _working(db, tmp_path, engine), _working(db, tmp_path, engine, OTHER):
+            line = await db.write(intake.submit, [new() for _ in range(25 * JOBS)])
+            await _ended(db, line[:3])
+            await _ended(db, await db.write(intake.submit, [replace(new(OTHER, prompt="other"), priority=50)]))
+            drawn = len(engine.drawn)
+            await _ended(db, line)
+        assert drawn < len(line), "not only when the line was over"
+
+
+def test_who_else_is_there() -> None:
+    """Not known before the first look; another on the same device, or one that draws only its own somewhere."""
+
+    def row(worker: str, *places: str, solo: bool = False) -> Any:
+        drawn = {device: ["test"] for device in places}
+        return SimpleNamespace(id=worker, solo=solo, loaded=[], troubled=None, places=drawn)
+
+    fleet = Fleet("me")
+    assert not fleet.alone
+    for others, alone in (
+        ([], True),
+        ([row("far", "gpu@there")], True),
+        ([row("far", "gpu@there"), row("near", "gpu@there", "gpu@here")], False),
+        ([row("a command", solo=True)], False),
+    ):
+        fleet.look([row("me", "gpu@here"), *others], ())
+        assert fleet.alone is alone, others
+
+
+async def test_a_lost_attempt_that_still_closes_is_not_the_next_one(place: str, tmp_path: Path) -> None:
+    """It was put back from outside, and is drawn again by the same worker before the first one is gone."""
+    two = replace(MODEL, slots=2)
+    async with database(place) as db:
+        engine = Engine(early=False, takes_s=30, closes_s=4 * presence.HEARTBEAT_S)
+        async with _working(db, tmp_path, engine, two):
+            (job,) = await db.write(intake.submit, [new(two)])
+            while not engine.drawn:
+                await asyncio.sleep(0.02)
+            engine.takes_s = 3 * presence.HEARTBEAT_S
+            await db.write(queue.requeue, job, reason="somebody put it back", error=None)
+            await _ended(db, [job])
+        told = await record(db, job)
+        grammar(told)
+        types = [event.type for event in told]
+        assert types == ["queued", "started", "requeued", "started", "image", "completed"]
+
+
+@pytest.mark.needs_postgres
+async def test_what_cannot_be_read_of_the_next_is_no_fault_of_the_last(postgres: Postgres) -> None:
+    """It goes back as a job that nobody heard of."""
+    async with database(postgres.new_database()) as db:
+        first, second = await db.write(intake.submit, [new(), new()])
+        claim = await take(db)
+        assert claim is not None
+        nonsense = update(jobs).where(jobs.c.id == second).values(preview={"nonsense": 1})
+        await db.write(lambda c: c.execute(nonsense))
+        assert await finished(db, claim) is None
+        assert (await record(db, first))[-1].type == "completed"
+        assert await db.read(presence.holds, WORKER) == [second]
+
+
+@pytest.mark.needs_postgres
+async def test_what_was_taken_while_the_last_was_cancelled_is_begun(
+    postgres: Postgres, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The write that frees a device takes its time; its job's end is asked for meanwhile."""
+    free = queue.free_device
+
+    def slowly(connection: Connection, claim: Claim, **how: Any) -> Claim | None:
+        taken = free(connection, claim, **how)
+        if claim.job == first:
+            time.sleep(1.0)
+        return taken
+
+    monkeypatch.setattr(queue, "free_device", slowly)
+    async with database(postgres.new_database()) as db, _working(db, tmp_path, Engine(early=True)):
+        first, second = await db.write(intake.submit, [new(), new()])
+        while second not in await db.read(_held):
+            await asyncio.sleep(0.02)
+        await db.write(queue.cancel, first, by="ann")
+        await _ended(db, [first, second])
+        assert [event.type for event in await record(db, first)][-1] == "cancelled"
+        assert [event.type for event in await record(db, second)] == ["queued", "started", "image", "completed"]
+
+
+@asynccontextmanager
+async def _working(db: Database, folder: Path, engine: Engine, model: Model = MODEL) -> AsyncIterator[None]:
+    """A worker that has seen who else is there."""
+    worker = _worker(db, folder, engine, model)
+    working = asyncio.create_task(worker.run())
+    beats = select(workers.c.beat).where(workers.c.id == worker.id)
+    try:
+        async with asyncio.timeout(100):
+            while not await db.read(lambda c: c.execute(beats).scalar()):
+                await asyncio.sleep(0.02)
+            yield
+    finally:
+        working.cancel()
+        await asyncio.gather(working, return_exceptions=True)
+
+
+def _worker(db: Database, folder: Path, engine: Engine, model: Model = MODEL) -> Worker:
     return Worker(
         db,
         ImageStore("local", folder / "images"),
         resolve=resolve,
         backend_for=lambda _model: engine,
-        catalog=lambda: {"test": MODEL},
+        catalog=lambda: {model.name: model},
         version="0",
     )
 

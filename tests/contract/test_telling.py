@@ -1,5 +1,6 @@
 """What a worker says of its job in one statement (PostgreSQL) is what the long way writes, once, while it holds it."""
 
+import asyncio
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -14,6 +15,7 @@ from imagen.core.errors import Crashed
 from imagen.core.events import Cancelled, Completed, Failed, Image, Warning
 from imagen.core.job import StoredImage
 from imagen.store import driver, intake, queue, telling
+from imagen.store.bell import JOBS
 from imagen.store.db import Database
 from imagen.store.queue import Claim, LeaseLost
 from imagen.store.tables import events, images, jobs, slots
@@ -142,7 +144,12 @@ async def test_an_answer_that_was_lost_is_asked_for_and_not_said_twice(
     async with database(postgres.new_database()) as db:
         claim = await begun(db)
         monkeypatch.setattr(driver, "_one_way", breaking)
+        db.mark(jobs=True)
+        while not db._ears[JOBS].hears:
+            await asyncio.sleep(0.02)
+        mark = db.mark(jobs=True)
         assert await db.write(queue.say, claim, warning(claim)) == 3
+        assert await db.changed(mark, 30.0, frozenset({claim.job})), "whoever follows it hears of it"
         await db.write(queue.keep_handle, claim, {"token": "7"})
         assert await db.write(queue.add_image, claim, picture(claim, 0), path="fox.png", mime="image/png") == 4
         await db.write(queue.free_device, claim)

@@ -232,7 +232,10 @@ class Database:
             )
 
     async def _run(self, pool: ThreadPoolExecutor, work: Callable[[], T], *, opening: bool = False) -> T:
-        """In a thread, and again while the database is busy or away: the transaction was rolled back by then."""
+        """In a thread, and again while the database is busy or away: the transaction was rolled back by then.
+
+        Work that commits by itself (`driver.at_once`) may be done: it is told that it is asked again (`info["again"]`).
+        """
 
         def patient() -> T:
             until = time.monotonic() + (BUSY_S if self._file else self._away_s)

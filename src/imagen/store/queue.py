@@ -22,6 +22,7 @@ from sqlalchemy import (
     select,
     update,
 )
+from sqlalchemy.exc import DBAPIError
 from sqlalchemy.sql.dml import ReturningUpdate
 
 from imagen.core.errors import ImagenError
@@ -63,6 +64,11 @@ class Claim:
     turn: Turn
     series: str | None = None
     webhook: bool = False  # somebody is told of its end
+
+    @property
+    def key(self) -> tuple[str, int]:
+        """Which attempt of which job. One that was lost may still be closing while the next one is drawn."""
+        return self.job, self.attempt
 
 
 def claim(
@@ -144,17 +150,18 @@ def finish(
     *,
     timings: Mapping[str, float],
     facts: Mapping[str, Any],
+    frees: bool = True,
     then: Wish | None = None,
 ) -> Claim | None:
     """The end of a job: its state, its last event (to which the stored pictures are added) and its slot, at once.
 
-    And the next job, as with `free_device`.
+    And the next job, as with `free_device`, if it was not called before; then this `frees` nothing.
     """
     return _write(
         connection,
         claim,
         event,
-        frees=True,
+        frees=frees,
         then=then,
         state=State(event.type),
         finished_at=event.at,
@@ -263,6 +270,16 @@ def _claim_of(connection: Connection, row: Row[Any], now: datetime) -> Claim:
     )
 
 
+def _readable(connection: Connection, row: Row[Any], now: datetime) -> Claim | None:
+    """What was taken with the last word about another job, to which nothing of this one may happen."""
+    try:
+        return _claim_of(connection, row, now)
+    except DBAPIError:
+        raise
+    except Exception:
+        return None  # it goes back, unheard of, and a claim of its own says what is wrong
+
+
 def _write(
     connection: Connection,
     claim: Claim,
@@ -275,7 +292,8 @@ def _write(
 ) -> tuple[int, Claim | None]:
     """Change the row of a running attempt, tell of it under the job's next number, and whatever goes with that.
 
-    On PostgreSQL it is over with that: it has to be all of its transaction.
+    On PostgreSQL it is over with that, where nothing was begun before it. Otherwise it is a part of that transaction,
+    and `then` is not asked for.
     """
     topics = [slot_of(claim.model.device)] if frees else []
     if event is not None:
@@ -288,7 +306,7 @@ def _write(
         )
         if number is None:
             raise LeaseLost(claim.job)  # what was taken all the same goes back (`Worker._reconcile`)
-        return number, row and _claim_of(connection, row, now)
+        return number, None if row is None else _readable(connection, row, now)
     seq = _fence(connection, claim, more=int(event is not None), **values)
     if isinstance(event, Completed | Failed | Cancelled):
         event = replace(event, images=journal.stored_images(connection, claim.job))

@@ -30,7 +30,7 @@ from sqlalchemy import (
 
 from imagen.core.events import Event, body_of
 from imagen.store import driver, taking
-from imagen.store.bell import NOTIFY_FOUND, behind, told
+from imagen.store.bell import NOTIFY_FOUND, behind, told, touch
 from imagen.store.columns import Json
 from imagen.store.tables import events, images, is_running, jobs, slots
 from imagen.store.taking import Wish
@@ -62,7 +62,9 @@ def tell(
 
     `then` takes the next job with it; its row comes beside the number.
     """
-    if event is not None and connection.info.get("again") and (seq := _said(connection, claim, event)) is not None:
+    # Without an event it may be said twice.
+    if event is not None and connection.info.get("again") and (seq := _recorded(connection, claim, event)) is not None:
+        touch(connection, *topics)  # nobody may have been told
         return seq, None
     make = _making(tuple(values), tuple(picture), event is not None, event is not None and event.terminal, frees)
     given: dict[str, Any] = {"job": claim.job, "its_attempt": claim.attempt, "device": claim.model.device}
@@ -71,19 +73,21 @@ def tell(
     if event is not None:
         given |= {"type": event.type, "at": event.at, "body": json.dumps(body_of(event))}
     words, topics_given = behind(topics)
-    said, news = [driver.spoken(connection, make)], [words]
+    statements, news = [driver.spoken(connection, make)], [words]
     if then is not None:
-        said += taking.statements(connection)
+        statements += taking.statements(connection)
         news.append(NOTIFY_FOUND)
         given |= then.given(now)
-    brought = driver.at_once(connection, said, given | topics_given, behind=news)
+    brought = driver.at_once(connection, statements, given | topics_given, behind=news)
     told(connection, *topics)
     seq = None if brought[0] is None else int(brought[0].seq)
     return seq, None if then is None else taking.taken(connection, brought[-1])
 
 
-def _said(connection: Connection, claim: "Claim", event: Event) -> int | None:
+def _recorded(connection: Connection, claim: "Claim", event: Event) -> int | None:
     """Its number if it was recorded, and only the answer was lost: nothing else has its moment and its kind."""
+    # The server may still be at it, on the connection that broke.
+    connection.execute(select(jobs.c.id).where(jobs.c.id == claim.job).with_for_update())
     ours = (events.c.job_id == claim.job, events.c.attempt == claim.attempt)
     said = select(events.c.seq).where(*ours, events.c.type == event.type, events.c.at == event.at)
     seq = connection.execute(said).scalar_one_or_none()

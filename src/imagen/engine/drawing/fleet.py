@@ -1,4 +1,4 @@
-"""What the live workers say of themselves: on how many devices a model is drawn, and who has it loaded."""
+"""What the live workers say of themselves: on how many devices a model is drawn, who has it loaded, who is here too."""
 
 from collections.abc import Collection, Iterable
 from typing import Any
@@ -13,10 +13,12 @@ class Fleet:
         self._worker = worker
         self._drawn: dict[str, int] = {}
         self._loaded: frozenset[str] = frozenset()
+        self._alone = False
 
     def look(self, alive: Iterable[Row[Any]], paused: Collection[str]) -> None:
         """Whoever draws only what it submitted itself, or begins nothing now, is of no help to others."""
-        workers = [worker for worker in alive if not worker.solo and (worker.id == self._worker or not worker.troubled)]
+        everyone = list(alive)
+        workers = [one for one in everyone if not one.solo and (one.id == self._worker or not one.troubled)]
         mine = {device for worker in workers if worker.id == self._worker for device in worker.places or ()}
         drawn: dict[str, set[str]] = {}
         loaded = set()
@@ -30,10 +32,18 @@ class Fleet:
                     loaded |= {*models} & {*(worker.loaded or ())}
         self._drawn = {model: len(devices) for model, devices in drawn.items()}
         self._loaded = frozenset(loaded)
+        others = [one for one in everyone if one.id != self._worker]
+        # Where a command draws that works only its own jobs, it does not say.
+        self._alone = not any(one.solo or mine & {*(one.places or ())} for one in others)
 
     def devices(self, model: str) -> int:
         """How many draw it."""
         return max(1, self._drawn.get(model, 1))
+
+    @property
+    def alone(self) -> bool:
+        """Does nobody else draw on our devices, as far as one can tell?"""
+        return self._alone
 
     @property
     def loaded(self) -> frozenset[str]:

@@ -26,7 +26,7 @@ REST_S = (5.0, 10.0, 20.0, 40.0, 60.0)  # that a device is left alone after each
 class _Device:
     model: Model | None = None  # drawn last, if its memory was not given back since
     idle_since: float = 0.0
-    jobs: dict[str, asyncio.Event] = field(default_factory=dict)  # that are not done; set when they are
+    jobs: dict[tuple[str, int], asyncio.Event] = field(default_factory=dict)  # that are not done; set when they are
     ours: bool = False  # `before` was run, and `after` not since
     failures: int = 0  # of `before`, one after the other
     one_hook: asyncio.Lock = field(default_factory=asyncio.Lock)
@@ -64,7 +64,7 @@ class Memory:
         """
         device = self._devices.setdefault(claim.model.device, _Device())
         busy = tuple(device.jobs.values())
-        device.jobs[claim.job] = asyncio.Event()
+        device.jobs[claim.key] = asyncio.Event()
         await self._make_ours(device, claim.model)
         before, device.model = device.model, claim.model
         if claim.series is not None and (before is None or before.name != claim.model.name):
@@ -76,7 +76,7 @@ class Memory:
         """It is done."""
         device = self._devices[claim.model.device]
         device.idle_since = self._monotonic()
-        if ended := device.jobs.pop(claim.job, None):
+        if ended := device.jobs.pop(claim.key, None):
             ended.set()
 
     def rest_s(self, name: str) -> float:

@@ -32,6 +32,7 @@ from imagen.store.queue import Claim, LeaseLost
 from imagen.store.taking import Wish
 
 MAX_DETAIL = 4000  # characters of a traceback: its end says what broke and where
+FREE_S = 5.0  # for the write that frees the device, where its job is cancelled meanwhile
 STOPPED = "the worker was stopped"
 
 
@@ -59,9 +60,9 @@ async def run(
 ) -> State | None:
     """Draw a claimed job to its end. Returns the state it was left in, or None when the lease was lost.
 
-    `drawn` is called when the device may begin with something else before the end, or when the next job was taken with
-    the write that freed it, by the `wish` for one: with that job. Cancelling the caller's task gives the job back to
-    the queue. Where the caller is `patient`, a picture that cannot be stored costs its job nothing.
+    `drawn(claim, next)` is called when the device is free before the end, or when the next job was taken with the write
+    that freed it, as the `wish` for one says. Cancelling the caller's task gives the job back to the queue. Where the
+    caller is `patient`, a picture that cannot be stored costs its job nothing.
     """
     return await _Attempt(claim, backend, db, images, policy, drawn, wish, monotonic, patient).run()
 
@@ -274,7 +275,15 @@ class _Attempt:
         """With its last picture drawn, a job needs its device no more: what is left is our own work."""
         if self.queues and not self.device_free and set(range(self.claim.request.n)) <= self.saved.union(drawn):
             self.device_free = True
-            self.drawn(self.claim, await self.db.write(queue.free_device, self.claim, then=self.wish()))
+            freeing = asyncio.ensure_future(self.db.write(queue.free_device, self.claim, then=self.wish()))
+            freeing.add_done_callback(lambda done: done.cancelled() or done.exception())  # if nobody waits
+            try:
+                await asyncio.shield(freeing)
+            finally:
+                # Cancelled or not: what was taken with it is begun, or it would hold the device while nobody draws.
+                await asyncio.wait({freeing}, timeout=FREE_S)
+                if freeing.done() and not freeing.cancelled() and freeing.exception() is None:
+                    self.drawn(self.claim, freeing.result())
 
     def _nonsense(self, said: str) -> Crashed:
         return Crashed(
@@ -323,7 +332,8 @@ class _Attempt:
             facts = self.facts | {"preview_cost": self.live.cost()}
             # After a failure there is more to look at before the next one is begun.
             wish = self.wish() if isinstance(end, events.Completed) and not self.device_free else None
-            said: dict[str, Any] = {"timings": self._timings(), "facts": facts, "then": wish}
+            said: dict[str, Any] = {"timings": self._timings(), "facts": facts}
+            said |= {"frees": not self.device_free, "then": wish}
             taken = await self.db.write(queue.finish, self.claim, end, **said)
             if taken is not None:
                 self.drawn(self.claim, taken)

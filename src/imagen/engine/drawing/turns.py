@@ -34,8 +34,8 @@ class _Device:
     changes: int = 0  # of the model, in the same time
     draw_s: float | None = None
     load_s: float = 0.0
-    # By job: did it find its model loaded, and when did it begin?
-    begun: dict[str, tuple[bool, float]] = field(default_factory=dict)
+    # By attempt: did it find its model loaded, and when did it begin?
+    begun: dict[tuple[str, int], tuple[bool, float]] = field(default_factory=dict)
 
 
 class Turns:
@@ -86,7 +86,7 @@ class Turns:
         """A job is begun."""
         device = self._devices.setdefault(claim.model.device, _Device())
         same = device.model == claim.model.name
-        device.begun[claim.job] = (same, self._monotonic())
+        device.begun[claim.key] = (same, self._monotonic())
         device.changes += not same and bool(device.drawn)
         if same and device.streak < STREAK:
             device.streak += 1
@@ -99,7 +99,7 @@ class Turns:
     def end(self, claim: Claim) -> None:
         """It needs its device no more."""
         device = self._devices[claim.model.device]
-        fresh, since = device.begun.pop(claim.job)
+        fresh, since = device.begun.pop(claim.key)
         took_s = self._monotonic() - since
         if fresh or device.draw_s is None:
             device.draw_s = took_s if device.draw_s is None else _mixed(device.draw_s, took_s)

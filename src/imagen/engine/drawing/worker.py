@@ -95,7 +95,7 @@ class Worker:
         self._obituaries = obituaries or presence.Obituaries()
         self._log = log
         self._monotonic = monotonic
-        self._running: dict[str, _Held] = {}
+        self._running: dict[tuple[str, int], _Held] = {}
         self._begun: dict[str, int] = {}
         self._fleet = Fleet(self.id)
         self._turns = Turns(self._fleet, monotonic)
@@ -129,7 +129,7 @@ class Worker:
                 self._begin(claimed)
 
     def _begin(self, claim: Claim) -> None:
-        self._running[claim.job] = _Held(claim, asyncio.create_task(self._work(claim), name=f"job-{claim.job}"))
+        self._running[claim.key] = _Held(claim, asyncio.create_task(self._work(claim), name=f"job-{claim.job}"))
         if len(self._begun) == MANY:  # nobody asks
             self._begun.clear()
         self._begun[claim.job] = claim.attempt
@@ -247,8 +247,11 @@ class Worker:
         )
 
     def _wish_at_once(self) -> Wish | None:
-        """For when a device comes free; None where there is more to look at before the next job is taken."""
-        if self._only is not None or not self._claiming or not self._images.proven:
+        """For when a device comes free; None where there is more to look at before the next job is taken.
+
+        A device that others draw on too is left free for a moment, or it would be kept from them.
+        """
+        if self._only is not None or not self._claiming or not self._images.proven or not self._fleet.alone:
             return None
         takes = self._offer.takes()
         return None if self._turns.better_elsewhere(takes) else self._wish(takes, ())
@@ -307,7 +310,7 @@ class Worker:
     async def _reconcile(self) -> None:
         """A claim whose answer was lost with the connection is a job that nobody draws: seen twice, it goes back."""
         ours = await self._db.read(presence.holds, self.id)
-        known = {*self._running, *(claim.job for claim, _ in self._returns)}
+        known = {*(job for job, _ in self._running), *(claim.job for claim, _ in self._returns)}
         unheard = {job for job in ours if job not in known}
         for job_id in unheard & self._unheard:
             await self._db.write(queue.unheard, job_id, self.id)
@@ -332,7 +335,7 @@ class Worker:
 
     def _note_drawn(self, claim: Claim, taken: Claim | None = None) -> None:
         """The device is free for the next while this one is still being saved; it may have been taken with that."""
-        held = self._running.get(claim.job)
+        held = self._running.get(claim.key)
         if held is not None and not held.drawn:
             held.drawn = True
             self._turns.end(claim)
@@ -376,7 +379,7 @@ class Worker:
             self._returns.append((claim, Crashed(f"imagen broke: {type(exc).__name__}: {exc}", hint=hint)))
         finally:
             self._note_drawn(claim)
-            self._running.pop(claim.job, None)
+            self._running.pop(claim.key, None)
             self._memory.end(claim)
             self._db.ring(slot_of(claim.model.device))
 
