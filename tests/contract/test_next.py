@@ -341,6 +341,7 @@ def _worker(db: Database, folder: Path, engine: Engine, model: Model = MODEL) ->
         resolve=resolve,
         backend_for=lambda _model: engine,
         catalog=lambda: {model.name: model},
+        models=[model.name],
         version="0",
     )
 
