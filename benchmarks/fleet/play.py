@@ -64,6 +64,10 @@ class _Held:
     model: _Model
     turn: Turn
 
+    @property
+    def key(self) -> str:
+        return self.job  # here each is drawn once
+
 
 @dataclass(slots=True)
 class _Card:

@@ -40,6 +40,11 @@ class Held:
     job: str
     model: Named
     turn: Turn
+    attempt: int = 1
+
+    @property
+    def key(self) -> tuple[str, int]:
+        return self.job, self.attempt
 
 
 def seen(*rows: Row, paused: tuple[str, ...] = ()) -> Fleet:
