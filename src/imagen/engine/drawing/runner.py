@@ -91,7 +91,8 @@ class _Attempt:
         self.live = Live(db, claim, policy, monotonic)
         self.drawn = drawn
         self.wish = wish
-        self.device_free = False
+        self.device_free = False  # it was asked for
+        self.freed = False  # and is recorded
         # An engine with a queue of its own may be given the next job while this one is being decoded and saved.
         self.queues = isinstance(backend, Queues) and backend.queues
         self.saved = {image.index for image in claim.images}
@@ -283,6 +284,7 @@ class _Attempt:
                 # Cancelled or not: what was taken with it is begun, or it would hold the device while nobody draws.
                 await asyncio.wait({freeing}, timeout=FREE_S)
                 if freeing.done() and not freeing.cancelled() and freeing.exception() is None:
+                    self.freed = True
                     self.drawn(self.claim, freeing.result())
 
     def _nonsense(self, said: str) -> Crashed:
@@ -333,7 +335,7 @@ class _Attempt:
             # After a failure there is more to look at before the next one is begun.
             wish = self.wish() if isinstance(end, events.Completed) and not self.device_free else None
             said: dict[str, Any] = {"timings": self._timings(), "facts": facts}
-            said |= {"frees": not self.device_free, "then": wish}
+            said |= {"frees": not self.freed, "then": wish}
             taken = await self.db.write(queue.finish, self.claim, end, **said)
             if taken is not None:
                 self.drawn(self.claim, taken)
