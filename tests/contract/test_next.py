@@ -295,6 +295,37 @@ async def test_what_cannot_be_read_of_the_next_is_no_fault_of_the_last(postgres:
 
 
 @pytest.mark.needs_postgres
+async def test_what_came_with_an_end_is_not_begun_by_who_was_told_to_stop(
+    postgres: Postgres, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The word comes while the end is being written; what was taken with it goes back as the worker leaves."""
+    finish = queue.finish
+
+    def slowly(connection: Connection, claim: Claim, *given: Any, **how: Any) -> Claim | None:
+        taken = finish(connection, claim, *given, **how)
+        worker.stop_claiming()
+        return taken
+
+    monkeypatch.setattr(queue, "finish", slowly)
+    async with database(postgres.new_database()) as db:
+        engine = Engine(early=False)
+        worker = _worker(db, tmp_path, engine)
+        first, second = await db.write(intake.submit, [new(), new()])
+        working = asyncio.create_task(worker.run())
+        try:
+            async with asyncio.timeout(60):
+                while second not in await db.read(_held):
+                    await asyncio.sleep(0.02)
+            assert await worker.idle(30)
+        finally:
+            working.cancel()
+            await asyncio.gather(working, return_exceptions=True)
+        assert len(engine.drawn) == 1
+        assert (await record(db, first))[-1].type == "completed"
+        assert [event.type for event in await record(db, second)] == ["queued", "started", "requeued"]
+
+
+@pytest.mark.needs_postgres
 async def test_what_was_taken_while_the_last_was_cancelled_is_begun(
     postgres: Postgres, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -197,6 +197,24 @@ async def test_a_bad_row_fails_with_its_reason(place: str) -> None:
         grammar(await record(db, failed.id))
 
 
+async def test_a_job_that_cannot_be_read_holds_up_no_other(place: str) -> None:
+    """Nonsense that was written into a job that waits, or that a newer program wrote, is a failure of that job."""
+    async with database(place) as db:
+        bad, good = await db.write(intake.submit, [new(), new()])
+        nonsense = update(jobs).where(jobs.c.id == bad).values(preview={"nonsense": 1}, run_after=None)
+        for _ in range(queue.MAX_FAILURES):
+            await db.write(lambda c: c.execute(nonsense))
+            assert await take(db) is None
+        claim = await take(db)
+        assert claim is not None
+        assert claim.job == good, "and its device is free again"
+        failed = await db.read(history.job, bad)
+        assert failed.state is State.FAILED
+        assert failed.error is not None
+        assert "nonsense" in failed.error.message
+        grammar(await record(db, bad))
+
+
 async def test_a_model_nobody_knows_fails_after_a_minute(place: str) -> None:
     """Another worker may know it, but not for ever."""
     async with database(place) as db:

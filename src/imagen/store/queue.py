@@ -25,7 +25,7 @@ from sqlalchemy import (
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.sql.dml import ReturningUpdate
 
-from imagen.core.errors import ImagenError
+from imagen.core.errors import ImagenError, RequestError
 from imagen.core.events import Cancelled, Completed, Event, Failed, Image, Requeued, Started
 from imagen.core.job import State, StoredImage
 from imagen.core.model import Model
@@ -91,7 +91,7 @@ def claim(
     if only is None and taking.possible(connection, places):
         found, sure = taking.take(connection, wish, now)
         if found is not None:
-            return _claim_of(connection, found, now)
+            return _held(connection, found, now, begun=True)
         if sure:
             return None
     enlist(connection)
@@ -242,12 +242,33 @@ def cancel(connection: Connection, job_id: str, *, by: str) -> None:
 
 def _begun(
     connection: Connection, row: Row[Any], now: datetime, watched: bool, started: Callable[[Claim, bool], Started]
-) -> Claim:
+) -> Claim | None:
     if row.attempt > 1:
         journal.drop_previews(connection, row.id)
-    taken = _claim_of(connection, row, now)
-    journal.record(connection, started(taken, watched), row.seq)
+    taken = _held(connection, row, now, begun=False)
+    if taken is not None:
+        journal.record(connection, started(taken, watched), row.seq)
     return taken
+
+
+def _held(connection: Connection, row: Row[Any], now: datetime, *, begun: bool) -> Claim | None:
+    """The claim of a row that was just taken. One that cannot be read is a failure of its own and holds up no other.
+
+    `begun`: its event `started` is recorded.
+    """
+    try:
+        return _claim_of(connection, row, now)
+    except DBAPIError:
+        raise
+    except Exception as exc:
+        why = exc.message if isinstance(exc, ImagenError) else f"{type(exc).__name__}: {exc}"
+        # Somebody wrote into it by SQL, or it is of a newer imagen than this worker, and another one may know it.
+        hint = "bring all servers and workers to one version, or submit it anew"
+        error = RequestError(f"the job cannot be read: {why}", hint=hint)
+        if not begun:  # the number of that event was taken with the row
+            connection.execute(update(jobs).where(jobs.c.id == row.id).values(seq=row.seq - 1))
+        requeue(connection, row.id, reason=error.message, error=error)
+        return None
 
 
 def _claim_of(connection: Connection, row: Row[Any], now: datetime) -> Claim:

@@ -341,7 +341,7 @@ class Worker:
             self._turns.end(claim)
             # The bell rang when that was written, but until now this worker took the device for busy.
             self._db.ring(slot_of(claim.model.device))
-            if taken is not None and not held.task.cancelling():  # else it goes back as we leave
+            if taken is not None and self._claiming and not held.task.cancelling():  # else it goes back as we leave
                 self._begin(taken)
 
     async def _work(self, claim: Claim) -> None:
