@@ -1,8 +1,9 @@
 """Claims per second beside procrastinate and pgqueuer, on one PostgreSQL, in one run.
 
 Each claims as its own worker does: `JobManager.fetch_job`, `Queries.dequeue`, and our worker's transaction; claims
-alone, then each claim with the end of its job, by one process and by four. What pgqueuer takes ten at a time is told
-and does not count: a worker with one device takes one job.
+alone, then each claim with the end of its job, by one process and by four. Beside it what the server's processes had to do
+for each, which is what is left to one server of a fleet, whose workers are elsewhere. What pgqueuer takes ten at a time is
+told and does not count: a worker with one device takes one job.
 """
 
 import argparse
@@ -22,6 +23,7 @@ from typing import Any, Protocol
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
+from benchmarks.fleet.server import Server
 from sqlalchemy import Connection, insert, text
 from tests import bulk_kit, store_kit
 from tests.service_kit import databases
@@ -244,7 +246,10 @@ async def _compare(places: dict[str, str], rounds: int, claims: int, backlog: in
     for queue_ in queues.values():
         await queue_.make()
     rates: dict[tuple[int, str, str], list[float]] = {}
+    costs: dict[tuple[int, str, str], list[float]] = {}
     with contextlib.ExitStack() as stack:
+        server = Server(next(iter(places.values())))
+        stack.callback(server.close)
         crews = {
             name: [stack.enter_context(_process(name, address, number)) for number in range(max(PROCESSES))]
             for name, address in places.items()
@@ -255,16 +260,19 @@ async def _compare(places: dict[str, str], rounds: int, claims: int, backlog: in
                     # In turn, and each first in its turn: what else the machine does falls on all alike.
                     for name in _turned(list(queues), number):
                         await queues[name].fill(max(backlog, 2 * claims * processes), claims)
+                        before_s = server.cpu_s()
                         rate = await asyncio.to_thread(_measured, crews[name][:processes], what, claims)
+                        cost = 1000 * (server.cpu_s() - before_s) / (claims * processes)
                         if number:  # the first round prepares statements and fills caches
                             rates.setdefault((processes, what, name), []).append(rate)
+                            costs.setdefault((processes, what, name), []).append(cost)
     for queue_ in queues.values():
         await queue_.close()
     print(f"{backlog:,} jobs wait; {rounds} rounds, {claims} jobs a process in each; a second, medians:")
-    return int(_told(rates))
+    return int(_told(rates, costs))
 
 
-def _told(rates: dict[tuple[int, str, str], list[float]]) -> bool:
+def _told(rates: dict[tuple[int, str, str], list[float]], costs: dict[tuple[int, str, str], list[float]]) -> bool:
     """Print the figures; true when the budget is missed."""
     missed = False
     for processes in PROCESSES:
@@ -273,8 +281,8 @@ def _told(rates: dict[tuple[int, str, str], list[float]]) -> bool:
             medians = {name: statistics.median(took) for name, took in here.items()}
             print(f"  {words}, {processes} process{'es' if processes > 1 else ''}")
             for name, rate in medians.items():
-                low, high = min(here[name]), max(here[name])
-                print(f"    {name:<24} {rate:8,.0f}   ({low:,.0f} to {high:,.0f})")
+                low, high, ms = min(here[name]), max(here[name]), statistics.median(costs[processes, what, name])
+                print(f"    {name:<24} {rate:8,.0f}   {f'({low:,.0f} to {high:,.0f})':<20} server {ms:.2f} ms each")
             others = [name for name in PEERS if name in medians]
             if "imagen" in medians and others:
                 best = max(others, key=lambda name: medians[name])
