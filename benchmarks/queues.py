@@ -1,9 +1,9 @@
 """Claims per second beside procrastinate and pgqueuer, on one PostgreSQL, in one run.
 
 Each claims as its own worker does: `JobManager.fetch_job`, `Queries.dequeue`, and our worker's transaction; claims
-alone, then each claim with the end of its job, by one process and by four. Beside it what the server's processes had to do
-for each, which is what is left to one server of a fleet, whose workers are elsewhere. What pgqueuer takes ten at a time is
-told and does not count: a worker with one device takes one job.
+alone, then each claim with the end of its job, by one process and by four. Beside it what the server's processes had to
+do for each: that is what one server of a fleet has to carry, whose workers are elsewhere. What pgqueuer takes ten at a
+time is told and does not count: a worker with one device takes one job.
 """
 
 import argparse
