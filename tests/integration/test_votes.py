@@ -265,6 +265,18 @@ def test_stopping_midway_keeps_what_was_said(imagen: Imagen, compared: str) -> N
     assert (rest["done"], len(rest["votes"])) == (2, 1)
 
 
+def test_a_series_may_be_named_by_its_folder(imagen: Imagen) -> None:
+    """To vote and to look; in front of another database it says whose it is."""
+    assert imagen("compare", "a fox", "--models", "mock,mock-warm", *FAST, "-o", "foxes").returncode == 0
+    assert "the one pair is done" in imagen("vote", "foxes", stdin="1\n").stderr
+    assert imagen("series", "show", "foxes").stdout.count("completed") == 4
+    assert imagen("series", "sheet", "foxes", "-o", "again.png").returncode == 0
+    for arguments in (("vote", "foxes"), ("series", "show", "foxes")):
+        run = imagen(*arguments, environment={"IMAGEN_HOME": str(imagen.here / "other")})
+        assert run.returncode == 2
+        assert "the comparison in foxes is not in this database" in run.stderr
+
+
 def test_a_long_prompt_leaves_room_for_the_pictures(imagen: Imagen) -> None:
     """Three rows of it at most."""
     made = imagen("compare", "a very long story " * 60, "--models", "mock,mock-warm", *FAST)

@@ -23,6 +23,14 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "home"
 
 
+@pytest.mark.parametrize("group", ["db", "skill"])
+def test_a_group_without_a_command_shows_its_help(group: str) -> None:
+    """As lines, and as a mistake: nothing was done."""
+    half, whole = imagen(group), imagen(group, "--help")
+    assert half.code == 2
+    assert half.err == whole.out
+
+
 @pytest.fixture
 def broken(monkeypatch: pytest.MonkeyPatch) -> list[BaseException]:
     """A command `doctor` that raises what a test puts here."""

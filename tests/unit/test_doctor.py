@@ -3,6 +3,9 @@
 import asyncio
 import json
 import os
+import re
+import subprocess
+import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -33,6 +36,7 @@ from imagen.engine.doctor_crew import check_crew, check_waiting, told_of
 from imagen.engine.wiring import catalog_of
 from imagen.store.db import Database
 from imagen.store.presence import host
+from imagen.surfaces.cli import devices as cli_devices
 from imagen.surfaces.cli.devices import _show, _state
 
 MODEL = Model(name="m", backend="odd", device="cpu@here")
@@ -298,6 +302,37 @@ class TestCrew:
         assert check_waiting([job_of(None)], {"": 1}, [there], {"a"}, knows=[]) == "none that nobody draws"
 
 
+def test_each_cause_has_its_own_hint() -> None:
+    """What one lacks, what nobody draws and what nobody knows, beside each other."""
+    lacks = {"flux": {"message": "ComfyUI does not answer", "hint": "start ComfyUI", "code": "unreachable"}}
+    there = worker(id="a", models=["m"], lacks=lacks, host="box:1")
+    left = [job_of("nosuch"), job_of("tiny")]
+    with pytest.raises(SetupError) as told:
+        check_waiting(left, {"nosuch": 1, "flux": 1, "tiny": 1}, [there], {"a"}, knows=["tiny", "flux"])
+    assert "box: ComfyUI does not answer" in told.value.message
+    unknown, lacked, start, mine = told.value.hint.split("; ")[0], *told.value.hint.split("; ")[2:]
+    assert unknown.startswith("cancel those")
+    assert lacked == "start ComfyUI"
+    assert start.startswith("start `imagen worker --models tiny`,")
+    assert mine.endswith("`imagen jobs watch of-tiny`")
+
+
+def test_who_resumes_here_is_told_what_is_paused_elsewhere(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without a name only the devices of this machine are meant."""
+    why = Pause(reason="", by="me", since=datetime.now(UTC))
+
+    class Devices:
+        async def resume(self, names: Sequence[str]) -> list[Device]:
+            return [Device(name="card:0")]
+
+        async def all(self) -> list[Device]:
+            return [Device(name="card:0"), Device(name="card:1@there", paused=why)]
+
+    monkeypatch.setattr(cli_devices, "_ask", lambda question: asyncio.run(question(Devices())))
+    assert "still paused: `imagen worker resume card:1@there`" in imagen("worker", "resume").err
+    assert "still paused" not in imagen("worker", "resume", "card:0").err
+
+
 def test_the_state_of_a_device_is_told_apart_from_the_flag_now() -> None:
     """What was paused this moment says who did it; later also when."""
     why = Pause(reason="", by="me", since=datetime.now(UTC) + timedelta(seconds=9))
@@ -367,6 +402,27 @@ class TestCommand:
         assert "FAIL  database" in ran.out
         assert "workers" not in ran.out, "what only the database knows is not known"
 
+    def test_a_database_that_may_only_be_read_is_found(self, home: Path) -> None:
+        """Before anything is drawn; and what SQLite left beside it meanwhile is named, too."""
+        lesser = ["setpriv", "--bounding-set=-all", "--inh-caps=-all"] if os.geteuid() == 0 else []
+
+        def run(*arguments: str) -> "subprocess.CompletedProcess[str]":
+            command = [*lesser, sys.executable, "-m", "imagen", *arguments]
+            return subprocess.run(command, capture_output=True, text=True, check=False)
+
+        assert imagen("db", "upgrade").code == 0
+        file = home / "imagen.db"
+        file.chmod(0o444)
+        doctor = run("doctor")
+        assert doctor.returncode == 3
+        assert f"FAIL  database: cannot write the database {file}" in doctor.stdout
+        file.chmod(0o644)
+        for _ in range(3):
+            drawn = run("generate", "a fox", "-m", "mock", "--size", "64x64")
+            for name in re.findall(rf"{file}-\w+", drawn.stderr):
+                Path(name).chmod(0o644)
+        assert drawn.returncode == 0, drawn.stderr
+
     def test_a_postgresql_that_is_away_is_asked_once(self, monkeypatch: pytest.MonkeyPatch) -> None:
         """By no look of many for a quarter of a minute, each anew."""
         asked = []
@@ -386,5 +442,5 @@ class TestCommand:
 def test_what_a_device_cannot_draw_is_told_once_for_all_its_models(capsys: pytest.CaptureFixture[str]) -> None:
     """Below the table, with the reason and what to do."""
     why = "not installed: diffusers; hint: pip install it"
-    _show([Device(name="card:0", models=("mock",), lacks={"one": why, "two": why})], json_output=False)
+    _show([Device(name="card:0", models=("mock",), lacks={"one": why, "two": why})], json_output=False, lacks=True)
     assert f"card:0 cannot draw one, two: {why}\n" in capsys.readouterr().out

@@ -74,11 +74,11 @@ def test_every_file_of_deploy_is_explained_somewhere() -> None:
 
 def test_numbers_on_the_page_are_those_of_the_program() -> None:
     """Connections of a daemon, the lease, and how long a stream may be silent."""
-    from imagen.store import db, presence
+    from imagen.store import engines, presence
 
     said = re.search(r"up to nine connections to PostgreSQL: four that read, four that write, one that listens", PAGE)
     assert said is not None
-    assert (db.READERS, db.WRITERS) == (4, 4)
+    assert (engines.READERS, engines.WRITERS) == (4, 4)
     assert "twelve seconds later" in PAGE
     assert presence.LEASE_S == 12
     timeout = re.search(r"proxy_read_timeout (\d+)s;", (DEPLOY / "nginx.conf").read_text())

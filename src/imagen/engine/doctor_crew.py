@@ -91,16 +91,15 @@ def nobody_draws(
         + ([f"{waiting['']} without a model"] if waiting.get("") else [])
     )
     message = f"jobs wait that nobody draws: {named}"
-    if models and why.keys() >= set(models):
-        return SetupError(message, hint=f"{why[models[0]].hint}{more}")
-    if unknown and len(unknown) == len(waiting):
-        hint = "see `imagen models` for the names, and `imagen jobs list --state queued` for the jobs, to cancel them"
-        return SetupError(message, hint=hint)
-    known = [model for model in models if model in knows]
-    some = f" --models {','.join(known)}" if 0 < len(known) <= SOME else ""
-    return SetupError(
-        message, hint=f"start `imagen worker{some}`, or an `imagen serve` that draws, where these models are{more}"
-    )
+    unserved = [model for model in models if model in knows and model not in why]
+    hints = []
+    if unknown:
+        hints.append("cancel those of an unknown model: `imagen jobs list --state queued`; the names: `imagen models`")
+    hints += dict.fromkeys(why[model].hint for model in models if model in why)
+    if unserved or waiting.get(""):
+        some = f" --models {','.join(unserved)}" if 0 < len(unserved) <= SOME else ""
+        hints.append(f"start `imagen worker{some}`, or an `imagen serve` that draws, where these models are")
+    return SetupError(message, hint="; ".join(hints) + more)
 
 
 def told_of(worker: Mapping[str, Any], heard: Collection[str]) -> str:

@@ -11,36 +11,18 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
-from sqlalchemy import Connection, Engine, create_engine, event
-from sqlalchemy.engine import make_url
-from sqlalchemy.exc import ArgumentError, DatabaseError, DBAPIError, InterfaceError, OperationalError
+from sqlalchemy import Connection
+from sqlalchemy.exc import DatabaseError, DBAPIError, InterfaceError, OperationalError
 
-from imagen.core.errors import BadConfig, DatabaseAway, DiskFull, MissingExtra, SetupError, Unwritable
-from imagen.store import schema
+from imagen.core.errors import BadConfig, DatabaseAway, DiskFull, SetupError, Unwritable
+from imagen.store import engines, schema
 from imagen.store.bell import JOBS, POLL_S, WORK, Bell, FileEar, NotifyEar, announce, channel_of
+from imagen.store.engines import BUSY_S, READERS, WRITERS
 
 P = ParamSpec("P")
 T = TypeVar("T")
 
-BUSY_S = 30.0  # SQLite has one writer; under a crowd the last in line waits this long at most
 AWAY_S = 15.0  # a PostgreSQL that restarts is back by then
-READERS = 4
-WRITERS = 4  # on PostgreSQL, where writers do not wait for each other
-# A network that swallows everything is noticed in about a lease, not in the hours that TCP would take by itself.
-PATIENCE = {
-    "connect_timeout": 5,
-    "keepalives_idle": 5,
-    "keepalives_interval": 2,
-    "keepalives_count": 3,
-    "tcp_user_timeout": 12_000,
-}
-# The same for the server's side: what a machine has locked that was cut off in the middle of a transaction would stay
-# locked for the two hours of TCP, and so it would with one that was stopped there.
-ITS_PATIENCE = """
-    select set_config('tcp_keepalives_idle', '5', false), set_config('tcp_keepalives_interval', '2', false),
-           set_config('tcp_keepalives_count', '3', false), set_config('tcp_user_timeout', '12000', false),
-           set_config('idle_in_transaction_session_timeout', '30000', false)
-"""
 
 
 class Database:
@@ -57,14 +39,15 @@ class Database:
         self._writer: Connection | None = None
         self._writing = threading.Lock()
         if self._file is not None:
-            self.engine = _sqlite(self._file, full_sync)
+            self.engine = engines.sqlite(self._file, full_sync)
             self._bell = Bell(FileEar(self._version))
         else:
-            self.engine = _postgresql(url)
-            address = {**self.engine.dialect.create_connect_args(self.engine.url)[1], **PATIENCE}
+            self.engine = engines.postgresql(url)
+            address = {**self.engine.dialect.create_connect_args(self.engine.url)[1], **engines.PATIENCE}
             # Most processes of a fleet are workers, and most of these draw and need not hear of more work.
             self._ears = {
-                channel: NotifyEar(channel, address, ITS_PATIENCE, rests=channel == WORK) for channel in (WORK, JOBS)
+                channel: NotifyEar(channel, address, engines.ITS_PATIENCE, rests=channel == WORK)
+                for channel in (WORK, JOBS)
             }
             self._bell = Bell(self._ears[WORK], self._ears[JOBS])
         # SQLite lets one write at a time: one thread saves them from waiting for each other inside the library.
@@ -76,14 +59,17 @@ class Database:
         await self._run(self._writers, self._prepare, opening=True)
 
     async def check(self) -> None:
-        """Raise what keeps it from being used: away, or of another version than this program."""
+        """Raise what keeps it from being used: away, of another version than this program, or only to be read."""
         self._see_file()
+        if self._file is not None and engines.read_only(self._file):
+            raise self._unwritable(self._file, "it is read-only")
         await self.read(schema.check)
 
     async def upgrade(self) -> tuple[str | None, str | None]:
         """Bring the tables to this program's version, in one transaction; the versions before and after."""
 
         def transaction() -> tuple[str | None, str | None]:
+            self._make_folder()
             with self.engine.begin() as connection:
                 before = schema.version(connection)
                 if before is not None and before > schema.HEAD:
@@ -203,16 +189,20 @@ class Database:
             return connection.execution_options(isolation_level="REPEATABLE READ", postgresql_readonly=True)
         return connection
 
+    def _make_folder(self) -> None:
+        if self._file is None:
+            return
+        try:
+            self._file.parent.mkdir(parents=True, exist_ok=True)
+            self._file.exists()  # asks for the right to look into the folder
+        except OSError as exc:
+            raise Unwritable(
+                f"cannot make the folder of the database, {self._file.parent}: {exc.strerror}",
+                hint="set IMAGEN_HOME to a folder you may write to",
+            ) from exc
+
     def _prepare(self) -> None:
-        if self._file is not None:
-            try:
-                self._file.parent.mkdir(parents=True, exist_ok=True)
-                self._file.exists()  # asks for the right to look into the folder
-            except OSError as exc:
-                raise Unwritable(
-                    f"cannot make the folder of the database, {self._file.parent}: {exc.strerror}",
-                    hint="set IMAGEN_HOME to a folder you may write to",
-                ) from exc
+        self._make_folder()
         schema.prepare(self.engine)
         if self._file is not None:
             self._inode = self._file.stat().st_ino
@@ -287,16 +277,18 @@ class Database:
                 hint="another program holds it; see who with `fuser`, then try again",
             )
         if "readonly" in said or "unable to open" in said:
-            return Unwritable(
-                f"cannot write the database {self._file}: {said}",
-                hint="make the file and its folder writable, or set IMAGEN_HOME to another folder",
-            )
+            return self._unwritable(self._file, said)
         if "not a database" in said or "malformed" in said:
             return BadConfig(
                 f"{self._file} is not a database of imagen: {said}",
                 hint="move the file away, a new one is made; or set IMAGEN_HOME to another folder",
             )
         return SetupError(f"the database failed: {said}", hint=FAILED)
+
+    def _unwritable(self, file: Path, why: str) -> Unwritable:
+        what = " and ".join(engines.read_only(file)) or f"{file} and its folder"
+        hint = f"make {what} writable, or set IMAGEN_HOME to another folder"
+        return Unwritable(f"cannot write the database {file}: {why}", hint=hint)
 
     @property
     def _name(self) -> str:
@@ -335,62 +327,3 @@ def _away(exc: DBAPIError) -> bool:
     """
     state = getattr(exc.orig, "sqlstate", None)
     return state is None or state.startswith(("08", "57P", "40001", "40P01"))
-
-
-def _sqlite(file: Path, full_sync: bool) -> Engine:
-    engine = create_engine(
-        f"sqlite:///{file}",
-        connect_args={"timeout": BUSY_S, "check_same_thread": False},
-        pool_size=READERS + 1,
-        hide_parameters=True,  # prompts and secrets have no place in an error
-        execution_options={"schema_translate_map": {"imagen": None}},
-    )
-
-    @event.listens_for(engine, "connect")
-    def _connect(connection: sqlite3.Connection, _record: Any) -> None:
-        connection.isolation_level = None  # the library would begin on its own, and too late
-        connection.execute("PRAGMA journal_mode=WAL")
-        connection.execute(f"PRAGMA synchronous={'FULL' if full_sync else 'NORMAL'}")
-        connection.execute("PRAGMA foreign_keys=ON")
-
-    @event.listens_for(engine, "begin")
-    def _begin(connection: Connection) -> None:
-        # A deferred transaction that reads first and writes later fails under SQLite when somebody wrote in between.
-        reading = connection.get_execution_options().get("reading")
-        connection.exec_driver_sql("BEGIN" if reading else "BEGIN IMMEDIATE")
-
-    return engine
-
-
-def _postgresql(url: str) -> Engine:
-    try:
-        address = make_url(url)
-    except ArgumentError as exc:
-        hint = "write `database: postgresql://user:password@host/name`"
-        raise BadConfig("the address of the database cannot be read", hint=hint, param="database") from exc
-    if address.get_backend_name() not in ("postgresql", "postgres"):
-        raise BadConfig(
-            f"the database {address.get_backend_name()!r} is not known",
-            hint="use `database: sqlite` or `database: postgresql://user:password@host/name`",
-            param="database",
-        )
-    try:
-        engine = create_engine(
-            address.set(drivername="postgresql+psycopg"),
-            pool_size=READERS + WRITERS,
-            hide_parameters=True,
-            connect_args={"application_name": "imagen", **PATIENCE},
-        )
-    except ImportError as exc:
-        raise MissingExtra(
-            "PostgreSQL needs the package psycopg", hint="pip install 'psycopg[binary]' where imagen is installed"
-        ) from exc
-
-    @event.listens_for(engine, "connect")
-    def _connect(connection: Any, _record: Any) -> None:
-        # Not as a part of the address: a pooler in between passes on statements, and no options that it does not know.
-        with connection.cursor() as cursor:
-            cursor.execute(ITS_PATIENCE)
-        connection.commit()
-
-    return engine

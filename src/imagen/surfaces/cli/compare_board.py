@@ -65,8 +65,10 @@ class Board:
                 self.line(f"{self._name(entry)}  warning: {message}")
             case events.Queued() | events.Preview() | events.Image():
                 return
-            case events.Completed() | events.Failed() | events.Cancelled():
+            case events.Completed():
                 self._running[entry.index] = f"{self._name(entry)}  saving"
+            case events.Failed() | events.Cancelled():
+                self._running[entry.index] = f"{self._name(entry)}  {event.type}"
             case _:
                 assert_never(event)
         self._refresh()

@@ -3,6 +3,7 @@
 import asyncio
 import getpass
 import platform
+import shlex
 from collections.abc import Awaitable, Callable, Sequence
 from typing import TYPE_CHECKING
 
@@ -23,7 +24,7 @@ DEVICES = click.argument("devices", nargs=-1, metavar="[DEVICE]...")
 @JSON
 def list_(json_output: bool) -> None:
     """Every device: who draws there and what, how much of it is taken, and whether it is paused."""
-    _show(_ask(lambda there: there.all()), json_output)
+    _show(_ask(lambda there: there.all()), json_output, lacks=True)
 
 
 @click.command()
@@ -47,10 +48,17 @@ def pause(devices: tuple[str, ...], reason: str, now: bool, json_output: bool) -
 @JSON
 def resume(devices: tuple[str, ...], json_output: bool) -> None:
     """Let jobs begin on DEVICE again; without DEVICE on every device that `pause` alone means."""
-    _show(_ask(lambda there: there.resume(devices)), json_output)
+
+    async def resumed(there: "Devices") -> list["Device"]:
+        meant = await there.resume(devices)
+        if not devices and (still := [device.name for device in await there.all() if device.paused]):
+            click.echo(f"still paused: `imagen worker resume {shlex.join(still)}`", err=True)
+        return meant
+
+    _show(_ask(resumed), json_output)
 
 
-def _show(devices: Sequence["Device"], json_output: bool) -> None:
+def _show(devices: Sequence["Device"], json_output: bool, *, lacks: bool = False) -> None:
     from imagen.surfaces.wire import device_json
 
     if json_output:
@@ -72,7 +80,7 @@ def _show(devices: Sequence["Device"], json_output: bool) -> None:
         if device.troubled:  # a sentence, and too long for a column
             click.echo(f"{device.name} begins nothing: {one_line(device.troubled)}")
         reasons: dict[str, list[str]] = {}
-        for model, why in device.lacks.items():
+        for model, why in device.lacks.items() if lacks else ():
             reasons.setdefault(why, []).append(model)
         for why, models in reasons.items():
             click.echo(f"{device.name} cannot draw {', '.join(models)}: {one_line(why)}")

@@ -1,6 +1,7 @@
 """`imagen doctor`: everything that would go wrong, found before it does."""
 
 import asyncio
+import shlex
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -147,7 +148,8 @@ def _looks(app: "App", place: str, refused: ImagenError | None) -> Mapping[str, 
     async def devices() -> str:
         asleep = [device for device in await app.devices.all() if device.paused]
         told = "; ".join(f"{device.name} is {device.paused}" for device in asleep)
-        return f"{told}; jobs wait until `imagen worker resume`" if told else "none paused"
+        names = shlex.join(device.name for device in asleep)
+        return f"{told}; jobs wait until `imagen worker resume {names}`" if told else "none paused"
 
     # A folder is looked at with the other folders; a bucket can only be tried.
     bucket = {} if app.settings.storage == "local" else {"image store": pictures}

@@ -101,7 +101,7 @@ async def diagnosed(name: str | None) -> list["Finding"]:
         return [Finding(check=check) for check in checks] + [
             Finding(
                 check=Check(
-                    name=f"{one.model.name}: ready",
+                    name=f"{one.model.name}: server",
                     error=one.error or (_undrawn(one.model.name) if known and one.model.name not in drawn else None),
                 ),
                 needed=one.default or wanted is not None,

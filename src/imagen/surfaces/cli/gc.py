@@ -100,7 +100,7 @@ def _tell(report: "GcReport", command: str) -> None:
     print_table(("COUNT", "WHAT", "SIZE"), rows)
     size = byte_size(report.size)
     if report.dry_run:
-        click.echo(f"nothing is removed yet; `{command}` frees {size}", err=True)
+        click.echo(f"nothing is removed yet; `{command}` removes it and frees {size}", err=True)
     else:
         click.echo(f"removed; {size} are free again", err=True)
 

@@ -136,6 +136,9 @@ def _run(arguments: Sequence[str]) -> int:
         return INTERRUPTED
     except BrokenPipeError:
         return BROKEN_PIPE
+    except click.exceptions.NoArgsIsHelpError as half:
+        click.echo(half.message, err=True)
+        return half.exit_code
     except click.ClickException as wrong:
         return _tell(_usage(wrong), arguments)
     except ImagenError as error:

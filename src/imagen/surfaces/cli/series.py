@@ -1,7 +1,10 @@
 """`imagen series`: comparisons of the past, as a list, cell by cell, or as a contact sheet."""
 
+from typing import TYPE_CHECKING
+
 import click
 
+from imagen.core.errors import UnknownSeries
 from imagen.core.job import Cell, Series
 from imagen.surfaces.cli import options, webhooks
 from imagen.surfaces.cli.destination import destination, place
@@ -9,6 +12,11 @@ from imagen.surfaces.cli.follow import run, tell_orphans
 from imagen.surfaces.cli.output import MOST, SHORT, age, one_line, print_json, print_table, tell_more
 from imagen.surfaces.cli.where import open_door
 from imagen.surfaces.wire import series_json, series_webhook
+
+if TYPE_CHECKING:
+    from imagen.door import Door
+
+NAMED = "DIR|ID"
 
 
 @click.group(cls=options.ListingGroup)
@@ -39,14 +47,14 @@ def list_(limit: int, json_output: bool) -> None:
 
 
 @series.command()
-@click.argument("series_id", metavar="ID")
+@click.argument("series_id", metavar=NAMED)
 @click.option("--json", "json_output", is_flag=True, help="Print one JSON document.")
 def show(series_id: str, json_output: bool) -> None:
-    """Every cell of one series. ID may be the beginning or the end of an id."""
+    """Every cell of one series. DIR is what `imagen compare` wrote; ID may be the beginning or the end of an id."""
 
     async def shown() -> int:
         async with open_door() as app:
-            one = await app.series(series_id)
+            one = await find(app, series_id)
             if json_output:
                 print_json(series_json(one))
                 return 0
@@ -76,7 +84,7 @@ def resend(series_id: str) -> None:
 
 
 @series.command()
-@click.argument("series_id", metavar="ID")
+@click.argument("series_id", metavar=NAMED)
 @click.option("--output", "-o", metavar="FILE|DIR", default="contact-sheet.png", show_default=True, help="Where to.")
 def sheet(series_id: str, output: str) -> None:
     """Draw the contact sheet of one series from the stored pictures."""
@@ -84,7 +92,7 @@ def sheet(series_id: str, output: str) -> None:
 
     async def drawn() -> int:
         async with open_door() as app:
-            one = await app.series(series_id)
+            one = await find(app, series_id)
             data = await app.series_sheet(one.id)
             kept = f"the pictures are stored, see `imagen series show {one.id}`"
             name = f"contact-sheet_{one.id[-SHORT:]}"
@@ -92,6 +100,24 @@ def sheet(series_id: str, output: str) -> None:
             return 0
 
     run(drawn())
+
+
+async def find(app: "Door", named: str) -> Series:
+    """The series of a folder that `imagen compare` wrote to, or of a part of an id."""
+    from imagen.engine.comparing.document import DOCUMENT, read
+    from imagen.engine.comparing.plan import folder_of
+
+    if (folder := folder_of(named, "series_id")) is None:
+        return await app.series(named)
+    document = read((folder / DOCUMENT).read_bytes(), str(folder / DOCUMENT))
+    try:
+        return await app.series(document.series)
+    except UnknownSeries as error:
+        raise UnknownSeries(
+            f"the comparison in {folder} is not in this database",
+            hint="it was drawn with another IMAGEN_HOME; give that one (`make demo` has demo/home), or compare anew",
+            param=error.param,
+        ) from error
 
 
 def _row(one: Series) -> tuple[str, ...]:

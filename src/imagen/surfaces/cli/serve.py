@@ -2,6 +2,7 @@
 
 import asyncio
 import errno
+import os
 import socket
 from contextlib import AsyncExitStack
 
@@ -78,9 +79,9 @@ def listening(host: str, port: int) -> socket.socket:
         listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         return listener
     except OSError as exc:
-        raise SetupError(
-            f"cannot listen on {host} port {port}: {exc.strerror}", hint=_HINTS.get(exc.errno or 0, _HINT)
-        ) from exc
+        # In its own words for an address: those of the library for a port name the address once more.
+        why = exc.strerror if isinstance(exc, socket.gaierror) else os.strerror(exc.errno or 0)
+        raise SetupError(f"cannot listen on {host} port {port}: {why}", hint=_HINTS.get(exc.errno or 0, _HINT)) from exc
 
 
 def url_of(listener: socket.socket) -> str:

@@ -19,6 +19,7 @@ from imagen.surfaces.cli.keyboard import Key, keys
 from imagen.surfaces.cli.output import columns as width_of
 from imagen.surfaces.cli.output import cut, one_line, print_json
 from imagen.surfaces.cli.ratings import print_ratings
+from imagen.surfaces.cli.series import find
 from imagen.surfaces.cli.terminal import size_of
 from imagen.surfaces.cli.where import open_door
 from imagen.surfaces.wire_votes import ratings_json, vote_json
@@ -76,12 +77,7 @@ def vote(series_id: str | None, again: bool, open_: bool, json_output: bool) -> 
 
 async def _series(app: "Door", named: str | None) -> str:
     if named is not None:
-        from imagen.engine.comparing.document import DOCUMENT, read
-        from imagen.engine.comparing.plan import folder_of
-
-        if (folder := folder_of(named, "series_id")) is not None:
-            named = read((folder / DOCUMENT).read_bytes(), str(folder / DOCUMENT)).series
-        return (await app.series(named)).id
+        return (await find(app, named)).id
     newest = await app.series_list(limit=1)
     if not newest:
         raise UnknownSeries("there is no series to vote on yet", hint="make one: imagen compare 'a red fox'")
@@ -143,7 +139,7 @@ async def _asked(table: "Table", key: Key) -> Choice | None:
         elif pressed in KEYS:
             return KEYS[pressed]
         else:
-            table.say(ASK)
+            table.say(f"no such key; {ASK}")
 
 
 @dataclass(kw_only=True)
