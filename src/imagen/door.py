@@ -76,6 +76,12 @@ class Door(Protocol):
     async def retry(self, job_id: str) -> Job:
         """A new job with the same resolved request; in a series it takes over the cell."""
 
+    async def delete_image(self, image_id: str, *, owner: str | None = None) -> None:
+        """Delete one picture for ever; deleting it again changes nothing."""
+
+    async def delete_job(self, job_id: str, *, owner: str | None = None) -> None:
+        """Delete all pictures of a job that ended; the job stays in the history, with what was asked."""
+
     async def job(self, job_id: str, *, owner: str | None = None) -> Job:
         """One job, by its id or a unique beginning or end of it."""
 

@@ -156,6 +156,21 @@ def test_a_job_is_named_by_either_end_of_its_id(imagen: Any) -> None:
 
 
 @both_doors
+def test_pictures_of_a_job_are_deleted(imagen: Any) -> None:
+    """One of them, then the rest; the job stays, and one that is not there is exit 2."""
+    assert imagen("generate", "a fox", "-n", "3", *QUICK).returncode == 0
+    job = json.loads(imagen("jobs", "--json").stdout)["jobs"][0]["id"]
+    assert imagen("jobs", "delete", job, "--picture", "2").stdout == f"{job} 1 picture deleted, 2 left\n"
+    assert imagen("jobs", "delete", job[-8:]).stdout == f"{job} 2 pictures deleted\n"
+    assert imagen("jobs", "delete", job).stdout == f"{job} 0 pictures deleted\n"
+    told = json.loads(imagen("jobs", "show", job, "--json").stdout)
+    assert [image["state"] for image in told["images"]] == ["deleted"] * 3
+    assert told["state"] == "completed"
+    for wrong in (("nosuchjob",), (job, "--picture", "4")):
+        assert imagen("jobs", "delete", *wrong).returncode == 2
+
+
+@both_doors
 @pytest.mark.parametrize("verb", ["show", "watch", "cancel", "retry"])
 def test_an_unknown_job_is_refused(imagen: Any, verb: str) -> None:
     """Exit code 2 and where to look."""

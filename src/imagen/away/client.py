@@ -143,6 +143,14 @@ class Away:
         """A new job with the same resolved request. Asked for once: twice would be two jobs."""
         return self._job(await self._post(f"/v1/jobs/{await self._whole(job_id)}/retry", again=False))
 
+    async def delete_image(self, image_id: str, *, owner: str | None = None) -> None:
+        """Delete one picture for ever; deleting it again changes nothing."""
+        await self._asking.ask("DELETE", f"/v1/images/{image_id}")
+
+    async def delete_job(self, job_id: str, *, owner: str | None = None) -> None:
+        """Delete all pictures of a job that ended; the job stays in the history, with what was asked."""
+        await self._asking.ask("DELETE", f"/v1/jobs/{await self._whole(job_id)}")
+
     async def job(self, job_id: str, *, owner: str | None = None) -> Job:
         """One job, by its id or a unique beginning or end of it."""
         return self._job(await self._named("jobs", job_id))

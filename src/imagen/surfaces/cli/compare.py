@@ -167,7 +167,8 @@ async def run_compare(
     wanted = _absolute(output) if output else _default_folder(document.prompts)
     comparison = await begin(document, wanted, app, webhook=webhook)
     if comparison.folder.path != wanted:
-        click.echo(f"{_short(wanted)} holds another comparison; writing to {_short(comparison.folder.path)}", err=True)
+        told = f"{_short(wanted)} holds a comparison already (--resume goes on with it)"
+        click.echo(f"{told}; writing to {_short(comparison.folder.path)}", err=True)
     return await _run(app, comparison, html=html, as_json=as_json)
 
 

@@ -5,8 +5,8 @@ from typing import TYPE_CHECKING, Any, cast
 
 import click
 
-from imagen.core.errors import ImagenError, RequestError
-from imagen.core.job import Job, State
+from imagen.core.errors import ImagenError, RequestError, UnknownImage
+from imagen.core.job import Job, State, StoredImage
 from imagen.core.request import Request
 from imagen.surfaces.cli import options, webhooks
 from imagen.surfaces.cli.destination import Destination, destination
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 @click.group(cls=options.ListingGroup)
 def jobs() -> None:
-    """List, show, watch, cancel or retry jobs."""
+    """List, show, watch, cancel or retry jobs, or delete their pictures."""
 
 
 @jobs.command("list")
@@ -148,6 +148,34 @@ def retry(job_id: str, and_watch: bool, json_output: bool) -> None:
 
 
 @jobs.command()
+@click.argument("job_ids", metavar="ID...", nargs=-1, required=True)
+@click.option("--picture", type=click.IntRange(1), metavar="K", help="Only this one, counted from 1 as in `jobs show`.")
+@click.option("--json", "json_output", is_flag=True, help="Print one JSON document.")
+def delete(job_ids: tuple[str, ...], picture: int | None, json_output: bool) -> None:
+    """Delete the pictures of jobs that ended, for ever. The jobs stay, with what was asked."""
+
+    async def deleted() -> int:
+        async with open_door() as app:
+            before = [await app.job(job_id) for job_id in job_ids]
+            for job in before:
+                if picture is None:
+                    await app.delete_job(job.id)
+                else:
+                    await app.delete_image(_picture(job, picture).id)
+            after = [await app.job(job.id) for job in before]
+            if json_output:
+                print_json({"jobs": [job_json(job) for job in after]})
+                return 0
+            for was, job in zip(before, after, strict=True):
+                count = _stored(was) - _stored(job)
+                left = f", {_stored(job)} left" if _stored(job) else ""
+                click.echo(f"{job.id} {count} picture{'s' * (count != 1)} deleted{left}")
+            return 0
+
+    run(deleted())
+
+
+@jobs.command()
 @click.argument("job_ids", metavar="ID...", nargs=-1)
 @click.option("--failed", is_flag=True, help="All that were given up, of jobs and of series, in this database.")
 @click.option("--json", "json_output", is_flag=True, help="Print one JSON document.")
@@ -220,6 +248,18 @@ def _row(job: Job) -> tuple[str, ...]:
         age(job.created_at),
         one_line(job.request.prompt),
     )
+
+
+def _picture(job: Job, number: int) -> StoredImage:
+    found = next((image for image in job.images if image.index == number - 1), None)
+    if found is None:
+        hint = f"see `imagen jobs show {job.id}`"
+        raise UnknownImage(f"job {job.id} has no picture {number}", hint=hint, param="picture")
+    return found
+
+
+def _stored(job: Job) -> int:
+    return sum(image.state == "stored" for image in job.images)
 
 
 def _cancelled(was: Job, job: Job) -> str:

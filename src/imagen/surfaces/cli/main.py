@@ -24,7 +24,7 @@ COMMANDS = {
         "Draw each PROMPT with several models; write pictures, a contact sheet and compare.json.",
     ),
     "models": ("models", "models", "List, show, check, add, fetch or remove models."),
-    "jobs": ("jobs", "jobs", "List, show, watch, cancel or retry jobs."),
+    "jobs": ("jobs", "jobs", "List, show, watch, cancel or retry jobs, or delete their pictures."),
     "series": ("series", "series", "List or show series, or draw the contact sheet of one."),
     "vote": ("vote", "vote", "Compare the pictures of SERIES two by two, without knowing which model drew which."),
     "ratings": ("ratings", "ratings", "Say how good each model is by the votes, and how sure that is."),
