@@ -282,6 +282,45 @@ def told_by_a_later_version(connection: Connection, job: str) -> None:
     connection.execute(insert(tables.events).values(at=datetime.now(UTC), **row))
 
 
+async def test_whoever_follows_a_job_is_let_go_when_it_closes(place: str) -> None:
+    """However long it meant to wait; and leaving after the database is closed is no fault."""
+    heard, closed = asyncio.Event(), asyncio.Event()
+
+    async def follow(at: Desk, job: str) -> list[Event]:
+        told: list[Event] = []
+        async with at.feeds.watching(job, after=0, previews=False) as one:
+            while not one.ended:
+                told += await one.next(60)
+                heard.set()
+            await closed.wait()
+        return told
+
+    async with asyncio.timeout(20):
+        async with desk(place) as at:
+            following = asyncio.create_task(follow(at, await at.submit()))
+            await heard.wait()
+            await asyncio.sleep(0.1)  # it waits for more
+        closed.set()
+        assert names(await following) == ["queued"]
+
+
+async def test_whoever_follows_all_jobs_is_let_go_when_it_closes(place: str) -> None:
+    """Also who has not heard yet from where on; and leaving after the database is closed is no fault."""
+    closed = asyncio.Event()
+
+    async def follow(at: Desk) -> None:
+        async with at.tides.watching(owner=None, jobs=None, after=None, previews=False) as watch:
+            await watch.joined()
+            await closed.wait()
+
+    async with asyncio.timeout(20):
+        async with desk(place) as at:
+            following = asyncio.create_task(follow(at))
+            await asyncio.sleep(0)  # it waits, and nothing is read yet
+        closed.set()
+        await following
+
+
 async def test_what_a_later_version_tells_of_one_job_is_passed_over(place: str) -> None:
     """What comes after it is told once."""
     async with desk(place) as at:

@@ -159,7 +159,11 @@ class _Feed:
     async def close(self) -> None:
         self._task.cancel()
         await asyncio.gather(self._task, return_exceptions=True)
-        if self._said:
+        # Nobody reads any more: whoever still waits would wait for ever.
+        self.loaded = self.ended = True
+        self._wake()
+        said, self._said = self._said, False  # once: the last watcher closes again as it leaves
+        if said:
             with suppress(ImagenError):
                 await self._db.write(journal.unwatch, self._watcher, f"{self._watcher}-steps")
 

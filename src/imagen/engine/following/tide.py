@@ -107,7 +107,7 @@ class WatchAll:
 
     async def joined(self) -> int:
         """The cursor from which this follower begins: what it has when nothing happened yet."""
-        while not self._tide.loaded and self._tide.broken is None:
+        while not self._tide.loaded and not self._tide.closed and self._tide.broken is None:
             await self._tide.beat.wait()
         self._join()
         return self._cursor
@@ -194,6 +194,7 @@ class _Tide:
         self.safe = 0  # every position up to here is known
         self.live: dict[str, _Lively] = {}
         self.loaded = False
+        self.closed = False
         self.broken: BaseException | None = None
         self.beat = asyncio.Event()
         self.watches: set[WatchAll] = set()
@@ -215,7 +216,11 @@ class _Tide:
     async def close(self) -> None:
         self._task.cancel()
         await asyncio.gather(self._task, return_exceptions=True)
-        if looks := self._looks(self._watched | self._followed):
+        self.closed = True
+        self._wake()
+        said = self._watched | self._followed
+        self._watched, self._followed = set(), frozenset()  # once: the last follower closes again as it leaves
+        if looks := self._looks(said):
             with suppress(ImagenError):
                 await self._db.write(journal.unwatch, *looks)
 
@@ -237,8 +242,7 @@ class _Tide:
                 news = await self._previews() or news
                 if news or not self.loaded:
                     self.loaded = True
-                    self.beat.set()
-                    self.beat = asyncio.Event()
+                    self._wake()
                 if len(rows) < PAGE:
                     await asyncio.sleep(BREATH_S)
                     await self._pause(mark)
@@ -247,6 +251,10 @@ class _Tide:
         except BaseException as exc:
             self.broken = exc
             self.beat.set()
+
+    def _wake(self) -> None:
+        self.beat.set()
+        self.beat = asyncio.Event()
 
     async def _pause(self, mark: int) -> None:
         rung = asyncio.ensure_future(self._db.changed(mark, LOOK_S))
