@@ -79,12 +79,13 @@ async def test_closing_waits_for_what_cannot_be_interrupted() -> None:
     closing = asyncio.create_task(signals.aclose())
     await asyncio.sleep(0.05)
     assert not closing.done()
-    closing.cancel()  # impatience changes nothing
+    closing.cancel()  # impatience changes nothing, and is heard in the end
     await asyncio.sleep(0.05)
     assert not closing.done()
     leave.set()
     await asyncio.wait([closing])
     assert left.is_set()
+    assert closing.cancelled()
 
 
 async def test_work_that_was_not_closed_may_not_stop_by_itself() -> None:

@@ -13,7 +13,7 @@ import imagen.models
 from imagen.backends.comfyui import registration
 from imagen.backends.comfyui.backend import AWAY_S, ComfyUI
 from imagen.backends.comfyui.keeper import Pace
-from imagen.backends.remote.whole import to_its_end
+from imagen.backends.to_its_end import to_its_end
 from imagen.core.errors import Crashed, MissingExtra, MissingFile, OutOfMemory, Rejected, TimedOut, Unreachable
 from imagen.core.model import Model
 from imagen.core.request import Draft, Request

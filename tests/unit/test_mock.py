@@ -4,6 +4,7 @@ import asyncio
 import signal
 import subprocess
 import sys
+import threading
 from dataclasses import replace
 from pathlib import Path
 
@@ -215,6 +216,35 @@ def test_cancelling_a_slow_drawing_ends_it():
         return drawing.cancelled()
 
     assert asyncio.run(cancelled())
+
+
+def test_cancelled_twice_it_still_waits_for_its_thread(monkeypatch):
+    """Nothing goes on behind the back of whoever cancels, however often he does."""
+    begun, leave, left = threading.Event(), threading.Event(), threading.Event()
+
+    def bands(_drawing):
+        def paint():
+            begun.set()
+            leave.wait(10)
+            left.set()
+            return np.zeros((1, 1, 3), np.uint8)
+
+        yield paint
+
+    async def cancelled() -> bool:
+        drawing = asyncio.create_task(collect(registration.create({}), REQUEST, MOCK))
+        await asyncio.to_thread(begun.wait, 10)
+        for _ in range(2):
+            drawing.cancel()
+            await asyncio.sleep(0.05)
+        early = drawing.done()
+        leave.set()
+        await asyncio.wait([drawing])
+        return drawing.cancelled() and not early
+
+    monkeypatch.setattr("imagen.backends.mock_art.Drawing.bands", bands)
+    assert asyncio.run(cancelled())
+    assert left.is_set()
 
 
 @pytest.mark.parametrize("default", ["", "out_of_memory", "timed_out@3", "nonsense"])

@@ -2,6 +2,7 @@
 
 import asyncio
 import hashlib
+import threading
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ import pytest
 import tests.onnx_kit as kit
 
 from imagen.backends import onnx
+from imagen.backends.onnx.painting import Painting
 from imagen.backends.onnx.paper import laid, shown
 from imagen.backends.onnx.words import Words, read_words
 from imagen.core.errors import BadConfig, MissingFile
@@ -326,6 +328,33 @@ def test_a_damaged_file_is_named(tmp_path: Path) -> None:
     (models / "grey/net.onnx").write_bytes(b"half of it")
     with pytest.raises(BadConfig, match=r"net\.onnx"):
         said(models, "grey")
+
+
+def test_cancelled_twice_it_still_waits_for_its_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing goes on behind the back of whoever cancels, however often he does."""
+    models = folder(tmp_path, "grey", options=SHADE)
+    kit.painter(models / "grey/net.onnx")
+    begun, leave = threading.Event(), threading.Event()
+
+    def step(_painting: Painting) -> None:
+        begun.set()
+        leave.wait(10)
+
+    async def cancelled() -> bool:
+        found = catalog(models, "grey")
+        request = found.resolve(Draft(prompt="w498", seed=1), lambda: 1).request
+        drawing = asyncio.create_task(collect(onnx.registration.create({}), request, found.get("grey")))
+        await asyncio.to_thread(begun.wait, 10)
+        for _ in range(2):
+            drawing.cancel()
+            await asyncio.sleep(0.05)
+        early = drawing.done()
+        leave.set()
+        await asyncio.wait([drawing])
+        return drawing.cancelled() and not early
+
+    monkeypatch.setattr(Painting, "step", step)
+    assert asyncio.run(cancelled())
 
 
 @pytest.mark.parametrize("threads", [0, "many", 1000, None])

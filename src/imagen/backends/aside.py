@@ -5,6 +5,7 @@ from collections.abc import AsyncGenerator, Callable
 from concurrent.futures import Executor
 from typing import Protocol
 
+from imagen.backends.to_its_end import to_its_end
 from imagen.core.signals import Signal
 
 
@@ -33,12 +34,11 @@ async def aside(work: Callable[[Say], None], executor: Executor | None = None) -
         running.result()
     finally:
         voice.stopped = True
-        while not running.done():
-            try:
-                await asyncio.wait([running])
-            except asyncio.CancelledError:
-                continue  # cancelled twice; it still has to end, and does so at its next step
-        running.exception()  # looked at, so that nobody is told of it as of one that was forgotten
+        try:
+            if not running.done():
+                await to_its_end(asyncio.wait([running]))  # it ends at its next step
+        finally:
+            running.exception()  # looked at, so that nobody is told of it as of one that was forgotten
 
 
 class _Voice:

@@ -10,12 +10,13 @@ import json
 import os
 import re
 import signal
-from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from time import perf_counter
-from typing import TYPE_CHECKING, Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, Literal
 
 from imagen.backends.base import Previews, Registration
+from imagen.backends.to_its_end import to_its_end
 from imagen.core.errors import (
     BackendError,
     Check,
@@ -38,8 +39,6 @@ if TYPE_CHECKING:
 FAILURES: dict[str, type[BackendError]] = {
     code_of(kind): kind for kind in (Unreachable, RateLimited, TimedOut, Rejected, OutOfMemory, Crashed)
 }
-
-T = TypeVar("T")
 
 MAX_STEPS = 1000
 MAX_SLOW_S = 3600.0
@@ -240,7 +239,7 @@ class _Picture:
             pixels = self._forming.at(share)
             return pixels.tobytes(), pixels.shape[1], pixels.shape[0]
 
-        data, width, height = await _in_thread(draw)
+        data, width, height = await to_its_end(asyncio.to_thread(draw))
         took_ms = (perf_counter() - started) * 1000
         return Preview(step=0, total=0, data=data, width=width, height=height, decode_ms=took_ms)
 
@@ -248,9 +247,10 @@ class _Picture:
         """The finished picture."""
         from imagen.backends.mock_art import Drawing
 
-        drawing = await _in_thread(lambda: Drawing(**self._told()))
+        # Nothing goes on behind the back of whoever cancels.
+        drawing = await to_its_end(asyncio.to_thread(lambda: Drawing(**self._told())))
         # A band at a time: cancelling waits for one band at most, never for a whole large picture.
-        rows = [(await _in_thread(paint)).tobytes() for paint in drawing.bands()]
+        rows = [(await to_its_end(asyncio.to_thread(paint))).tobytes() for paint in drawing.bands()]
         return Output(data=b"".join(rows), width=drawing.width, height=drawing.height, seed=self._request.seed)
 
     def _told(self) -> dict[str, Any]:
@@ -262,13 +262,3 @@ class _Picture:
             "width": self._request.width,
             "height": self._request.height,
         }
-
-
-async def _in_thread(work: Callable[[], T]) -> T:
-    """Run in a thread, and when cancelled wait until the thread is done: nothing goes on behind the caller's back."""
-    running = asyncio.ensure_future(asyncio.to_thread(work))
-    try:
-        return await asyncio.shield(running)
-    except asyncio.CancelledError:
-        await asyncio.wait([running])
-        raise

@@ -18,7 +18,7 @@ from imagen.backends.comfyui.nodes import NodeType
 from imagen.backends.comfyui.server import Server
 from imagen.backends.comfyui.story import Story
 from imagen.backends.comfyui.workflow import Drawing, classes
-from imagen.backends.remote.whole import to_its_end
+from imagen.backends.to_its_end import to_its_end
 from imagen.core.errors import ImagenError, TimedOut, Unreachable
 from imagen.core.signals import Notice, Signal
 

@@ -1,16 +1,17 @@
 """The methods: check, generate, close; and giving memory back between two jobs."""
 
 import asyncio
-from collections.abc import AsyncGenerator, Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Iterator, Mapping, Sequence
 from importlib.util import find_spec
 from time import perf_counter
-from typing import Any, ParamSpec, TypeVar
+from typing import Any
 
 from imagen.backends.base import Previews
 from imagen.backends.onnx.network import Network, digested, find
 from imagen.backends.onnx.painting import Painting
 from imagen.backends.onnx.paper import laid, shown
 from imagen.backends.onnx.words import Words, read_words
+from imagen.backends.to_its_end import to_its_end
 from imagen.core.errors import BadConfig, Check, ImagenError, MissingExtra, MissingFile
 from imagen.core.model import Model, ModelFile
 from imagen.core.request import Request
@@ -20,9 +21,6 @@ from imagen.core.signals import Notice, Output, Phase, Preview, Signal, Step
 # because another number may round differently: one machine would then draw other bytes than the next.
 THREADS = 1
 MAX_THREADS = 64
-
-P = ParamSpec("P")
-T = TypeVar("T")
 
 
 class Onnx:
@@ -52,12 +50,15 @@ class Onnx:
     async def generate(
         self, request: Request, model: Model, previews: Previews, resume: str | None = None
     ) -> AsyncGenerator[Signal]:
-        """Draw one picture after the other: on a processor that takes no longer than all at once."""
+        """Draw one picture after the other: on a processor that takes no longer than all at once.
+
+        Whoever cancels waits for the step under way: nothing goes on behind his back.
+        """
         key = _key(model)
         if self._open is None or self._open[0] != key:
             yield Phase(name="loading")
             self._open = None  # the old one first: there may not be room for two
-            self._open = key, *await _in_thread(_load, model, self._threads)
+            self._open = key, *await to_its_end(asyncio.to_thread(_load, model, self._threads))
         _, network, words, files = self._open
         yield Phase(name="encoding")
         rows = [words.encode(text, network.length) for text in (request.prompt, request.negative)]
@@ -71,12 +72,12 @@ class Onnx:
             for number in range(1, request.steps + 1):
                 done = index * request.steps + number
                 most = previews.max_size if number < request.steps and previews.wants(done, total) else None
-                preview = await _in_thread(_step, painting, part, most, done, total, index)
+                preview = await to_its_end(asyncio.to_thread(_step, painting, part, most, done, total, index))
                 yield Step(step=done, total=total, image=index)
                 if preview is not None:
                     yield preview
             yield Phase(name="decoding")
-            yield await _in_thread(_output, painting, part, index, files)
+            yield await to_its_end(asyncio.to_thread(_output, painting, part, index, files))
 
     async def aclose(self) -> None:
         """Let go of the network."""
@@ -163,13 +164,3 @@ def _threads(said: Any) -> int:
             hint="correct `backends: {onnx: {threads: …}}` in config.yaml, or IMAGEN_ONNX_THREADS",
         )
     return count
-
-
-async def _in_thread(work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-    """Run in a thread, and when cancelled wait until the thread is done: nothing goes on behind the caller's back."""
-    running = asyncio.ensure_future(asyncio.to_thread(work, *args, **kwargs))
-    try:
-        return await asyncio.shield(running)
-    except asyncio.CancelledError:
-        await asyncio.wait([running])
-        raise

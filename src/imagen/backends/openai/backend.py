@@ -18,7 +18,7 @@ from imagen.backends.remote.http import Http, maybe_sent
 from imagen.backends.remote.mark import Mark
 from imagen.backends.remote.settings import hosts, seconds
 from imagen.backends.remote.token import read_token, remedy
-from imagen.backends.remote.whole import to_its_end
+from imagen.backends.to_its_end import to_its_end
 from imagen.core.errors import Check, ImagenError, NotConfigured, RateLimited, Unreachable
 from imagen.core.model import Model
 from imagen.core.request import Request

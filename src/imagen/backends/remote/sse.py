@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import httpx2
 
-from imagen.backends.remote.whole import to_its_end
+from imagen.backends.to_its_end import to_its_end
 from imagen.core.errors import Crashed
 
 MAX_BYTES = 256 * 2**20  # of one file: four times the largest picture there is as a PNG

@@ -23,12 +23,12 @@ from imagen.backends.remote import paying, pictures
 from imagen.backends.remote.http import Http, maybe_sent, never_begun
 from imagen.backends.remote.mark import Mark
 from imagen.backends.remote.sse import events
-from imagen.backends.remote.whole import to_its_end
 from imagen.backends.replicate import errors, inputs
 from imagen.backends.replicate.cloud import outputs
 from imagen.backends.replicate.hosted import Pace, cost
 from imagen.backends.replicate.inputs import Schema
 from imagen.backends.replicate.telling import Teller
+from imagen.backends.to_its_end import to_its_end
 from imagen.core.errors import ImagenError, RateLimited, Unreachable
 from imagen.core.model import Model
 from imagen.core.request import Request

@@ -11,12 +11,12 @@ from typing import Any
 from imagen.backends.base import Previews
 from imagen.backends.remote import paying, pictures
 from imagen.backends.remote.http import maybe_sent, never_begun
-from imagen.backends.remote.whole import to_its_end
 from imagen.backends.replicate import errors, inputs
 from imagen.backends.replicate.cloud import ENDED, STOPPED, Cloud, Prediction, outputs
 from imagen.backends.replicate.inputs import Schema
 from imagen.backends.replicate.ledger import Ledger
 from imagen.backends.replicate.telling import Teller
+from imagen.backends.to_its_end import to_its_end
 from imagen.core.errors import Crashed, ImagenError, RateLimited, TimedOut, Unreachable
 from imagen.core.model import Model
 from imagen.core.request import Request

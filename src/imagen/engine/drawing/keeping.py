@@ -9,6 +9,7 @@ from contextlib import suppress
 from typing import Any
 
 from imagen.core.errors import DatabaseAway, DiskFull, ImagenError, StorageAway
+from imagen.engine.drawing.settled import settled
 from imagen.store.images import ImageStore
 from imagen.store.queue import LeaseLost
 
@@ -63,15 +64,13 @@ async def stored(
     except (asyncio.CancelledError, DatabaseAway, LeaseLost):
         await _drop(images, files)
         raise
-    recording = asyncio.ensure_future(record())
-    recording.add_done_callback(lambda done: done.cancelled() or done.exception())  # also if nobody waits any more
-    try:
-        return await asyncio.shield(recording)
-    finally:
-        # Who is cancelled here does not know yet whether it was recorded: that is worth a moment.
-        await asyncio.wait({recording}, timeout=DROP_S)
-        if recording.done() and not recording.cancelled() and isinstance(recording.exception(), LeaseLost):
+
+    async def lost(recording: asyncio.Future[int]) -> None:
+        if isinstance(recording.exception(), LeaseLost):
             await _drop(images, files)
+
+    # Who is cancelled here does not know yet whether it was recorded: that is worth a moment.
+    return await settled(record(), DROP_S, lost)
 
 
 async def keep(

@@ -23,6 +23,7 @@ from imagen.core.job import State, StoredImage
 from imagen.core.request import PreviewPolicy
 from imagen.engine.drawing.keeping import stored
 from imagen.engine.drawing.live import Live
+from imagen.engine.drawing.settled import settled
 from imagen.engine.drawing.stopwatch import Stopwatch
 from imagen.previews import policy as policies
 from imagen.store import journal, queue
@@ -276,16 +277,13 @@ class _Attempt:
         """With its last picture drawn, a job needs its device no more: what is left is our own work."""
         if self.queues and not self.device_free and set(range(self.claim.request.n)) <= self.saved.union(drawn):
             self.device_free = True
-            freeing = asyncio.ensure_future(self.db.write(queue.free_device, self.claim, then=self.wish()))
-            freeing.add_done_callback(lambda done: done.cancelled() or done.exception())  # if nobody waits
-            try:
-                await asyncio.shield(freeing)
-            finally:
-                # Cancelled or not: what was taken with it is begun, or it would hold the device while nobody draws.
-                await asyncio.wait({freeing}, timeout=FREE_S)
-                if freeing.done() and not freeing.cancelled() and freeing.exception() is None:
-                    self.freed = True
-                    self.drawn(self.claim, freeing.result())
+            # Cancelled or not: what was taken with it is begun, or it would hold the device while nobody draws.
+            await settled(self.db.write(queue.free_device, self.claim, then=self.wish()), FREE_S, self._note_freed)
+
+    async def _note_freed(self, freeing: asyncio.Future[Claim | None]) -> None:
+        if freeing.exception() is None:
+            self.freed = True
+            self.drawn(self.claim, freeing.result())
 
     def _nonsense(self, said: str) -> Crashed:
         return Crashed(
