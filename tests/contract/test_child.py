@@ -189,6 +189,7 @@ async def test_a_promised_preview_is_waited_for():
     """Where so and so many were asked for, a parent that is busy for a moment costs none of them."""
 
     class Busy(Watching):
+        method = "auto"
         promised = True
 
         def wants(self, step: int, total: int) -> bool:

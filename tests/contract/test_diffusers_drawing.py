@@ -459,6 +459,7 @@ class Asking:
     """A sink of a request that says how previews are to be made."""
 
     method: str
+    promised: bool = False
     max_size: int = 48
 
     def wants(self, step: int, total: int) -> bool:

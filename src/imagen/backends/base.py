@@ -25,6 +25,19 @@ class Previews(Protocol):
         """True when a preview of this step would be used. Never true for the last step."""
 
 
+@runtime_checkable
+class PreviewWishes(Protocol):
+    """What a sink may say besides, for backends that have a choice; one that does not say it leaves it to them."""
+
+    @property
+    def method(self) -> str:
+        """How previews are to be made; `auto` leaves it to the backend."""
+
+    @property
+    def promised(self) -> bool:
+        """Were so and so many asked for? Then it is worth waiting for the word that this is one of them."""
+
+
 class Backend(Protocol):
     """Draws pictures. It never sees jobs, clocks, paths, retries or the database."""
 

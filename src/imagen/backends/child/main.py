@@ -89,7 +89,8 @@ class Asking:
     def __init__(self, wire: Wire, call: int, told: Mapping[str, Any]) -> None:
         self.max_size: int = told["max_size"]
         self.method: str = told["method"]
-        self._within_s = PROMISED_S if told["promised"] else ASK_S
+        self.promised: bool = told["promised"]
+        self._within_s = PROMISED_S if self.promised else ASK_S
         self._wire = wire
         self._call = call
 

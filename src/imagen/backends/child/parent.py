@@ -6,7 +6,7 @@ from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import suppress
 from typing import Any
 
-from imagen.backends.base import Previews
+from imagen.backends.base import Previews, PreviewWishes
 from imagen.backends.child.frames import BadFrameError, model_told
 from imagen.backends.child.process import Call, Process, Told
 from imagen.core.errors import BadConfig, Check, ImagenError, OutOfMemory, SetupError, TooLarge
@@ -130,6 +130,7 @@ class Child:
     async def _begin(
         self, request: Request, model: Model, previews: Previews, resume: str | None
     ) -> tuple[Process, Call]:
+        wishes = previews if isinstance(previews, PreviewWishes) else None
         told = {
             "say": "draw",
             "request": request.as_dict(),
@@ -137,8 +138,8 @@ class Child:
             "resume": resume,
             "previews": {
                 "max_size": previews.max_size,
-                "method": getattr(previews, "method", "auto"),
-                "promised": bool(getattr(previews, "promised", False)),
+                "method": wishes.method if wishes else "auto",
+                "promised": wishes.promised if wishes else False,
             },
         }
         key = _key(model)

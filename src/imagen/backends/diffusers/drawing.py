@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from imagen.backends.aside import Say, Stopped
-from imagen.backends.base import Previews
+from imagen.backends.base import Previews, PreviewWishes
 from imagen.backends.diffusers import beside
 from imagen.backends.diffusers.calling import arguments
 from imagen.backends.diffusers.loading import Loaded
@@ -59,8 +59,8 @@ class Drawing:
         self.held = ExitStack()  # what is kept from others while they draw; whoever made this closes it
         self.passed = False
         self._peaks: list[int] = []
-        # Asked once: an option of the sink that older sinks do not have.
-        self._methods = showing.methods(str(getattr(previews, "method", "auto")))
+        # Asked once, of a sink that says it.
+        self._methods = showing.methods(previews.method if isinstance(previews, PreviewWishes) else "auto")
 
     def draw(self) -> None:
         """Draw all pictures, some at once where the model says so; raises Stopped when nobody listens any more."""
