@@ -101,15 +101,6 @@ class Crew:
         dead = self.obituaries.dead(rows)
         return [row for row in rows if row.id not in dead]
 
-    def served(self, connection: Connection) -> set[str]:
-        """The models that some live worker draws for everybody."""
-        return {model for row in self.alive(connection) if not row.solo for model in row.models}
-
-    def known(self, connection: Connection) -> set[str]:
-        """With those that one would draw as soon as it has what it lacks now: their jobs wait for that."""
-        alive = self.alive(connection)
-        return {model for row in alive if not row.solo for model in (*row.models, *(row.lacks or ()))}
-
     def look(self, connection: Connection) -> tuple[set[str], dict[str, ImagenError | None]]:
         """The models that somebody alive drew last on a device: in memory, as far as one can tell from here.
 
@@ -129,7 +120,7 @@ class Crew:
         alive = self.alive(connection)
         here = {row.id for row in alive}
         solo = any(row.solo for row in alive)
-        known = self.known(connection)
+        known = _known(alive)
         orphans = []
         for job in history.waiting(connection):
             left = job.worker not in here if job.state is State.RUNNING else job.request.model not in known
@@ -163,7 +154,8 @@ class Crew:
 
     def _unserved(self, connection: Connection) -> Sequence[str]:
         wanted = {job for wish in self._wishes.values() for job in (self.mine if wish is None else wish)}
-        served, known = self.served(connection), self.known(connection)
+        alive = self.alive(connection)
+        served, known = _served(alive), _known(alive)
         # Somebody else's job that waits for what a worker lacks is not to fail because this machine lacks it, too.
         return [
             job.id
@@ -174,3 +166,13 @@ class Crew:
     def _note_fault(self, working: asyncio.Task[None]) -> None:
         # Followers of this process wait for what this worker draws: without it they would wait for ever.
         self.fault = None if working.cancelled() else working.exception()
+
+
+def _served(alive: Iterable[Row[Any]]) -> set[str]:
+    """The models that one of these workers draws for everybody."""
+    return {model for row in alive if not row.solo for model in row.models}
+
+
+def _known(alive: Iterable[Row[Any]]) -> set[str]:
+    """With those that one would draw as soon as it has what it lacks now: their jobs wait for that."""
+    return {model for row in alive if not row.solo for model in (*row.models, *(row.lacks or ()))}

@@ -9,7 +9,7 @@ import time
 import traceback
 from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import aclosing
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import partial
 from importlib import import_module
@@ -65,38 +65,40 @@ async def run(
     that freed it, as the `wish` for one says. Cancelling the caller's task gives the job back to the queue. Where the
     caller is `patient`, a picture that cannot be stored costs its job nothing.
     """
-    return await _Attempt(claim, backend, db, images, policy, drawn, wish, monotonic, patient).run()
+    attempt = _Attempt(
+        claim=claim,
+        backend=backend,
+        db=db,
+        images=images,
+        policy=policy,
+        drawn=drawn,
+        wish=wish,
+        monotonic=monotonic,
+        patient=patient,
+    )
+    return await attempt.run()
 
 
+@dataclass(kw_only=True, eq=False)
 class _Attempt:
-    def __init__(
-        self,
-        claim: Claim,
-        backend: Backend,
-        db: Database,
-        images: ImageStore,
-        policy: PreviewPolicy,
-        drawn: Callable[[Claim, Claim | None], object],
-        wish: Callable[[], Wish | None],
-        monotonic: Callable[[], float],
-        patient: bool,
-    ) -> None:
-        self.claim = claim
-        self.backend = backend
-        self.db = db
-        self.images = images
-        self.policy = policy
-        self.monotonic = monotonic
-        self.patient = patient
-        self.watch = Stopwatch(monotonic)
-        self.live = Live(db, claim, policy, monotonic)
-        self.drawn = drawn
-        self.wish = wish
+    claim: Claim
+    backend: Backend
+    db: Database
+    images: ImageStore
+    policy: PreviewPolicy
+    drawn: Callable[[Claim, Claim | None], object]
+    wish: Callable[[], Wish | None]
+    monotonic: Callable[[], float]
+    patient: bool
+
+    def __post_init__(self) -> None:
+        self.stopwatch = Stopwatch(self.monotonic)
+        self.live = Live(self.db, self.claim, self.policy, self.monotonic)
         self.device_free = False  # it was asked for
         self.freed = False  # and is recorded
         # An engine with a queue of its own may be given the next job while this one is being decoded and saved.
-        self.queues = isinstance(backend, Queues) and backend.queues
-        self.saved = {image.index for image in claim.images}
+        self.queues = isinstance(self.backend, Queues) and self.backend.queues
+        self.saved = {image.index for image in self.claim.images}
         self.facts: dict[str, Any] = {}
         self.preview_failed = False
         self.showing: asyncio.Task[None] | None = None
@@ -173,7 +175,7 @@ class _Attempt:
                 case signals.Phase(name=name, device_free=free):
                     if name not in signals.PHASES:
                         raise self._nonsense(f"the phase {name!r}; there are {', '.join(signals.PHASES)}")
-                    self.watch.enter(name)
+                    self.stopwatch.enter(name)
                     self.live.phase(name)
                     early = free or (self.queues and name == "decoding" and count == 1)
                     self.queues |= free
@@ -196,8 +198,8 @@ class _Attempt:
                     raise self._nonsense(f"{type(signal).__name__}, which is no signal")
 
     async def _step(self, signal: signals.Step, first: int) -> None:
-        if self.watch.phase not in ("sampling", "decoding"):
-            self.watch.enter("sampling")
+        if self.stopwatch.phase not in ("sampling", "decoding"):
+            self.stopwatch.enter("sampling")
             self.live.phase("sampling")
         self.live.step(signal.step, signal.total, first + signal.image)
         if not self.total_known and signal.total > 0:
@@ -236,7 +238,7 @@ class _Attempt:
             return
         await self._shown()
         await self._free_device(index)
-        self.watch.enter("saving")
+        self.stopwatch.enter("saving")
         self.live.phase("saving")
         # Pillow and its friends, only once there is something to save; in a thread, for they take a while to load.
         sidecar = await asyncio.to_thread(import_module, "imagen.engine.pictures.sidecar")
@@ -258,7 +260,7 @@ class _Attempt:
             pixels_sha256=done.pixels_sha256,
         )
         self._note(facts)
-        beside = sidecar.sidecar(request, model, image, self._run(at))
+        beside = sidecar.sidecar(request, model, image, self._story(at))
         files = {path: done.data, side_path(path, "sidecar"): sidecar.as_bytes(beside)}
         files |= {side_path(path, THUMBNAIL): done.thumbnail, side_path(path, CELL): done.cell}
         said = events.Image(job=self.claim.job, attempt=self.claim.attempt, image=image)
@@ -361,9 +363,9 @@ class _Attempt:
     def _timings(self) -> dict[str, float]:
         """Measured here, except what only the backend can know."""
         told = self.facts.get("timings") or {}
-        return {"queue": round(self.claim.waited_s, 4), **self.watch.split(), **told}
+        return {"queue": round(self.claim.waited_s, 4), **self.stopwatch.split(), **told}
 
-    def _run(self, at: datetime) -> dict[str, Any]:
+    def _story(self, at: datetime) -> dict[str, Any]:
         return {
             "job": self.claim.job,
             "attempt": self.claim.attempt,
