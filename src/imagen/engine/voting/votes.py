@@ -40,14 +40,21 @@ class Votes:
 
     async def ballot(self, series_id: str, *, voter: str = keys.LOCAL, owner: str | None = None) -> Ballot:
         """Two pictures of a series without their names, the next ones that this voter has not compared."""
-        return await ballot(self._db, await self._series(series_id, owner=owner), voter=voter)
+        series = await self._series(series_id, owner=owner)
+        before = await self._db.read(votes.of_voter, series.id, voter)
+        return await asyncio.to_thread(pairs.ballot, series, before, voter)
 
     async def picture(
         self, series_id: str, blind: str, *, width: int | None = None, owner: str | None = None
     ) -> BlindFile:
         """A picture of a pair; neither its bytes nor what is said of them tell the model."""
         series = await self._series(series_id, owner=owner)
-        return await picture(self._db, self._images, series, blind, width=width)
+        file = await album.find(self._db, self._images, pairs.picture_of(series, blind).id, width=width)
+        data = await self._images.get(file.path)
+        if file.copy == album.FULL:
+            # All as PNG: where one model's pictures are JPEG, the format would be its name.
+            return BlindFile(id=blind, data=await asyncio.to_thread(_plain, data, file.mime), mime=PNG, etag=blind)
+        return BlindFile(id=blind, data=data, mime=file.mime, etag=f"{blind}-{file.copy}")
 
     async def cast(
         self,
@@ -61,8 +68,34 @@ class Votes:
         owner: str | None = None,
     ) -> tuple[Vote, bool]:
         """Say which of a pair is better: left, right, tie or skip. Told with the names, and whether it is new."""
-        series = await self._series(series_id, owner=owner)
-        return await cast(self._db, series.id, voter=voter, round=round, left=left, right=right, choice=choice)
+        found = (await self._series(series_id, owner=owner)).id
+        try:
+            chosen = Choice(choice)
+        except ValueError as exc:
+            hint = f"one of {', '.join(Choice)}"
+            raise RequestError(f"there is no choice {choice[:80]!r}", hint=hint, param="choice") from exc
+
+        def cast_once(connection: Connection) -> tuple[Vote, bool]:
+            series = history.series_one(connection, found)
+            while True:
+                before = votes.of_voter(connection, found, voter)
+                vote = pairs.new_vote(
+                    series,
+                    before,
+                    voter=voter,
+                    round_=round,
+                    left=left,
+                    right=right,
+                    choice=chosen,
+                    now=datetime.now(UTC),
+                )
+                if vote in before:
+                    return vote, False
+                # PostgreSQL lets two say it at once; then the one that came second reads what the first said.
+                if votes.keep(connection, vote):
+                    return vote, True
+
+        return await self._db.write(cast_once)
 
     async def ratings(
         self,
@@ -77,81 +110,13 @@ class Votes:
         if series_id is not None:
             series_id = (await self._series(series_id, owner=owner)).id
         catalog = self._catalog()
-        for name in await unrated(self._db, models, owner=owner) if models else ():
+        known = await self._db.read(votes.models, owner=owner) if models else ()
+        for name in models or ():
             # Told apart from a model that nobody has voted on yet: that one is known.
-            if name not in catalog.models and name not in catalog.broken:
+            if name not in known and name not in catalog.models and name not in catalog.broken:
                 catalog.get(name)
-        return await ratings(self._db, owner=owner, series_id=series_id, models=models, q=q, voter=voter)
-
-
-async def ballot(db: Database, series: Series, *, voter: str) -> Ballot:
-    """Where this voter stands in a series, and the next pair."""
-    return await asyncio.to_thread(pairs.ballot, series, await db.read(votes.of_voter, series.id, voter), voter)
-
-
-async def cast(
-    db: Database, series_id: str, *, voter: str, round: int, left: str, right: str, choice: str
-) -> tuple[Vote, bool]:
-    """Record what was said of a pair, and whether that is new; only now the names are told."""
-    try:
-        chosen = Choice(choice)
-    except ValueError as exc:
-        hint = f"one of {', '.join(Choice)}"
-        raise RequestError(f"there is no choice {choice[:80]!r}", hint=hint, param="choice") from exc
-
-    def cast_once(connection: Connection) -> tuple[Vote, bool]:
-        series = history.series_one(connection, series_id)
-        while True:
-            before = votes.of_voter(connection, series_id, voter)
-            vote = pairs.new_vote(
-                series,
-                before,
-                voter=voter,
-                round_=round,
-                left=left,
-                right=right,
-                choice=chosen,
-                now=datetime.now(UTC),
-            )
-            if vote in before:
-                return vote, False
-            # PostgreSQL lets two say it at once; then the one that came second reads what the first said.
-            if votes.keep(connection, vote):
-                return vote, True
-
-    return await db.write(cast_once)
-
-
-async def picture(
-    db: Database, images: ImageStore, series: Series, blind: str, *, width: int | None = None
-) -> BlindFile:
-    """The picture behind a blind name, or with `width` its smallest copy that is at least so wide."""
-    file = await album.find(db, images, pairs.picture_of(series, blind).id, width=width)
-    data = await images.get(file.path)
-    if file.copy == album.FULL:
-        # All as PNG: where one model's pictures are JPEG, the format would be its name.
-        return BlindFile(id=blind, data=await asyncio.to_thread(_plain, data, file.mime), mime=PNG, etag=blind)
-    return BlindFile(id=blind, data=data, mime=file.mime, etag=f"{blind}-{file.copy}")
-
-
-async def ratings(
-    db: Database,
-    *,
-    owner: str | None = None,
-    series_id: str | None = None,
-    models: Sequence[str] | None = None,
-    q: str | None = None,
-    voter: str | None = None,
-) -> Ratings:
-    """What the votes say of the models."""
-    told = await db.read(votes.tallies, owner=owner, series_id=series_id, models=models, q=q, voter=voter)
-    return await asyncio.to_thread(rate, told)
-
-
-async def unrated(db: Database, names: Sequence[str], *, owner: str | None = None) -> list[str]:
-    """Those of these models that were never voted on."""
-    known = await db.read(votes.models, owner=owner)
-    return [name for name in names if name not in known]
+        told = await self._db.read(votes.tallies, owner=owner, series_id=series_id, models=models, q=q, voter=voter)
+        return await asyncio.to_thread(rate, told)
 
 
 def _plain(data: bytes, mime: str) -> bytes:
