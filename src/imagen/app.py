@@ -23,6 +23,7 @@ from imagen.core.request import Draft, preview_policy
 from imagen.core.webhook import Webhook
 from imagen.door import Door, Drawings, follow
 from imagen.engine import orders
+from imagen.engine.comparing import from_store
 from imagen.engine.devices import Devices
 from imagen.engine.drawing.backends import Backends
 from imagen.engine.drawing.crew import Crew
@@ -32,7 +33,6 @@ from imagen.engine.following.feed import Feeds, Watch
 from imagen.engine.following.tide import Tides, WatchAll
 from imagen.engine.health import Health
 from imagen.engine.keys import Keys
-from imagen.engine.pictures import album
 from imagen.engine.pictures.images import Images
 from imagen.engine.states import ModelState, states, usable
 from imagen.engine.voting.votes import Votes
@@ -370,11 +370,13 @@ class App:
 
     async def series_sheet(self, series_id: str, *, owner: str | None = None) -> bytes:
         """The contact sheet of a series, as PNG."""
-        return await album.series_sheet(self._db, self._images, await self.series(series_id, owner=owner), self._known)
+        return await from_store.series_sheet(
+            self._db, self._images, await self.series(series_id, owner=owner), self._known
+        )
 
     async def series_sidecar(self, series_id: str, *, owner: str | None = None) -> dict[str, Any]:
         """A series in the shape of compare.json."""
-        return album.series_sidecar(await self.series(series_id, owner=owner), self._known)
+        return from_store.series_sidecar(await self.series(series_id, owner=owner), self._known)
 
     async def orphans(self) -> list[Job]:
         """Jobs that wait and that nobody alive would draw: left by a process that ended or was killed."""

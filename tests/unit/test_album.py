@@ -13,6 +13,7 @@ from tests.store_kit import database, new, take
 
 from imagen.core.errors import Conflict, Gone, ImagenError, MissingFile, UnknownImage, UnknownJob, Unwritable
 from imagen.core.job import Series, State
+from imagen.engine.comparing import from_store
 from imagen.engine.pictures import album
 from imagen.store import history, intake
 from imagen.store.album import image as image_row
@@ -252,11 +253,11 @@ async def series_of(db: Database, images: ImageStore) -> Series:
 async def test_a_sheet_is_drawn_from_the_small_copies_alone(db: Database, images: ImageStore) -> None:
     """The whole pictures need not even be there."""
     series = await series_of(db, images)
-    before = await album.series_sheet(db, images, series, lambda _name: None)
+    before = await from_store.series_sheet(db, images, series, lambda _name: None)
     for cell in series.cells:
         for image in cell.job.images if cell.job else ():
             await images.delete(await path_of(db, image.id))
-    assert await album.series_sheet(db, images, series, lambda _name: None) == before
+    assert await from_store.series_sheet(db, images, series, lambda _name: None) == before
     with Picture.open(io.BytesIO(before)) as sheet:
         assert sheet.format == "PNG"
 
@@ -264,24 +265,26 @@ async def test_a_sheet_is_drawn_from_the_small_copies_alone(db: Database, images
 async def test_a_sheet_says_which_picture_was_deleted(db: Database, images: ImageStore) -> None:
     """A deleted cell is another one than a lost one, and neither ends the sheet."""
     series = await series_of(db, images)
-    seen = {await album.series_sheet(db, images, series, lambda _name: None)}
+    seen = {await from_store.series_sheet(db, images, series, lambda _name: None)}
     image = series.cells[1].job.images[0] if series.cells[1].job else None
     assert image is not None
     cell = images.file_of(side_path(await path_of(db, image.id), "cell"))
     assert cell is not None
     kept = cell.read_bytes()
     cell.unlink()
-    seen.add(await album.series_sheet(db, images, series, lambda _name: None))
+    seen.add(await from_store.series_sheet(db, images, series, lambda _name: None))
     cell.write_bytes(kept)
     await album.delete_image(db, images, image.id)
-    seen.add(await album.series_sheet(db, images, await db.read(history.series_one, series.id), lambda _name: None))
+    seen.add(
+        await from_store.series_sheet(db, images, await db.read(history.series_one, series.id), lambda _name: None)
+    )
     assert len(seen) == 3
 
 
 async def test_several_sheets_at_once_do_not_get_in_each_others_way(db: Database, images: ImageStore) -> None:
     """They are drawn one after the other, and all are the same."""
     series = await series_of(db, images)
-    sheets = await asyncio.gather(*(album.series_sheet(db, images, series, lambda _name: None) for _ in range(4)))
+    sheets = await asyncio.gather(*(from_store.series_sheet(db, images, series, lambda _name: None) for _ in range(4)))
     assert len(set(sheets)) == 1
 
 
@@ -291,7 +294,7 @@ async def test_the_sidecar_of_a_series_says_what_a_comparison_says(db: Database,
     deleted = series.cells[1].job
     assert deleted is not None
     await album.delete_job(db, images, deleted.id)
-    told = album.series_sidecar(await db.read(history.series_one, series.id), lambda _name: None)
+    told = from_store.series_sidecar(await db.read(history.series_one, series.id), lambda _name: None)
     assert (told["series"], told["state"], told["settings"]) == (series.id, "partial", {"width": 64})
     first, second, third = told["cells"]
     assert (first["state"], first["deleted"], first["image"]) == ("completed", False, series.cells[0].job.images[0].id)  # type: ignore[union-attr]

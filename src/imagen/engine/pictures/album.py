@@ -1,31 +1,20 @@
-"""Pictures after they are drawn: found for who may see them, sent a little at a time, deleted, shown as a sheet."""
+"""Pictures after they are drawn: found for who may see them, sent a little at a time, deleted."""
 
-import asyncio
 import json
 from collections.abc import AsyncGenerator, Iterable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from sqlalchemy import Connection
 
 from imagen.core.errors import Conflict, Gone, MissingFile, SetupError, UnknownImage, UnknownJob
-from imagen.core.job import Series, State
-from imagen.engine.comparing.document import Describe, remembered
 from imagen.store import album
 from imagen.store.db import Database
-from imagen.store.images import CELL, COPIES, ImageStore, files_of, side_path
+from imagen.store.images import COPIES, ImageStore, files_of, side_path
 
 FULL = "full"
 APART_S = 60.0  # what no clock that is set now and then reaches
-
-if TYPE_CHECKING:
-    from imagen.engine.comparing.sheet import Picture
-
-# One sheet at a time in a process: each takes a core and some hundred megabytes while it is drawn.
-_sheets = ThreadPoolExecutor(1, thread_name_prefix="imagen-sheet")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -139,31 +128,6 @@ async def _remove(images: ImageStore, files: Iterable[str]) -> None:
             f"recorded as deleted, but the files are still there: {error.message}",
             hint="let this process delete there; `imagen gc --yes` removes them then",
         ) from error
-
-
-async def series_sheet(db: Database, images: ImageStore, series: Series, describe: Describe) -> bytes:
-    """The contact sheet of a series as PNG, from the cell-sized copies in the store."""
-    document = remembered(series, describe)
-    paths = await db.read(album.paths, [entry.job for entry in document.cells if entry.job])
-
-    def draw() -> bytes:
-        from imagen.engine.comparing.page import sheet  # Pillow, only once there is something to show
-
-        # Read when its turn to be drawn comes: the pictures of a large series are never in memory together.
-        pictures: dict[int, Picture] = {
-            entry.index: partial(images.read, side_path(paths[entry.image], CELL))
-            for entry in document.cells
-            if entry.state is State.COMPLETED and entry.image in paths
-        }
-        return sheet(document, pictures)
-
-    return await asyncio.get_running_loop().run_in_executor(_sheets, draw)
-
-
-def series_sidecar(series: Series, describe: Describe) -> dict[str, Any]:
-    """A series in the shape of compare.json."""
-    # A folder knows only its cells; the series also knows whether it was cancelled as a whole.
-    return remembered(series, describe).as_dict() | {"state": series.state}
 
 
 def _copy(width: int, height: int, wanted: int | None) -> tuple[str, tuple[int, int]]:
