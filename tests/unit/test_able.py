@@ -157,7 +157,7 @@ async def test_a_model_that_just_failed_is_looked_at_now(scene: Scene) -> None:
     async def tell() -> None:
         told.append({**scene.able.lacks})
 
-    looking = asyncio.create_task(scene.able.keep_looking(lambda: MODELS, found=lambda: None, told=tell))
+    looking = asyncio.create_task(scene.able.keep_looking(lambda: MODELS, found=lambda: None, changed=tell))
     try:
         async with asyncio.timeout(10):
             while len(scene.able.takes(PLACES)) < 2:

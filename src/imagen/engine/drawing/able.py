@@ -58,16 +58,16 @@ class Able:
         models: Callable[[], Mapping[str, Model]],
         *,
         found: Callable[[], None],
-        told: Callable[[], Awaitable[None]],
+        changed: Callable[[], Awaitable[None]],
     ) -> None:
-        """Until cancelled. `found` is called for each model that may be taken from now on, `told` after each change."""
+        """Until cancelled. `found` is called for each model that may be taken from now on, `changed` after a change."""
         while True:
             before = self.lacks
             self._doubted.clear()
             await self.look(models(), found=found)
             if before != self.lacks:
                 with suppress(ImagenError):  # the next heartbeat says it again
-                    await told()
+                    await changed()
             try:
                 async with asyncio.timeout(TICK_S):
                     await self._doubted.wait()

@@ -68,7 +68,7 @@ class Offer:
         assert self.able is not None
         # The one topic that is listened to whatever can be drawn.
         await self.able.keep_looking(
-            lambda: {**self.left_over, **self.models}, found=lambda: ring(queue_of(None)), told=tell
+            lambda: {**self.left_over, **self.models}, found=lambda: ring(queue_of(None)), changed=tell
         )
 
     def _places(self, carried: Mapping[str, Place] = MappingProxyType({})) -> dict[str, Place]:

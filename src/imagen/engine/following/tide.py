@@ -22,7 +22,7 @@ HOLE_S = 5.0  # a position missing this long belongs to a transaction that was r
 
 
 @dataclass(frozen=True, slots=True)
-class _Told:
+class _Placed:
     cursor: int  # everything up to here was told: where a follower may join again
     pos: int
     owner: str
@@ -189,7 +189,7 @@ class WatchAll:
 
 class _Tide:
     def __init__(self, db: Database) -> None:
-        self.window: deque[_Told] = deque(maxlen=WINDOW)
+        self.window: deque[_Placed] = deque(maxlen=WINDOW)
         self.count = 0  # how many were ever put into the window
         self.safe = 0  # every position up to here is known
         self.live: dict[str, _Lively] = {}
@@ -296,7 +296,7 @@ class _Tide:
         for pos, owner, event in fresh:
             if event is None:
                 continue
-            self.window.append(_Told(min(pos, self.safe), pos, owner, event))
+            self.window.append(_Placed(min(pos, self.safe), pos, owner, event))
             self.count += 1
             if event.terminal or isinstance(event, Started | Requeued):
                 self.live.pop(event.job, None)
