@@ -233,6 +233,15 @@ async def test_jobs_are_listed_newest_first(door: Door) -> None:
     assert len(await door.jobs(series=series)) == 2
 
 
+async def test_no_list_goes_on_from_an_unknown_place(door: Door) -> None:
+    """It would be the first page once more, and a loop over pages would never end."""
+    job = await door.submit(SLOW)
+    for before in ("nonsense", job.id[:-1]):
+        with pytest.raises(RequestError, match="go on from") as refused:
+            await door.jobs(before=before)
+        assert refused.value.param == "before"
+
+
 async def test_a_series_is_made_followed_and_shown(door: Door) -> None:
     """Its cells, its list, its sheet."""
     name = await compared(door)

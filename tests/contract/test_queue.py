@@ -1,21 +1,32 @@
 """The queue: jobs are taken once, writes are fenced, failures are counted, nothing gets stuck."""
 
 import asyncio
+from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 from alembic import command
 from alembic.config import Config
 from alembic.script import ScriptDirectory
-from sqlalchemy import Connection, Engine, Inspector, inspect, text, update
+from sqlalchemy import Connection, Engine, Inspector, insert, inspect, text, update
 from tests.postgres_kit import Postgres, postgres
 from tests.store_kit import MODEL, OTHER, PLACE, WORKER, arrive, database, grammar, new, record, resolve, take
 
 import imagen
 import imagen.store
-from imagen.core.errors import BadConfig, Conflict, DatabaseAway, SetupError, TooMany, Unreachable, WrongDatabase
+from imagen.core.errors import (
+    BadConfig,
+    Conflict,
+    DatabaseAway,
+    RequestError,
+    SetupError,
+    TooMany,
+    Unreachable,
+    WrongDatabase,
+)
 from imagen.core.events import Completed, Failed
 from imagen.core.job import State
 from imagen.core.model import Model
@@ -25,7 +36,7 @@ from imagen.store.db import Database
 from imagen.store.intake import Once
 from imagen.store.order import Place, Turn
 from imagen.store.queue import Claim, LeaseLost
-from imagen.store.tables import jobs, metadata, slots
+from imagen.store.tables import jobs, metadata, series, slots
 
 
 async def end(db: Database, claim: Claim) -> None:
@@ -34,6 +45,11 @@ async def end(db: Database, claim: Claim) -> None:
 
 def run_sql(connection: Connection, statement: str) -> None:
     connection.exec_driver_sql(statement)
+
+
+def empty_series(connection: Connection, series_id: str, *, owner: str) -> None:
+    values = {"prompts": [], "models": [], "seeds": [], "owner": owner, "created_at": datetime.now(UTC)}
+    connection.execute(insert(series).values(id=series_id, **values))
 
 
 async def test_a_job_is_taken_once(place: str) -> None:
@@ -500,6 +516,23 @@ async def test_an_owner_may_only_have_so_many_waiting(place: str) -> None:
         await db.write(intake.submit_once, [replace(new(), owner="bob")], once=None, queue_limit=2)
         assert len(await db.read(history.jobs_list, owner="ann")) == 2
         assert len(await db.read(history.jobs_list, owner="bob")) == 1
+
+
+@pytest.mark.parametrize("listed", [history.jobs_list, history.series_list])
+async def test_a_list_refuses_what_is_no_page_of_it(place: str, listed: Callable[..., Any]) -> None:
+    """A place that is not there or is somebody else's, and less than one or more than a thousand at once."""
+    async with database(place) as db:
+        (known,) = await db.write(intake.submit, [replace(new(), owner="ann")])
+        await db.write(empty_series, known, owner="ann")
+        assert await db.read(listed, before=known, owner="ann") == []
+        for before in ("nonsense", known[:-1]):
+            with pytest.raises(RequestError, match="go on from"):
+                await db.read(listed, before=before)
+        with pytest.raises(RequestError, match="go on from"):
+            await db.read(listed, before=known, owner="bob")
+        for limit in (-1, 0, 1001):
+            with pytest.raises(RequestError, match=f"a page of {limit}"):
+                await db.read(listed, limit=limit)
 
 
 async def test_a_claim_nobody_heard_of_goes_back(place: str) -> None:

@@ -346,9 +346,10 @@ async def test_the_list_goes_on_from_no_unknown_place(idle: Served, before: str)
     ada, bob = idle.client(await idle.app.add_key("ada")), idle.client(await idle.app.add_key("bob"))
     job = await submit(ada)
     for client, place in ((ada, job["id"][:-1] if before == "part" else before), (bob, job["id"])):
-        answer = await client.get(f"/v1/jobs?before={place}")
-        assert answer.status_code == 400
-        assert error_of(answer)["param"] == "before"
+        for noun in ("jobs", "series"):
+            answer = await client.get(f"/v1/{noun}?before={place}")
+            assert answer.status_code == 400
+            assert error_of(answer)["param"] == "before"
     assert (await ada.get(f"/v1/jobs?before={job['id']}")).json() == {"jobs": [], "next": None}
 
 

@@ -50,9 +50,7 @@ def jobs_list(
     owner: str | None = None,
 ) -> list[Job]:
     """Newest first, a page at a time: `before` is the id of the last one seen."""
-    if not 1 <= limit <= MAX_PAGE:
-        raise RequestError(f"a page of {limit} jobs is not possible", hint=f"ask for 1 to {MAX_PAGE}", param="limit")
-    query = _owned(select(jobs), jobs, owner)
+    query = select(jobs)
     if state and state not in State.__members__.values():
         raise RequestError(f"there is no state {state!r}", hint=f"states: {', '.join(State)}", param="state")
     if state:
@@ -63,7 +61,7 @@ def jobs_list(
         query = query.where(jobs.c.series_id == series_id)
     if q:
         query = query.where(jobs.c.prompt.icontains(q, autoescape=True))
-    return _jobs(connection, _page(connection, query, jobs, before, limit), whole=False)
+    return _jobs(connection, _page(connection, query, jobs, before, limit, owner), whole=False)
 
 
 def waiting(connection: Connection) -> list[Job]:
@@ -155,7 +153,7 @@ def series_list(
     connection: Connection, *, limit: int = 50, before: str | None = None, owner: str | None = None
 ) -> list[Series]:
     """Newest first, a page at a time: `before` is the id of the last one seen."""
-    rows = _page(connection, _owned(select(series), series, owner), series, before, limit)
+    rows = _page(connection, select(series), series, before, limit, owner)
     return [_series(connection, row) for row in rows]
 
 
@@ -171,14 +169,23 @@ def _owned(query: Select[Any], table: Any, owner: str | None) -> Select[Any]:
     return query if owner is None else query.where(table.c.owner == owner)
 
 
-def _page(connection: Connection, query: Select[Any], table: Any, before: str | None, limit: int) -> Sequence[Row[Any]]:
-    last = None
+def _page(
+    connection: Connection, query: Select[Any], table: Any, before: str | None, limit: int, owner: str | None
+) -> Sequence[Row[Any]]:
+    if not 1 <= limit <= MAX_PAGE:
+        wrong = f"a page of {limit} {table.name} is not possible"
+        raise RequestError(wrong, hint=f"ask for 1 to {MAX_PAGE}", param="limit")
     if before:
-        last = connection.execute(select(table.c.created_at).where(table.c.id == before)).scalar_one_or_none()
-    if last is not None:
+        place = _owned(select(table.c.created_at), table, owner).where(table.c.id == before)
+        last = connection.execute(place).scalar_one_or_none()
+        if last is None:
+            # The first page again would be a loop over pages that never ends.
+            hint = "give `next` of the last page, or leave it out for the first one"
+            raise RequestError(f"there is nothing of the id {before!r} to go on from", hint=hint, param="before")
         # As a pair, so that both databases go straight to the place in the index.
         query = query.where(tuple_(table.c.created_at, table.c.id) < tuple_(bindparam("last", last, Instant), before))
-    return connection.execute(query.order_by(table.c.created_at.desc(), table.c.id.desc()).limit(limit)).all()
+    newest = query.order_by(table.c.created_at.desc(), table.c.id.desc()).limit(limit)
+    return connection.execute(_owned(newest, table, owner)).all()
 
 
 def _one(
