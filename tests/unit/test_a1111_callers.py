@@ -16,7 +16,7 @@ from imagen.core.job import Job
 from imagen.core.request import Draft
 from imagen.surfaces.http.a1111.callers import MOST_CALLERS, MOST_JOBS, Callers, Onlookers, Seat
 from imagen.surfaces.http.auth import LOCAL, Caller
-from imagen.surfaces.http.openai.visits import Visits
+from imagen.surfaces.http.foreign.visits import Visits
 
 ADA, BOB = Caller(name="ada"), Caller(name="bob", admin=True)
 

@@ -15,7 +15,8 @@ from imagen.config import load_settings
 from imagen.core.errors import DevicePaused, TooMany
 from imagen.core.job import Job, State
 from imagen.core.request import Draft
-from imagen.surfaces.http.openai.visits import LATE, REMEMBERED, ROUTE, UNKEYED, Vigil, Visit, Visits, taken_up
+from imagen.surfaces.http.foreign.visits import LATE, REMEMBERED, Vigil, Visit, Visits, taken_up
+from imagen.surfaces.http.openai.door import ROUTE, UNKEYED
 
 NOW = datetime(2026, 5, 11, tzinfo=UTC)
 JOB = Job(id="J", state=State.RUNNING, request=Draft(prompt="a fox"), created_at=NOW)
@@ -117,17 +118,17 @@ async def test_a_repetition_finds_the_newest_job_of_the_same_body(place: str, tm
         environ["IMAGEN_DATABASE"] = place.replace("+psycopg", "")
     async with open_app(settings=load_settings(home=tmp_path, environ=environ)) as app:
         there = Visits()
-        assert await taken_up(there, app, owner="ada", body_hash=HASH) is None
+        assert await taken_up(there, app, owner="ada", route=UNKEYED, body_hash=HASH) is None
         old, new = await submitted(app), await submitted(app)
         assert old != new
         await submitted(app, owner="bob")
         await submitted(app, body_hash=sha256(b"another").hexdigest())
         await submitted(app, route=ROUTE, idempotency_key="mine")
-        found = await taken_up(there, app, owner="ada", body_hash=HASH)
+        found = await taken_up(there, app, owner="ada", route=UNKEYED, body_hash=HASH)
         assert found is not None
         assert found.id == new
-        visit = Visit(there, app, found, cancels=True, by="ada")
-        other = await taken_up(there, app, owner="ada", body_hash=HASH)
+        visit = Visit(there, app, found, cancels=True, by="ada", route=ROUTE)
+        other = await taken_up(there, app, owner="ada", route=UNKEYED, body_hash=HASH)
         assert other is not None
         assert other.id == old
         await visit.over(answered=False, left=True)
@@ -141,7 +142,7 @@ async def test_a_job_is_cancelled_only_by_the_last_who_leaves(tmp_path: Path) ->
         there = Visits()
 
         async def visit(job_id: str, cancels: bool = True) -> Visit:
-            return Visit(there, app, await app.job(job_id), cancels=cancels, by="ada")
+            return Visit(there, app, await app.job(job_id), cancels=cancels, by="ada", route=ROUTE)
 
         job = await submitted(app)
         first, second = await visit(job), await visit(job)
@@ -167,7 +168,9 @@ async def test_two_who_wait_with_one_key_are_both_told_to_come_again(tmp_path: P
         there, keyed = Visits(), {"route": ROUTE, "idempotency_key": "one"}
         job = await submitted(app, **keyed)
         assert await submitted(app, **keyed) == job
-        visits = [Visit(there, app, await app.job(job), cancels=False, by="ada", key="one") for _ in range(2)]
+        visits = [
+            Visit(there, app, await app.job(job), cancels=False, by="ada", route=ROUTE, key="one") for _ in range(2)
+        ]
         async with visits[0].watching() as first, visits[1].watching() as second:
             for vigil in (first, second):
                 await vigil.next(5)

@@ -14,7 +14,7 @@ from imagen.core.request import Draft
 from imagen.surfaces.http import shapes, streams
 from imagen.surfaces.http.context import Door, DoorOf
 from imagen.surfaces.http.limits import check_draft, check_series
-from imagen.surfaces.http.native import (
+from imagen.surfaces.http.parameters import (
     DRAWN,
     EVENTS,
     PREVIEW_FORMS,

@@ -13,7 +13,7 @@ from starlette.responses import HTMLResponse, Response
 
 from imagen.app import VERSION, App
 from imagen.config import Settings
-from imagen.surfaces.http import about, auth, devices, images, native, operations, refusals, series, votes, webhooks
+from imagen.surfaces.http import about, auth, devices, images, jobs, operations, refusals, series, votes, webhooks
 from imagen.surfaces.http.a1111 import door as a1111
 from imagen.surfaces.http.guard import Guard, uvicorn_options
 from imagen.surfaces.http.openai import door as openai
@@ -60,7 +60,7 @@ def make_server(app: App, *, settings: Settings, drawing: bool) -> FastAPI:
     server.state.streams = streams = Streams()
     server.state.routers = [
         openai.router(),  # before the pictures: `generations` is none of their ids
-        native.router,
+        jobs.router,
         about.router,
         devices.router,
         series.router,
@@ -77,13 +77,13 @@ def make_server(app: App, *, settings: Settings, drawing: bool) -> FastAPI:
 
     @server.get("/docs", include_in_schema=False)
     async def docs() -> HTMLResponse:
-        from imagen.surfaces.http.page import page
+        from imagen.surfaces.http.docs_page import page
 
         return HTMLResponse(page(server.openapi()))
 
     @server.get("/docs/page.css", include_in_schema=False)
     async def css() -> Response:
-        from imagen.surfaces.http.page import CSS
+        from imagen.surfaces.http.docs_page import CSS
 
         return Response(CSS, media_type="text/css")
 

@@ -12,7 +12,7 @@ from starlette.responses import JSONResponse
 from imagen.surfaces.http import vote_shapes
 from imagen.surfaces.http.context import DoorOf
 from imagen.surfaces.http.images import CACHING, Width
-from imagen.surfaces.http.native import WORDS, exactly
+from imagen.surfaces.http.parameters import WORDS, exactly
 from imagen.surfaces.http.refusals import problems
 from imagen.surfaces.http.strict import StrictRoute
 from imagen.surfaces.wire_votes import ballot_json, ratings_csv, ratings_json, vote_json

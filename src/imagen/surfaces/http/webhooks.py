@@ -5,7 +5,7 @@ from starlette.responses import JSONResponse
 
 from imagen.surfaces.http import shapes, webhook_shapes
 from imagen.surfaces.http.context import DoorOf
-from imagen.surfaces.http.native import exactly
+from imagen.surfaces.http.parameters import exactly
 from imagen.surfaces.http.refusals import problems
 from imagen.surfaces.http.strict import StrictRoute
 from imagen.surfaces.wire import job_json, series_json

@@ -2,5 +2,5 @@
 
 Read on in this order: `door.py` (the routes), `request.py` (what they send, as a draft of ours), `callers.py` (what is
 remembered of each caller), `answer.py` (what they are told), `text.py` (the text inside pictures), `lists.py` (the
-rest). Who waits, and how a long answer is kept alive, is as at the OpenAI door.
+rest). Who waits, and how a long answer is kept alive, is in `foreign/`.
 """

@@ -18,7 +18,7 @@ from imagen.core.request import Request
 from imagen.engine.pictures.sidecar import parameters_text
 from imagen.surfaces.http.a1111.lists import ANY, HASH
 from imagen.surfaces.http.a1111.request import Asked
-from imagen.surfaces.http.openai.pictures import error_of
+from imagen.surfaces.http.foreign.ends import error_of
 from imagen.surfaces.http.refusals import refusal
 from imagen.surfaces.wire import error_json, waits_told
 

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 from imagen.core.errors import ImagenError, UnknownJob
 from imagen.core.job import Job
 from imagen.surfaces.http.auth import LOCAL, Caller
-from imagen.surfaces.http.openai.visits import Visits
+from imagen.surfaces.http.foreign.visits import Visits
 
 if TYPE_CHECKING:
     from imagen.app import App

@@ -24,11 +24,11 @@ from imagen.surfaces.http.a1111.request import checkpoint_of, object_of, read, t
 from imagen.surfaces.http.a1111.text import told_by
 from imagen.surfaces.http.auth import Keyring
 from imagen.surfaces.http.context import Door, DoorOf
+from imagen.surfaces.http.foreign.fields import Fields
+from imagen.surfaces.http.foreign.long_answer import LongAnswer
+from imagen.surfaces.http.foreign.visits import Visit, Visits
 from imagen.surfaces.http.limits import check_asked
-from imagen.surfaces.http.native import idempotent
-from imagen.surfaces.http.openai.answer import LongAnswer
-from imagen.surfaces.http.openai.request import Fields
-from imagen.surfaces.http.openai.visits import Visit, Visits
+from imagen.surfaces.http.parameters import idempotent
 from imagen.surfaces.http.strict import StrictRequest
 
 if TYPE_CHECKING:

@@ -18,7 +18,7 @@ from imagen.core.model import Model
 from imagen.core.request import MAX_SEED, Draft, PreviewPolicy, Request
 from imagen.models.catalog import Catalog
 from imagen.reading import maybe
-from imagen.surfaces.http.openai.request import Fields, fitting
+from imagen.surfaces.http.foreign.fields import Fields, fitting
 
 MOST_GUIDANCE = 100.0
 MOST_STRIDE = 10_000

@@ -10,17 +10,20 @@ from fastapi import APIRouter, Header, Request, Response
 from imagen.core.errors import ImagenError, RequestError
 from imagen.core.job import Job
 from imagen.surfaces.http.context import Door, DoorOf
+from imagen.surfaces.http.foreign.long_answer import LongAnswer
+from imagen.surfaces.http.foreign.visits import Visit, Visits, taken_up
 from imagen.surfaces.http.limits import check_asked
-from imagen.surfaces.http.native import idempotent
-from imagen.surfaces.http.openai.answer import LongAnswer
 from imagen.surfaces.http.openai.models import named
-from imagen.surfaces.http.openai.pictures import answer
+from imagen.surfaces.http.openai.pictures import answer, error_body
 from imagen.surfaces.http.openai.request import Asked, read
 from imagen.surfaces.http.openai.stream import ImageStream
-from imagen.surfaces.http.openai.visits import REPEATED, ROUTE, UNKEYED, Visit, Visits, taken_up
+from imagen.surfaces.http.parameters import idempotent
 from imagen.surfaces.http.refusals import refusal
 from imagen.surfaces.http.strict import StrictRequest, body_hash
 
+ROUTE = "/v1/images/generations"
+UNKEYED = f"{ROUTE} (no key)"  # keys of ours are no business of those that clients choose
+REPEATED = "x-stainless-retry-count"
 WARNING_CHARS = 1000  # proxies refuse answers with long headers
 
 Key = Annotated[str | None, Header(alias="idempotency-key")]
@@ -95,7 +98,7 @@ async def _generated(request: StrictRequest, door: Door, visits: Visits, key: st
     cancels = asked.on_disconnect == "cancel" or (asked.on_disconnect == "auto" and asked.stream)
     with visits.arriving(door.caller.name, door.limits):
         job = await _job(request, door, visits, key, asked, repeated=repeated not in (None, "0"))
-        visit = Visit(visits, door.app, job, cancels=cancels, by=door.caller.name, key=key)
+        visit = Visit(visits, door.app, job, cancels=cancels, by=door.caller.name, route=ROUTE, key=key)
     headers = {"x-request-id": job.id, "x-should-retry": "false"}
     if warnings := [*asked.warnings, *(one.message for one in warned)]:
         headers["imagen-warning"] = _header(warnings)
@@ -110,6 +113,7 @@ async def _generated(request: StrictRequest, door: Door, visits: Visits, key: st
         headers=headers,
         hold_s=settings.openai.hold_s,
         comes_back=repeated is not None,
+        excuse=error_body,
     )
 
 
@@ -120,7 +124,7 @@ async def _job(
     hashed = await body_hash(request)
     owner = door.caller.name
     if repeated and not keyed:
-        found = await taken_up(visits, door.app, owner=owner, body_hash=hashed)
+        found = await taken_up(visits, door.app, owner=owner, route=UNKEYED, body_hash=hashed)
         if found is not None:
             return found
     # Remembered by its body in any case; keys of ours are no business of those that clients choose.

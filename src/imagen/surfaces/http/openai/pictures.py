@@ -6,12 +6,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from imagen.core.errors import BackendError, Conflict, DatabaseAway, ImagenError, Unauthorized
-from imagen.core.events import Cancelled, Failed, Image, Preview
+from imagen.core.errors import ImagenError
+from imagen.core.events import Image, Preview
 from imagen.core.job import Job, State, StoredImage
 from imagen.core.request import Request
+from imagen.surfaces.http.foreign.ends import error_of
 from imagen.surfaces.http.openai.request import Asked
-from imagen.surfaces.http.refusals import RETRY_AFTER_S
 from imagen.surfaces.wire import error_json, image_url
 
 if TYPE_CHECKING:
@@ -110,44 +110,13 @@ def completed(event: Image, shown: Shown) -> dict[str, Any]:
     }
 
 
-def error_of(job: Job) -> ImagenError:
-    """Why a job that ended has no picture to give."""
-    if job.error is not None:
-        return job.error
-    return _cancelled("somebody") if job.state is State.CANCELLED else _nothing(job.id)
-
-
-def error_of_end(event: Failed | Cancelled) -> ImagenError:
-    """The same, from its last event."""
-    return event.error if isinstance(event, Failed) else _cancelled(event.by)
-
-
 def error_body(error: ImagenError, job_id: str | None = None) -> dict[str, Any]:
     """The shape that the libraries read errors from, with the job it is about."""
     return {"error": error_json(error, reader="http") | ({"job_id": job_id} if job_id else {})}
 
 
-def server_stops() -> ImagenError:
-    """What a client is told that waits just then: the job goes on with whoever serves next."""
-    hint = "the job is safe: see `GET /v1/jobs/{id}` in a moment"
-    return DatabaseAway("this server stops now", hint=hint, retry_after_s=RETRY_AFTER_S)
-
-
-def key_is_gone() -> ImagenError:
-    """What a client is told whose key was taken away while it waited."""
-    return Unauthorized("this key is no longer good", hint="ask the owner of this server for another one")
-
-
 def _facts(image: StoredImage) -> dict[str, Any]:
     return {"seed": image.seed, "width": image.width, "height": image.height, "id": image.id}
-
-
-def _cancelled(by: str) -> ImagenError:
-    return Conflict(f"the job was cancelled by {by}", hint="ask again if that was not meant")
-
-
-def _nothing(job_id: str) -> ImagenError:
-    return BackendError(f"job {job_id} ended without an error and without a picture", hint="see the server's log")
 
 
 def _shown(data: bytes, wanted: str | None, compression: int | None) -> Shown:

@@ -4,18 +4,17 @@ Fields that nobody here knows are ignored, as clients send many. What is known a
 makes no sense is refused with the name of the field.
 """
 
-import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
 from imagen.config import OpenAI
 from imagen.core.errors import RequestError, UnknownModel
-from imagen.core.model import Limits
 from imagen.core.request import Draft, PreviewPolicy
 from imagen.models.catalog import Catalog
 from imagen.reading import maybe
+from imagen.surfaces.http.foreign.fields import Fields, fitting, wrong
 
 MOST_PARTIALS = 3
 MOST_PREVIEWS = 64  # of one job, however many pictures it draws
@@ -60,7 +59,7 @@ def read(body: Any, catalog: Catalog, settings: OpenAI, public_url: str | None) 
     if not isinstance(body, Mapping):
         raise RequestError("the body is not a JSON object", hint='send for instance {"prompt": "a red fox"}')
     fields = Fields({name: value for name, value in body.items() if value is not None})
-    warnings = [_unhonoured(name, fields.given[name]) for name in _WHY if fields.unlike(name)]
+    warnings = [_unhonoured(name, fields.given[name]) for name in _WHY if _unlike(fields, name)]
     model, warning = _model(fields.text("model"), catalog, settings)
     warnings += [warning] if warning else []
     n = fields.whole("n", low=1) or 1
@@ -106,72 +105,6 @@ def read(body: Any, catalog: Catalog, settings: OpenAI, public_url: str | None) 
     )
 
 
-class Fields:
-    """The fields of a body, each under any of its names, in the types that clients really send."""
-
-    def __init__(self, given: Mapping[str, Any]) -> None:
-        self.given = given
-
-    def unlike(self, name: str) -> bool:
-        """Whether something is asked here that differs from what happens anyway."""
-        value = self.given.get(name)
-        return value not in (None, "") and value not in _AS_YOU_LIKE.get(name, ())
-
-    def text(self, *names: str) -> str | None:
-        name, value = self._first(names)
-        if value is not None and not isinstance(value, str):
-            raise wrong(name, value, "text")
-        return value
-
-    def flag(self, name: str) -> bool:
-        value = self.given.get(name, False)
-        if isinstance(value, str) and value.lower() in ("true", "false"):
-            return value.lower() == "true"
-        if not isinstance(value, bool):
-            raise wrong(name, value, "true or false")
-        return value
-
-    def whole(self, *names: str, low: int | None = None, high: int | None = None) -> int | None:
-        name, value = self._first(names)
-        if isinstance(value, str) and re.fullmatch(r"\s*-?[0-9]{1,19}\s*", value):
-            value = int(value)  # settings that people type into a form arrive as text
-        if value is None or value == "":
-            return None
-        wanted = "a whole number" + (f" from {low} to {high}" if high is not None else "")
-        if isinstance(value, bool) or not isinstance(value, int):
-            raise wrong(name, value, wanted)
-        if (low is not None and value < low) or (high is not None and value > high):
-            raise wrong(name, value, wanted if high is not None else f"{wanted} from {low}")
-        return value
-
-    def number(self, *names: str) -> float | None:
-        name, value = self._first(names)
-        if isinstance(value, str):
-            try:
-                value = float(value) if value.strip() else None
-            except ValueError:
-                raise wrong(name, value, "a number") from None
-        if isinstance(value, bool) or not isinstance(value, int | float | None):
-            raise wrong(name, value, "a number")
-        return value
-
-    def mapping(self, name: str) -> Mapping[str, Any]:
-        value = self.given.get(name, {})
-        if not isinstance(value, Mapping):
-            raise wrong(name, value, 'an object such as {"name": value}')
-        return value
-
-    def one_of(self, name: str, choices: Sequence[str]) -> str | None:
-        value = self.given.get(name)
-        if value is not None and value not in choices:
-            raise wrong(name, value, f"one of {', '.join(choices)}")
-        return value
-
-    def _first(self, names: Sequence[str]) -> tuple[str, Any]:
-        name = next((name for name in names if name in self.given), names[0])
-        return name, self.given.get(name)
-
-
 def _model(name: str | None, catalog: Catalog, settings: OpenAI) -> tuple[str | None, str | None]:
     """The model that a name means, None for the default one, and a warning where that is a guess."""
     if not name or name in catalog.models or name in catalog.broken:
@@ -208,22 +141,6 @@ def _size(fields: Fields, warnings: list[str]) -> tuple[int, int] | None:
     return int(found[1]), int(found[2])
 
 
-def fitting(width: int, height: int, limits: Limits) -> tuple[int, int]:
-    """The nearest size that a model draws: clients offer a fixed list, made for other models."""
-    if limits.sizes:
-        return min(limits.sizes, key=lambda size: _distance(width, height, *size))
-    scale = min(limits.max / max(width, height), 1.0)
-    scale = max(scale, limits.min / min(width, height)) if min(width, height) * scale < limits.min else scale
-    fit = [min(max(round(side * scale), limits.min), limits.max) for side in (width, height)]
-    return fit[0], fit[1]
-
-
-def _distance(width: int, height: int, other_width: int, other_height: int) -> tuple[float, float]:
-    """How far apart two sizes are: in shape first, then in area."""
-    shape = abs(math.log(width * other_height / (height * other_width)))
-    return round(shape, 1), abs(math.log(width * height / (other_width * other_height)))
-
-
 def _format(fields: Fields, warnings: list[str]) -> str | None:
     asked = fields.text("output_format")
     asked = {"jpg": "jpeg"}.get(asked.lower(), asked.lower()) if asked else None
@@ -254,12 +171,12 @@ def _by_url(
     return True
 
 
+def _unlike(fields: Fields, name: str) -> bool:
+    """Whether something is asked here that differs from what happens anyway."""
+    value = fields.given.get(name)
+    return value not in (None, "") and value not in _AS_YOU_LIKE.get(name, ())
+
+
 def _unhonoured(name: str, value: Any) -> str:
     told = f" {value!r}" if isinstance(value, str) and len(value) < 20 and name in _AS_YOU_LIKE else ""
     return f"{name}{told}: {_WHY[name]}"
-
-
-def wrong(name: str, value: Any, wanted: str) -> RequestError:
-    shown = repr(value)
-    shown = shown if len(shown) <= 60 else shown[:59] + "…"
-    return RequestError(f"{name}: {shown} is not possible", hint=f"give {wanted}", param=name)

@@ -14,17 +14,10 @@ from starlette.types import Receive, Scope, Send
 from imagen.core.errors import DevicePaused, ImagenError, NobodyDraws
 from imagen.core.events import Cancelled, Event, Failed, Image, Preview
 from imagen.door import Watching
-from imagen.surfaces.http.openai.pictures import (
-    completed,
-    error_body,
-    error_of_end,
-    key_is_gone,
-    partial,
-    server_stops,
-    show,
-)
+from imagen.surfaces.http.foreign.ends import error_of_end, key_is_gone, server_stops
+from imagen.surfaces.http.foreign.visits import Visit
+from imagen.surfaces.http.openai.pictures import completed, error_body, partial, show
 from imagen.surfaces.http.openai.request import Asked
-from imagen.surfaces.http.openai.visits import Visit
 from imagen.surfaces.http.streams import EventStream, Source, Streams, framed
 
 if TYPE_CHECKING:

@@ -1,80 +1,47 @@
-"""Jobs over HTTP: submit, look, cancel, retry, delete, follow; and which models there are."""
+"""Jobs over HTTP: submit, look, cancel, retry, delete, follow."""
 
 import re
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Literal
 
 from fastapi import APIRouter, Header, Query, Request, Response
 from starlette.responses import JSONResponse
 
-from imagen.core.errors import Forbidden, RequestError, UnknownImage, UnknownJob, UnknownSeries
-from imagen.core.job import Job, Series
+from imagen.core.errors import Forbidden, UnknownImage
+from imagen.core.job import Job
 from imagen.core.request import Draft, PreviewPolicy
 from imagen.surfaces.http import shapes, streams
 from imagen.surfaces.http.context import Door, DoorOf
 from imagen.surfaces.http.limits import check_draft
+from imagen.surfaces.http.parameters import (
+    DRAWN,
+    EVENTS,
+    PREVIEW_FORMS,
+    PREVIEWS,
+    WORDS,
+    After,
+    Before,
+    IdempotencyKey,
+    LastEventId,
+    Part,
+    Shown,
+    exactly,
+    idempotent,
+)
 from imagen.surfaces.http.refusals import problems
-from imagen.surfaces.http.strict import MAX_QUERY, StrictRoute, body_hash
+from imagen.surfaces.http.strict import StrictRoute
 from imagen.surfaces.http.webhook_shapes import asked_webhook
 from imagen.surfaces.wire import job_json
 
 MAX_PAGE = 500
 LOOK_S = 1.0  # how soon a request that waits notices that its client left
-MAX_KEY = 255
-DRAWN = tuple(shapes.Drawn.model_fields)
-
-Named = TypeVar("Named", Job, Series)
 
 router = APIRouter(route_class=StrictRoute)
 
 State = Literal["queued", "running", "completed", "failed", "cancelled"]
-WORDS: Any = {"pattern": shapes.NO_NUL, "maxLength": MAX_QUERY}
-Shown = Literal["0", "1", "inline"]
-Before = Annotated[str | None, Query(description="the id of the last one seen", json_schema_extra=WORDS)]
-IdempotencyKey = Annotated[
-    str | None,
-    Header(
-        description="the same key with the same body is the same job, however often it is sent",
-        json_schema_extra={"pattern": "^[!-~]([ -~]{0,253}[!-~])?$"},
-    ),
-]
 Prefer = Annotated[str | None, Header(description="`wait=N` waits up to N seconds (at most 60) for the end")]
-LastEventId = Annotated[str | None, Header(description="what a browser sends when it comes back")]
-After = Annotated[
-    str | None, Query(description="the same as Last-Event-ID, for whoever cannot send headers", json_schema_extra=WORDS)
-]
-PREVIEW_FORMS: dict[str, streams.Previews] = {"0": "none", "1": "ref", "inline": "inline"}
-Part = Annotated[
-    Literal["1"] | None, Query(description="1: the id may be six or more characters that one alone begins or ends with")
-]
-PREVIEWS = "0: none; 1: where each can be fetched; inline: each as base64 in `data`"
 
 LOCATION = {"Location": {"description": "where the job is", "schema": {"type": "string"}}}
 APPLIED = {"Preference-Applied": {"description": "the wait that was granted", "schema": {"type": "string"}}}
-EVENTS: dict[int | str, dict[str, Any]] = {
-    200: {
-        "description": "server-sent events, one line of JSON each; see docs/reference/events.md",
-        "content": {
-            "text/event-stream": {
-                # Of one event, as it is parsed; OpenAPI 3.2 has the word, and readers of 3.1 know it.
-                "itemSchema": {
-                    "type": "object",
-                    "required": ["id", "event", "data"],
-                    "properties": {
-                        "id": {"type": "string", "pattern": "^[0-9]+$"},
-                        "event": {"type": "string"},
-                        "data": {
-                            "type": "string",
-                            "contentMediaType": "application/json",
-                            "contentSchema": {"type": "object", "required": ["type"]},
-                        },
-                    },
-                },
-                "example": 'id: 1\nevent: queued\ndata: {"type":"queued","job":"01J…","seq":1}\n\n',
-            }
-        },
-    },
-    204: {"description": "it ended and everything was told before: no need to come back"},
-}
 
 
 @router.post(
@@ -278,14 +245,6 @@ async def preview(id: str, door: DoorOf, if_none_match: Annotated[str | None, He
     return Response(shown.data, media_type=shown.mime, headers=headers)
 
 
-def exactly(found: Named, id: str) -> Named:
-    """The app understands a unique part of an id, which is for people; a program means what it says."""
-    if found.id == id:
-        return found
-    error, noun = _UNKNOWN[type(found)]
-    raise error(f"there is no {noun} {id!r}", hint=f"give the whole id, as in {found.id}", param="id")
-
-
 def draft_of(asked: shapes.NewJob) -> Draft:
     """The draft that a body says."""
     fields = {name: getattr(asked, name) for name in ("prompt", "model", "seed", "n", "priority", *DRAWN)}
@@ -318,19 +277,3 @@ def _wait(prefer: str | None, limit_s: float) -> float | None:
     """Preferences that cannot be read are ignored, as their RFC wants it."""
     found = re.search(r'(?:^|[,;\s])wait\s*=\s*"?([0-9]{1,6})"?\s*(?:$|[,;\s])', prefer or "", re.IGNORECASE)
     return min(float(found[1]), limit_s) if found else None
-
-
-async def idempotent(request: Request, key: str | None) -> dict[str, Any]:
-    """How the app is told of an Idempotency-Key: with a hash of the body as it was sent."""
-    if key is None:
-        return {}
-    if not 1 <= len(key) <= MAX_KEY or not key.isascii() or not key.isprintable():
-        raise RequestError(
-            "the Idempotency-Key cannot be used",
-            hint=f"give 1 to {MAX_KEY} printable ASCII characters, for instance a UUID",
-            param="Idempotency-Key",
-        )
-    return {"idempotency_key": key, "body_hash": await body_hash(request)}
-
-
-_UNKNOWN: dict[type, tuple[type[RequestError], str]] = {Job: (UnknownJob, "job"), Series: (UnknownSeries, "series")}

@@ -1,4 +1,4 @@
-"""Who waits at the OpenAI door for which job: so that a client that asks again is given the job it has already.
+"""Who waits for which job at a door for programs of others; one that asks again is given the job it has already.
 
 The client libraries of OpenAI repeat a request whose connection broke, without a key by which it could be known. But
 they say that they repeat (`x-stainless-retry-count`), and they send the same body. So such a repetition takes up the
@@ -24,9 +24,6 @@ from imagen.surfaces.http.connection import SET
 if TYPE_CHECKING:
     from imagen.app import App
 
-ROUTE = "/v1/images/generations"
-UNKEYED = f"{ROUTE} (no key)"  # keys of ours are no business of those that clients choose
-REPEATED = "x-stainless-retry-count"
 LATE = timedelta(seconds=150)  # the libraries wait up to two minutes before they ask again
 LOOK_S = 2.0  # how soon whoever waits hears that the device was paused
 LATER_S = 120.0  # when to ask again where somebody has to do something first
@@ -91,9 +88,9 @@ class Visits:
         return job.finished_at is None or self._clock() - job.finished_at < LATE
 
 
-async def taken_up(visits: Visits, app: "App", *, owner: str, body_hash: str) -> Job | None:
+async def taken_up(visits: Visits, app: "App", *, owner: str, route: str, body_hash: str) -> Job | None:
     """The job that this repetition of a request is about; None when there is none, and it has to be submitted."""
-    alike = await app.submitted_alike(owner=owner, route=UNKEYED, body_hash=body_hash)
+    alike = await app.submitted_alike(owner=owner, route=route, body_hash=body_hash)
     return next((job for job in alike if visits.owed(job)), None)
 
 
@@ -108,7 +105,7 @@ class Visit:
         *,
         cancels: bool,
         by: str,
-        route: str = ROUTE,
+        route: str,
         key: str | None = None,
     ) -> None:
         self.job = job

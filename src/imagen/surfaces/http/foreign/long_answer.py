@@ -17,9 +17,9 @@ from starlette.types import Receive, Scope, Send
 
 from imagen.core.errors import DatabaseAway, ImagenError
 from imagen.core.job import Job, State
+from imagen.surfaces.http.foreign.ends import key_is_gone, server_stops
+from imagen.surfaces.http.foreign.visits import Visit
 from imagen.surfaces.http.guard import KNOWN
-from imagen.surfaces.http.openai.pictures import error_body, key_is_gone, server_stops
-from imagen.surfaces.http.openai.visits import Visit
 from imagen.surfaces.http.refusals import refusal
 from imagen.surfaces.http.streams import ABORT, STALLED_S, Streams
 
@@ -51,7 +51,7 @@ class LongAnswer(Response):
         headers: Mapping[str, str],
         hold_s: float,
         comes_back: bool,
-        excuse: Callable[[ImagenError, str], Mapping[str, Any]] = error_body,
+        excuse: Callable[[ImagenError, str], Mapping[str, Any]],
     ) -> None:
         super().__init__()
         self._streams = streams
