@@ -16,7 +16,7 @@ from imagen.core.errors import DevicePaused, TooMany
 from imagen.core.job import Job, State
 from imagen.core.request import Draft
 from imagen.surfaces.http.foreign.visits import LATE, REMEMBERED, Vigil, Visit, Visits, taken_up
-from imagen.surfaces.http.openai.door import ROUTE, UNKEYED
+from imagen.surfaces.http.openai.routes import ROUTE, UNKEYED
 
 NOW = datetime(2026, 5, 11, tzinfo=UTC)
 JOB = Job(id="J", state=State.RUNNING, request=Draft(prompt="a fox"), created_at=NOW)

@@ -5,7 +5,7 @@ from starlette.responses import JSONResponse
 
 from imagen.app import VERSION
 from imagen.surfaces.http import about_shapes
-from imagen.surfaces.http.context import DoorOf
+from imagen.surfaces.http.context import ContextOf
 from imagen.surfaces.http.openai.models import listed
 from imagen.surfaces.http.refusals import problems
 from imagen.surfaces.http.strict import StrictRoute
@@ -25,14 +25,14 @@ router = APIRouter(route_class=StrictRoute)
         **problems(),
     },
 )
-async def about(door: DoorOf) -> Response:
+async def about(context: ContextOf) -> Response:
     """For programs that work through it, such as `imagen --server`."""
     return JSONResponse(
         {
             "version": VERSION,
-            "key": {"name": door.caller.name, "admin": door.caller.admin},
-            "limits": {name: getattr(door.limits, name) for name in LIMITS},
-            "queue": await door.app.waiting(),
+            "key": {"name": context.caller.name, "admin": context.caller.admin},
+            "limits": {name: getattr(context.limits, name) for name in LIMITS},
+            "queue": await context.app.waiting(),
         },
         headers={"cache-control": "no-store"},
     )
@@ -44,11 +44,11 @@ async def about(door: DoorOf) -> Response:
     summary="List the models",
     responses={200: {"model": about_shapes.ModelList, "description": "all of them"}, **problems()},
 )
-async def models(door: DoorOf) -> Response:
+async def models(context: ContextOf) -> Response:
     """What each can do, and whether it is ready."""
-    states = await door.app.model_states()
+    states = await context.app.model_states()
     told = [
         model_json(one.model, default=one.default, available=one.available, error=one.error, loaded=one.loaded)
         for one in states
     ]
-    return JSONResponse({"models": told} | listed(states, door.settings.openai.aliases))
+    return JSONResponse({"models": told} | listed(states, context.settings.openai.aliases))

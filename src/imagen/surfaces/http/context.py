@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Door:
+class Context:
     """One request's view of the app."""
 
     app: "App"
@@ -38,10 +38,10 @@ class Door:
         return None if self.caller.admin and self.caller.name != LOCAL.name else self.limits.queued
 
 
-def door(request: Request, who: Annotated[Caller, Depends(caller)]) -> Door:
+def context(request: Request, who: Annotated[Caller, Depends(caller)]) -> Context:
     """The dependency of every route that asks the app for something."""
     state = request.app.state
-    return Door(app=state.app, caller=who, streams=state.streams, settings=state.settings)
+    return Context(app=state.app, caller=who, streams=state.streams, settings=state.settings)
 
 
-DoorOf = Annotated[Door, Depends(door)]
+ContextOf = Annotated[Context, Depends(context)]

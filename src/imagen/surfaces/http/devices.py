@@ -7,7 +7,7 @@ from pydantic import ConfigDict, Field
 from starlette.responses import JSONResponse
 
 from imagen.core.errors import Forbidden
-from imagen.surfaces.http.context import Door, DoorOf
+from imagen.surfaces.http.context import Context, ContextOf
 from imagen.surfaces.http.refusals import problems
 from imagen.surfaces.http.shapes import NO_NUL, Asked, Said
 from imagen.surfaces.http.strict import StrictRoute
@@ -70,9 +70,9 @@ class DeviceList(Said):
     summary="List the devices",
     responses={200: {"model": DeviceList, "description": "all of them"}, **problems()},
 )
-async def devices(door: DoorOf) -> Response:
+async def devices(context: ContextOf) -> Response:
     """What each draws, how much of it is taken, and whether it is paused."""
-    return JSONResponse({"devices": [device_json(device, reader="http") for device in await door.app.devices.all()]})
+    return JSONResponse({"devices": [device_json(device, reader="http") for device in await context.app.devices.all()]})
 
 
 @router.post(
@@ -80,11 +80,11 @@ async def devices(door: DoorOf) -> Response:
     summary="Pause a device",
     responses={200: {"model": Device, "description": "it is paused"}, **problems(404, 413, 415, 422)},
 )
-async def pause(name: Name, door: DoorOf, asked: NewPause = UNSAID) -> Response:
+async def pause(name: Name, context: ContextOf, asked: NewPause = UNSAID) -> Response:
     """Nothing is begun there until it is resumed, whatever stops and starts meanwhile. For admin keys."""
-    _for_admins(door)
-    by = door.caller.name
-    (device,) = await door.app.devices.pause([name], by=by, reason=asked.reason, now=asked.now)
+    _for_admins(context)
+    by = context.caller.name
+    (device,) = await context.app.devices.pause([name], by=by, reason=asked.reason, now=asked.now)
     return JSONResponse(device_json(device, reader="http"))
 
 
@@ -93,15 +93,15 @@ async def pause(name: Name, door: DoorOf, asked: NewPause = UNSAID) -> Response:
     summary="Resume a device",
     responses={200: {"model": Device, "description": "jobs begin there again"}, **problems(404)},
 )
-async def resume(name: Name, door: DoorOf) -> Response:
+async def resume(name: Name, context: ContextOf) -> Response:
     """Changes nothing when it was not paused. For admin keys."""
-    _for_admins(door)
-    (device,) = await door.app.devices.resume([name])
+    _for_admins(context)
+    (device,) = await context.app.devices.resume([name])
     return JSONResponse(device_json(device, reader="http"))
 
 
-def _for_admins(door: Door) -> None:
-    if not door.caller.admin:
+def _for_admins(context: Context) -> None:
+    if not context.caller.admin:
         raise Forbidden(
             "only an admin's key may pause or resume a device",
             hint="the owner of this server makes one: `imagen keys add NAME --admin`",

@@ -1,4 +1,4 @@
-"""The door: what every request must pass before anything of ours looks at it.
+"""The guard: what every request must pass before anything of ours looks at it.
 
 In this order: the address is readable, the name is ours (DNS rebinding), no other web site sent it, the key is good,
 a stream is free, the body is JSON of a bearable size and arrives in time. A refusal names the limit it met.

@@ -13,7 +13,7 @@ from starlette.responses import JSONResponse, RedirectResponse, StreamingRespons
 
 from imagen.core.errors import RequestError
 from imagen.surfaces.http import shapes
-from imagen.surfaces.http.context import DoorOf
+from imagen.surfaces.http.context import ContextOf
 from imagen.surfaces.http.refusals import problems
 from imagen.surfaces.http.strict import StrictRoute
 
@@ -63,18 +63,18 @@ _RANGE = re.compile(r"bytes\s*=\s*(\d{0,18})\s*-\s*(\d{0,18})", re.IGNORECASE)
 )
 async def image(
     id: str,
-    door: DoorOf,
+    context: ContextOf,
     w: Width = None,
     if_none_match: IfNoneMatch = None,
     range: Range = None,
     if_range: IfRange = None,
 ) -> Response:
     """As it was stored, byte for byte; or, where `w` says so, one of its small copies."""
-    file = await door.app.image(id, owner=door.sees, width=w)
+    file = await context.app.image(id, owner=context.sees, width=w)
     headers = headers_of(file)
     if is_named(file, if_none_match):
         return _unchanged(headers)
-    if (signed := await door.app.signed_url(file)) is not None:
+    if (signed := await context.app.signed_url(file)) is not None:
         url, holds_s = signed
         # Kept for half as long as it holds, so that whoever follows a kept one still has the other half.
         return RedirectResponse(url, 307, {"cache-control": f"private, max-age={holds_s // 2}"})
@@ -87,16 +87,16 @@ async def image(
     headers["content-length"] = str(end - start)
     if part is not None:
         headers["content-range"] = f"bytes {start}-{end - 1}/{file.size}"
-    stream = door.app.image_chunks(file, start=start, end=end)
+    stream = context.app.image_chunks(file, start=start, end=end)
     # Read before the answer begins: a picture that cannot be read is an error, not an answer that breaks off.
     first = await anext(stream, b"")
     return StreamingResponse(_joined(first, stream), 206 if part else 200, headers)
 
 
 @router.head("/v1/images/{id}", include_in_schema=False)
-async def head(id: str, door: DoorOf, w: Width = None, if_none_match: IfNoneMatch = None) -> Response:
+async def head(id: str, context: ContextOf, w: Width = None, if_none_match: IfNoneMatch = None) -> Response:
     """What GET would say about it."""
-    file = await door.app.image(id, owner=door.sees, width=w)
+    file = await context.app.image(id, owner=context.sees, width=w)
     headers = headers_of(file)
     return _unchanged(headers) if is_named(file, if_none_match) else Response(headers=headers)
 
@@ -107,9 +107,9 @@ async def head(id: str, door: DoorOf, w: Width = None, if_none_match: IfNoneMatc
     summary="What is recorded beside a picture",
     responses={200: {"model": dict[str, Any], "description": "see docs/reference/sidecar.md"}, **problems(404, 410)},
 )
-async def sidecar(id: str, door: DoorOf) -> Response:
+async def sidecar(id: str, context: ContextOf) -> Response:
     """The request that draws it again, and how it was drawn."""
-    return JSONResponse(await door.app.sidecar(id, owner=door.sees), headers={"cache-control": CACHING})
+    return JSONResponse(await context.app.sidecar(id, owner=context.sees), headers={"cache-control": CACHING})
 
 
 @router.delete(
@@ -119,9 +119,9 @@ async def sidecar(id: str, door: DoorOf) -> Response:
     summary="Delete a picture",
     responses={204: {"description": "it is gone"}, **problems(404)},
 )
-async def delete(id: str, door: DoorOf) -> Response:
+async def delete(id: str, context: ContextOf) -> Response:
     """For ever. Its job stays and says `state: deleted`; deleting it again changes nothing."""
-    await door.app.delete_image(id, owner=door.sees)
+    await context.app.delete_image(id, owner=context.sees)
     return Response(status_code=204)
 
 

@@ -10,7 +10,7 @@ from imagen.core.errors import Forbidden, UnknownImage
 from imagen.core.job import Job
 from imagen.core.request import Draft, PreviewPolicy
 from imagen.surfaces.http import shapes, streams
-from imagen.surfaces.http.context import Door, DoorOf
+from imagen.surfaces.http.context import Context, ContextOf
 from imagen.surfaces.http.limits import check_draft
 from imagen.surfaces.http.parameters import (
     DRAWN,
@@ -60,24 +60,28 @@ APPLIED = {"Preference-Applied": {"description": "the wait that was granted", "s
     },
 )
 async def submit(
-    request: Request, asked: shapes.NewJob, door: DoorOf, idempotency_key: IdempotencyKey = None, prefer: Prefer = None
+    request: Request,
+    asked: shapes.NewJob,
+    context: ContextOf,
+    idempotency_key: IdempotencyKey = None,
+    prefer: Prefer = None,
 ) -> Response:
     """It is safe on disk when this answers, and is drawn even if the client leaves."""
-    if asked.priority > 0 and not door.caller.admin:
+    if asked.priority > 0 and not context.caller.admin:
         raise Forbidden("a priority above 0 is for admin keys", hint="leave it out", param="priority")
     draft = draft_of(asked)
-    check_draft(draft, door.limits, door.app.catalog)
-    job = await door.app.submit(
+    check_draft(draft, context.limits, context.app.catalog)
+    job = await context.app.submit(
         draft,
-        owner=door.caller.name,
-        queue_limit=door.queue_limit,
+        owner=context.caller.name,
+        queue_limit=context.queue_limit,
         **await idempotent(request, idempotency_key),
     )
     headers = {"location": f"/v1/jobs/{job.id}"}
-    wait_s = _wait(prefer, door.limits.wait_s)
+    wait_s = _wait(prefer, context.limits.wait_s)
     if wait_s is not None:
         headers["preference-applied"] = f"wait={wait_s:g}"
-        job = await _ended(request, door, job, wait_s)
+        job = await _ended(request, context, job, wait_s)
     status = 200 if wait_s is not None and job.state.terminal else 202
     return JSONResponse(job_json(job, reader="http"), status, headers)
 
@@ -89,7 +93,7 @@ async def submit(
     responses={200: {"model": shapes.JobPage, "description": "a page"}, **problems()},
 )
 async def jobs(
-    door: DoorOf,
+    context: ContextOf,
     state: Annotated[State | None, Query(description="only those in this state")] = None,
     model: Annotated[str | None, Query(description="only those of this model", json_schema_extra=WORDS)] = None,
     series: Annotated[str | None, Query(description="only those of this series", json_schema_extra=WORDS)] = None,
@@ -99,14 +103,14 @@ async def jobs(
 ) -> Response:
     """`next` of one page is `before` of the following one."""
     # One more than asked for tells whether there is a further page.
-    found = await door.app.jobs(
+    found = await context.app.jobs(
         state=state,
         model=model or None,
         series=series or None,
         q=q or None,
         before=before or None,
         limit=limit + 1,
-        owner=door.sees,
+        owner=context.sees,
     )
     page = found[:limit]
     more = page[-1].id if len(found) > limit else None
@@ -119,9 +123,9 @@ async def jobs(
     summary="Look at a job",
     responses={200: {"model": shapes.Job, "description": "as it stands now"}, **problems(404)},
 )
-async def job(id: str, door: DoorOf, part: Part = None) -> Response:
+async def job(id: str, context: ContextOf, part: Part = None) -> Response:
     """As it stands now."""
-    found = await door.app.job(id, owner=door.sees)
+    found = await context.app.job(id, owner=context.sees)
     return JSONResponse(job_json(found if part else exactly(found, id), reader="http"))
 
 
@@ -131,11 +135,11 @@ async def job(id: str, door: DoorOf, part: Part = None) -> Response:
     summary="Delete the pictures of a job",
     responses={200: {"model": shapes.Job, "description": "its pictures are gone"}, **problems(404, 409)},
 )
-async def delete(id: str, door: DoorOf) -> Response:
+async def delete(id: str, context: ContextOf) -> Response:
     """What was asked stays in the history. One that has not ended must be cancelled first."""
-    found = exactly(await door.app.job(id, owner=door.sees), id)
-    await door.app.delete_job(found.id)
-    return JSONResponse(job_json(await door.app.job(found.id), reader="http"))
+    found = exactly(await context.app.job(id, owner=context.sees), id)
+    await context.app.delete_job(found.id)
+    return JSONResponse(job_json(await context.app.job(found.id), reader="http"))
 
 
 @router.post(
@@ -144,10 +148,10 @@ async def delete(id: str, door: DoorOf) -> Response:
     summary="Cancel a job",
     responses={200: {"model": shapes.Job, "description": "its end is asked for"}, **problems(404)},
 )
-async def cancel(id: str, door: DoorOf) -> Response:
+async def cancel(id: str, context: ContextOf) -> Response:
     """One that ended stays as it is, and that is no error."""
-    found = exactly(await door.app.job(id, owner=door.sees), id)
-    return JSONResponse(job_json(await door.app.cancel(found.id, by=door.caller.name), reader="http"))
+    found = exactly(await context.app.job(id, owner=context.sees), id)
+    return JSONResponse(job_json(await context.app.cancel(found.id, by=context.caller.name), reader="http"))
 
 
 @router.post(
@@ -160,17 +164,17 @@ async def cancel(id: str, door: DoorOf) -> Response:
         **problems(404, 409, 422),
     },
 )
-async def retry(id: str, door: DoorOf) -> Response:
+async def retry(id: str, context: ContextOf) -> Response:
     """A new job with the same complete request; in a series it takes over the cell."""
-    old = exactly(await door.app.job(id, owner=door.sees), id)
-    new = await door.app.retry(old.id, queue_limit=door.queue_limit)
+    old = exactly(await context.app.job(id, owner=context.sees), id)
+    new = await context.app.retry(old.id, queue_limit=context.queue_limit)
     return JSONResponse(job_json(new, reader="http"), 202, {"location": f"/v1/jobs/{new.id}"})
 
 
 @router.get("/v1/jobs/{id}/events", tags=["events"], summary="Follow a job", responses={**EVENTS, **problems(404)})
 async def job_events(
     id: str,
-    door: DoorOf,
+    context: ContextOf,
     previews: Annotated[
         Shown | None, Query(description=f"{PREVIEWS}; absent: 1 if the job's request asked for them, else 0")
     ] = None,
@@ -179,21 +183,21 @@ async def job_events(
 ) -> Response:
     """Everything so far, then what happens as it happens; closes after the end."""
     return streams.EventStream(
-        door.streams,
+        context.streams,
         streams.job_events(
-            door.app,
-            door.streams.frames,
+            context.app,
+            context.streams.frames,
             id,
             after=streams.last_seen(last_event_id, after) or 0,
             previews=PREVIEW_FORMS[previews] if previews else None,
-            owner=door.sees,
+            owner=context.sees,
         ),
     )
 
 
 @router.get("/v1/events", tags=["events"], summary="Follow all jobs", responses={200: EVENTS[200], **problems()})
 async def all_events(
-    door: DoorOf,
+    context: ContextOf,
     jobs: Annotated[str, Query(description="only these: ids with commas between", json_schema_extra=WORDS)] = "",
     previews: Annotated[Shown, Query(description=PREVIEWS)] = "0",
     after: After = None,
@@ -205,9 +209,14 @@ async def all_events(
     if seen is None and (last_event_id or after):
         seen = 0 if named else None  # unreadable: everything of these jobs again, but never a whole history
     return streams.EventStream(
-        door.streams,
+        context.streams,
         streams.all_events(
-            door.app, door.streams.frames, after=seen, jobs=named, previews=PREVIEW_FORMS[previews], owner=door.sees
+            context.app,
+            context.streams.frames,
+            after=seen,
+            jobs=named,
+            previews=PREVIEW_FORMS[previews],
+            owner=context.sees,
         ),
     )
 
@@ -229,9 +238,9 @@ async def all_events(
         **problems(404),
     },
 )
-async def preview(id: str, door: DoorOf, if_none_match: Annotated[str | None, Header()] = None) -> Response:
+async def preview(id: str, context: ContextOf, if_none_match: Annotated[str | None, Header()] = None) -> Response:
     """404 while there is none and after the end."""
-    shown = await door.app.preview(id, owner=door.sees)
+    shown = await context.app.preview(id, owner=context.sees)
     if shown is None:
         raise UnknownImage(
             f"job {id} shows no preview now",
@@ -259,18 +268,18 @@ def draft_of(asked: shapes.NewJob) -> Draft:
     return Draft(**fields | {"options": asked.options or {}}, preview=policy, webhook=asked_webhook(asked.webhook))
 
 
-async def _ended(request: Request, door: Door, job: Job, wait_s: float) -> Job:
+async def _ended(request: Request, context: Context, job: Job, wait_s: float) -> Job:
     import asyncio
 
     loop = asyncio.get_running_loop()
     until = loop.time() + wait_s
-    async with door.app.watching(job.id) as watch:
-        while not watch.ended and not door.streams.stopping.is_set():
+    async with context.app.watching(job.id) as watch:
+        while not watch.ended and not context.streams.stopping.is_set():
             left = until - loop.time()
             if left <= 0 or await request.is_disconnected():
                 break
             await watch.next(min(left, LOOK_S))
-    return await door.app.job(job.id)
+    return await context.app.job(job.id)
 
 
 def _wait(prefer: str | None, limit_s: float) -> float | None:

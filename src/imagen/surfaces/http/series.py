@@ -12,7 +12,7 @@ from imagen.core.errors import Conflict, NotConfigured, RequestError, UnknownSer
 from imagen.core.job import Cell, Series
 from imagen.core.request import Draft
 from imagen.surfaces.http import shapes, streams
-from imagen.surfaces.http.context import Door, DoorOf
+from imagen.surfaces.http.context import Context, ContextOf
 from imagen.surfaces.http.limits import check_draft, check_series
 from imagen.surfaces.http.parameters import (
     DRAWN,
@@ -53,11 +53,11 @@ LOCATION = {"Location": {"description": "where the series is", "schema": {"type"
     },
 )
 async def submit(
-    request: Request, asked: shapes.NewSeries, door: DoorOf, idempotency_key: IdempotencyKey = None
+    request: Request, asked: shapes.NewSeries, context: ContextOf, idempotency_key: IdempotencyKey = None
 ) -> Response:
     """Every prompt with every model and every seed; each model's jobs together, so that it is loaded once."""
     once = await idempotent(request, idempotency_key)
-    return await _submitted(asked, door, owner=door.caller.name, **once)
+    return await _submitted(asked, context, owner=context.caller.name, **once)
 
 
 @router.get(
@@ -67,10 +67,10 @@ async def submit(
     responses={200: {"model": shapes.SeriesPage, "description": "a page"}, **problems()},
 )
 async def series_list(
-    door: DoorOf, before: Before = None, limit: Annotated[int, Query(ge=1, le=MAX_PAGE)] = 20
+    context: ContextOf, before: Before = None, limit: Annotated[int, Query(ge=1, le=MAX_PAGE)] = 20
 ) -> Response:
     """Without their cells; `next` of one page is `before` of the following one."""
-    found = await door.app.series_list(limit + 1, before=before or None, owner=door.sees)
+    found = await context.app.series_list(limit + 1, before=before or None, owner=context.sees)
     page = found[:limit]
     lines = [series_json(one, reader="http") for one in page]
     for line in lines:
@@ -84,9 +84,9 @@ async def series_list(
     summary="Look at a series",
     responses={200: {"model": shapes.Series, "description": "as it stands now"}, **problems(404)},
 )
-async def series(id: str, door: DoorOf, part: Part = None) -> Response:
+async def series(id: str, context: ContextOf, part: Part = None) -> Response:
     """With every cell and the job that fills it."""
-    found = await door.app.series(id, owner=door.sees)
+    found = await context.app.series(id, owner=context.sees)
     return _answer(found if part else exactly(found, id))
 
 
@@ -100,21 +100,21 @@ async def series(id: str, door: DoorOf, part: Part = None) -> Response:
         **problems(404, 409, 413, 415, 422),
     },
 )
-async def put(id: str, asked: shapes.NamedSeries, door: DoorOf) -> Response:
+async def put(id: str, asked: shapes.NamedSeries, context: ContextOf) -> Response:
     """Sent again, it changes nothing; sent with further cells, it adds these. The id is a ULID of the sender's."""
     if not ULID.fullmatch(id):
         hint = "give a ULID: 26 characters of 0-9 and A-Z without I, L, O and U"
         raise RequestError(f"{id!r:.80} is no id for a series", hint=hint, param="id")
-    owner = door.caller.name
+    owner = context.caller.name
     with suppress(UnknownSeries):
-        found = await door.app.series(id)
-        if found.id == id and door.sees not in (None, found.owner):
+        found = await context.app.series(id)
+        if found.id == id and context.sees not in (None, found.owner):
             raise Conflict(f"there is a series {id} already", hint="make a new id", param="id")
         owner = found.owner if found.id == id else owner
     cells = [Cell(**cell.model_dump()) for cell in asked.cells] if asked.cells is not None else None
     if len({cell.index for cell in cells or ()}) < len(cells or ()):
         raise RequestError("two cells have the same index", hint="number them", param="cells")
-    return await _submitted(asked, door, owner=owner, series_id=id, cells=cells)
+    return await _submitted(asked, context, owner=owner, series_id=id, cells=cells)
 
 
 @router.post(
@@ -123,10 +123,10 @@ async def put(id: str, asked: shapes.NamedSeries, door: DoorOf) -> Response:
     summary="Cancel a series",
     responses={200: {"model": shapes.Series, "description": "the end of its jobs is asked for"}, **problems(404)},
 )
-async def cancel(id: str, door: DoorOf) -> Response:
+async def cancel(id: str, context: ContextOf) -> Response:
     """Cells that ended stay as they are."""
-    found = exactly(await door.app.series(id, owner=door.sees), id)
-    return _answer(await door.app.cancel_series(found.id, by=door.caller.name))
+    found = exactly(await context.app.series(id, owner=context.sees), id)
+    return _answer(await context.app.cancel_series(found.id, by=context.caller.name))
 
 
 @router.post(
@@ -136,10 +136,10 @@ async def cancel(id: str, door: DoorOf) -> Response:
     summary="Draw what failed again",
     responses={202: {"model": shapes.Series, "description": "its new jobs are queued"}, **problems(404, 409, 422)},
 )
-async def retry(id: str, door: DoorOf) -> Response:
+async def retry(id: str, context: ContextOf) -> Response:
     """The failed and the cancelled cells; what is completed stays."""
-    found = exactly(await door.app.series(id, owner=door.sees), id)
-    return _answer(await door.app.retry_series(found.id, queue_limit=door.queue_limit), 202)
+    found = exactly(await context.app.series(id, owner=context.sees), id)
+    return _answer(await context.app.retry_series(found.id, queue_limit=context.queue_limit), 202)
 
 
 @router.post(
@@ -152,14 +152,14 @@ async def retry(id: str, door: DoorOf) -> Response:
         **problems(404, 409, 413, 415, 422),
     },
 )
-async def models(id: str, asked: shapes.MoreModels, door: DoorOf) -> Response:
+async def models(id: str, asked: shapes.MoreModels, context: ContextOf) -> Response:
     """A column for each model that is not there yet."""
-    old = exactly(await door.app.series(id, owner=door.sees), id)
+    old = exactly(await context.app.series(id, owner=context.sees), id)
     wanted = list(dict.fromkeys(asked.models))
     check_series(
-        old.prompts, [*old.models, *(name for name in wanted if name not in old.models)], old.seeds, door.limits
+        old.prompts, [*old.models, *(name for name in wanted if name not in old.models)], old.seeds, context.limits
     )
-    return _answer(await door.app.add_models(old.id, wanted, queue_limit=door.queue_limit), 202)
+    return _answer(await context.app.add_models(old.id, wanted, queue_limit=context.queue_limit), 202)
 
 
 @router.get(
@@ -175,9 +175,9 @@ async def models(id: str, asked: shapes.MoreModels, door: DoorOf) -> Response:
         **problems(404),
     },
 )
-async def sheet(id: str, door: DoorOf) -> Response:
+async def sheet(id: str, context: ContextOf) -> Response:
     """As it stands now: a cell that is not drawn yet says so."""
-    data = await door.app.series_sheet(id, owner=door.sees)
+    data = await context.app.series_sheet(id, owner=context.sees)
     return Response(data, media_type="image/png", headers={"cache-control": "private, no-cache"})
 
 
@@ -187,9 +187,9 @@ async def sheet(id: str, door: DoorOf) -> Response:
     summary="What is known of a series, as compare.json",
     responses={200: {"model": dict[str, Any], "description": "see docs/reference/sidecar.md"}, **problems(404)},
 )
-async def sidecar(id: str, door: DoorOf) -> Response:
+async def sidecar(id: str, context: ContextOf) -> Response:
     """Sizes, seeds, times and errors of every cell."""
-    return JSONResponse(await door.app.series_sidecar(id, owner=door.sees))
+    return JSONResponse(await context.app.series_sidecar(id, owner=context.sees))
 
 
 @router.get(
@@ -201,7 +201,7 @@ async def sidecar(id: str, door: DoorOf) -> Response:
 )
 async def events(
     id: str,
-    door: DoorOf,
+    context: ContextOf,
     previews: Annotated[Shown, Query(description=PREVIEWS)] = "0",
     after: After = None,
     last_event_id: LastEventId = None,
@@ -209,29 +209,29 @@ async def events(
     """The events of its jobs, and `series` with state and counts whenever these change; closes when it is over."""
 
     return streams.EventStream(
-        door.streams,
+        context.streams,
         series_events(
-            door.app,
-            door.streams.frames,
+            context.app,
+            context.streams.frames,
             id,
             after=streams.last_seen(last_event_id, after),
             previews=PREVIEW_FORMS[previews],
-            owner=door.sees,
+            owner=context.sees,
         ),
     )
 
 
-async def _submitted(asked: shapes.NewSeries, door: Door, **how: Any) -> Response:
+async def _submitted(asked: shapes.NewSeries, context: Context, **how: Any) -> Response:
     prompts = list(dict.fromkeys(asked.prompts or [asked.prompt or ""]))
-    models = list(dict.fromkeys(asked.models or await door.app.usable_models()))
+    models = list(dict.fromkeys(asked.models or await context.app.usable_models()))
     seeds = list(dict.fromkeys(asked.seeds or [secrets.randbits(32) if asked.seed is None else asked.seed]))
     if not models:
         raise NotConfigured("no model is ready to draw", hint="GET /v1/models says what each one lacks", param="models")
     settings = {name: getattr(asked, name) for name in DRAWN if getattr(asked, name) is not None}
-    check_series(prompts, models, seeds, door.limits)
-    check_draft(Draft(prompt=prompts[0], model=models[0], **settings), door.limits, door.app.catalog)
-    how |= {"webhook": asked_webhook(asked.webhook), "queue_limit": door.queue_limit}
-    new = await door.app.submit_series(prompts, models, seeds, settings=settings, **how)
+    check_series(prompts, models, seeds, context.limits)
+    check_draft(Draft(prompt=prompts[0], model=models[0], **settings), context.limits, context.app.catalog)
+    how |= {"webhook": asked_webhook(asked.webhook), "queue_limit": context.queue_limit}
+    new = await context.app.submit_series(prompts, models, seeds, settings=settings, **how)
     return _answer(new, 202, {"location": f"/v1/series/{new.id}"})
 
 

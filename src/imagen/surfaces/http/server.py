@@ -14,9 +14,9 @@ from starlette.responses import HTMLResponse, Response
 from imagen.app import VERSION, App
 from imagen.config import Settings
 from imagen.surfaces.http import about, auth, devices, images, jobs, operations, refusals, series, votes, webhooks
-from imagen.surfaces.http.a1111 import door as a1111
+from imagen.surfaces.http.a1111 import routes as a1111
 from imagen.surfaces.http.guard import Guard, uvicorn_options
-from imagen.surfaces.http.openai import door as openai
+from imagen.surfaces.http.openai import routes as openai
 from imagen.surfaces.http.shapes import limited
 from imagen.surfaces.http.streams import Streams
 from imagen.surfaces.mcp import http as agents

@@ -10,7 +10,7 @@ from fastapi import APIRouter, Header, Query, Response
 from starlette.responses import JSONResponse
 
 from imagen.surfaces.http import vote_shapes
-from imagen.surfaces.http.context import DoorOf
+from imagen.surfaces.http.context import ContextOf
 from imagen.surfaces.http.images import CACHING, Width
 from imagen.surfaces.http.parameters import WORDS, exactly
 from imagen.surfaces.http.refusals import problems
@@ -39,14 +39,14 @@ _CSV = {"text/csv": {"schema": {"type": "string"}}}
 )
 async def pairs(
     id: str,
-    door: DoorOf,
+    context: ContextOf,
     next: Annotated[
         str | None, Query(description="as in `?next`; there is nothing else to ask for", json_schema_extra=WORDS)
     ] = None,
 ) -> Response:
     """The same pair on the same sides until it is voted on; every voter has another order and other sides."""
-    found = exactly(await door.app.series(id, owner=door.sees), id)
-    ballot = await door.app.ballot(found.id, voter=door.caller.name)
+    found = exactly(await context.app.series(id, owner=context.sees), id)
+    ballot = await context.app.ballot(found.id, voter=context.caller.name)
     return JSONResponse(ballot_json(ballot), headers={"cache-control": "no-store"})
 
 
@@ -60,13 +60,13 @@ async def pairs(
 async def blind(
     id: str,
     picture: str,
-    door: DoorOf,
+    context: ContextOf,
     w: Width = None,
     if_none_match: Annotated[str | None, Header(description="304 when it names the ETag")] = None,
 ) -> Response:
     """The same pixels as the picture's, and nothing in the file that tells what drew them."""
-    found = exactly(await door.app.series(id, owner=door.sees), id)
-    file = await door.app.blind_picture(found.id, picture, width=w)
+    found = exactly(await context.app.series(id, owner=context.sees), id)
+    file = await context.app.blind_picture(found.id, picture, width=w)
     tag = f'"{file.etag}"'
     if if_none_match is not None and (if_none_match.strip() == "*" or tag in if_none_match):
         return Response(status_code=304, headers={"etag": tag, "cache-control": CACHING})
@@ -90,12 +90,12 @@ async def blind(
         **problems(404, 409, 413, 415, 422),
     },
 )
-async def vote(id: str, asked: vote_shapes.NewVote, door: DoorOf) -> Response:
+async def vote(id: str, asked: vote_shapes.NewVote, context: ContextOf) -> Response:
     """Final: the names are told with the answer."""
-    found = exactly(await door.app.series(id, owner=door.sees), id)
-    cast, new = await door.app.vote(
+    found = exactly(await context.app.series(id, owner=context.sees), id)
+    cast, new = await context.app.vote(
         found.id,
-        voter=door.caller.name,
+        voter=context.caller.name,
         round=asked.round,
         left=asked.left,
         right=asked.right,
@@ -114,7 +114,7 @@ async def vote(id: str, asked: vote_shapes.NewVote, door: DoorOf) -> Response:
     },
 )
 async def ratings(
-    door: DoorOf,
+    context: ContextOf,
     series: Annotated[str | None, Query(description="only votes on this series", json_schema_extra=WORDS)] = None,
     models: Annotated[
         str | None, Query(description="only votes between these, with commas between", json_schema_extra=WORDS)
@@ -125,9 +125,9 @@ async def ratings(
 ) -> Response:
     """Only what votes support: models that no votes connect are in different groups and are not compared."""
     if series is not None:
-        series = exactly(await door.app.series(series, owner=door.sees), series).id
+        series = exactly(await context.app.series(series, owner=context.sees), series).id
     names = [name.strip() for name in models.split(",") if name.strip()] if models is not None else None
-    found = await door.app.ratings(series_id=series, models=names, q=q, voter=voter, owner=door.sees)
+    found = await context.app.ratings(series_id=series, models=names, q=q, voter=voter, owner=context.sees)
     headers = {"cache-control": "no-store"}
     if format == "csv":
         headers["content-disposition"] = 'attachment; filename="ratings.csv"'

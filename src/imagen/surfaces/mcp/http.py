@@ -103,7 +103,7 @@ class McpDoor:
         who: Caller = request.scope[SCOPE]
         settings = self._app.settings
         base = settings.server.public_url or str(request.base_url)
-        # As in `Door.queue_limit`: an admin key may fill the queue, a runaway program of this machine may not.
+        # As in `Context.queue_limit`: an admin key may fill the queue, a runaway program of this machine may not.
         unlimited = who.admin and who.name != LOCAL.name
         return Edge(
             app=self._app,

@@ -23,7 +23,7 @@ from imagen.surfaces.http.a1111.callers import Callers, Onlookers, Seat
 from imagen.surfaces.http.a1111.request import checkpoint_of, object_of, read, task_of
 from imagen.surfaces.http.a1111.text import told_by
 from imagen.surfaces.http.auth import Keyring
-from imagen.surfaces.http.context import Door, DoorOf
+from imagen.surfaces.http.context import Context, ContextOf
 from imagen.surfaces.http.foreign.fields import Fields
 from imagen.surfaces.http.foreign.long_answer import LongAnswer
 from imagen.surfaces.http.foreign.visits import Visit, Visits
@@ -79,56 +79,56 @@ def router(app: "App") -> APIRouter:
     routes = APIRouter(include_in_schema=False, route_class=Spoken)
     callers, visits, onlookers, keyring = Callers(), Visits(), Onlookers(), Keyring(app)
 
-    def seat(request: Request, door: DoorOf) -> Seat:
-        return callers.seat(door.caller, request.client.host if request.client else None)
+    def seat(request: Request, context: ContextOf) -> Seat:
+        return callers.seat(context.caller, request.client.host if request.client else None)
 
     Mine = Annotated[Seat, Depends(seat)]  # noqa: N806 a type, which stands in annotations only
 
     @routes.post(ROUTE)
-    async def txt2img(request: Request, door: DoorOf, mine: Mine, key: Key = None) -> Response:
+    async def txt2img(request: Request, context: ContextOf, mine: Mine, key: Key = None) -> Response:
         asked = read(
             await request.json(),
-            door.app.catalog,
-            door.limits,
+            context.app.catalog,
+            context.limits,
             checkpoint=mine.checkpoint,
-            aliases=door.settings.openai.aliases,
+            aliases=context.settings.openai.aliases,
         )
-        check_asked(asked.draft, door.limits, door.app.catalog)
+        check_asked(asked.draft, context.limits, context.app.catalog)
         # Whoever leaves may have lost the connection; whoever wants it stopped says so with `interrupt`.
-        cancels = door.settings.openai.on_disconnect == "cancel"
-        with visits.arriving(door.caller.name, door.limits):
+        cancels = context.settings.openai.on_disconnect == "cancel"
+        with visits.arriving(context.caller.name, context.limits):
             keyed = await idempotent(request, key)
             once = {"route": ROUTE, **keyed} if keyed else {}
-            job = await door.app.submit(
-                asked.draft, owner=door.caller.name, queue_limit=door.queue_limit, waited_for=True, **once
+            job = await context.app.submit(
+                asked.draft, owner=context.caller.name, queue_limit=context.queue_limit, waited_for=True, **once
             )
-            visit = Visit(visits, door.app, job, cancels=cancels, by=door.caller.name, route=ROUTE, key=key)
+            visit = Visit(visits, context.app, job, cancels=cancels, by=context.caller.name, route=ROUTE, key=key)
         mine.begin(job.id, asked.task)
 
         async def tell(job: Job) -> Mapping[str, Any]:
             interrupted = job.id in mine.interrupted
             mine.end(job.id)
-            return await pictures(door.app, job, asked, interrupted=interrupted)
+            return await pictures(context.app, job, asked, interrupted=interrupted)
 
         return LongAnswer(
-            door.streams,
-            door.app,
+            context.streams,
+            context.app,
             visit,
             tell,
             headers={"x-request-id": job.id},
-            hold_s=door.settings.openai.hold_s,
+            hold_s=context.settings.openai.hold_s,
             comes_back=False,
             excuse=wrong,
         )
 
     @routes.get(f"{ROOT}/options")
-    async def options(door: DoorOf, mine: Mine) -> dict[str, Any]:
-        return lists.options(_model(door.app.catalog, mine))
+    async def options(context: ContextOf, mine: Mine) -> dict[str, Any]:
+        return lists.options(_model(context.app.catalog, mine))
 
     @routes.post(f"{ROOT}/options")
-    async def set_options(request: Request, door: DoorOf, mine: Mine) -> None:
+    async def set_options(request: Request, context: ContextOf, mine: Mine) -> None:
         wanted = Fields(object_of(await request.json())).text("sd_model_checkpoint")
-        catalog = door.app.catalog
+        catalog = context.app.catalog
         if not wanted or wanted == _model(catalog, mine).name:
             return
         found = checkpoint_of(wanted, catalog)
@@ -141,65 +141,65 @@ def router(app: "App") -> APIRouter:
         mine.checkpoint = found
 
     @routes.get(f"{ROOT}/sd-models")
-    async def checkpoints(door: DoorOf) -> list[dict[str, Any]]:
-        return lists.checkpoints(door.app.catalog)
+    async def checkpoints(context: ContextOf) -> list[dict[str, Any]]:
+        return lists.checkpoints(context.app.catalog)
 
     @routes.get(f"{ROOT}/samplers")
-    async def samplers(door: DoorOf, mine: Mine) -> list[dict[str, Any]]:
-        return lists.samplers(_model(door.app.catalog, mine))
+    async def samplers(context: ContextOf, mine: Mine) -> list[dict[str, Any]]:
+        return lists.samplers(_model(context.app.catalog, mine))
 
     @routes.get(f"{ROOT}/schedulers")
-    async def schedulers(door: DoorOf, mine: Mine) -> list[dict[str, Any]]:
-        return lists.schedulers(_model(door.app.catalog, mine))
+    async def schedulers(context: ContextOf, mine: Mine) -> list[dict[str, Any]]:
+        return lists.schedulers(_model(context.app.catalog, mine))
 
     @routes.get(f"{ROOT}/memory")
-    async def memory(_door: DoorOf) -> dict[str, Any]:
+    async def memory(_context: ContextOf) -> dict[str, Any]:
         return lists.memory()
 
     @routes.get(f"{ROOT}/progress")
-    async def how_far(request: Request, door: DoorOf, mine: Mine) -> dict[str, Any]:
-        job = await mine.job(door.app)
+    async def how_far(request: Request, context: ContextOf, mine: Mine) -> dict[str, Any]:
+        job = await mine.job(context.app)
         if job is None:
             return idle()
         shown = request.query_params.get("skip_current_image", "false").lower() not in ("true", "1", "yes", "on")
-        preview = await _preview(door, job) if shown else None
+        preview = await _preview(context, job) if shown else None
         task = next((name for name, job_id in mine.tasks.items() if job_id == job.id and name != job.id), None)
         return progress(job, preview, task)
 
     @routes.post("/internal/progress")
-    async def how_far_by_name(request: Request, door: DoorOf, mine: Mine) -> dict[str, Any]:
+    async def how_far_by_name(request: Request, context: ContextOf, mine: Mine) -> dict[str, Any]:
         fields = Fields(object_of(await request.json()))
         shown = fields.flag("live_preview") if "live_preview" in fields.given else True
         seen = fields.whole("id_live_preview")
-        job = await mine.job(door.app, task_of(fields.text("id_task")) or "")
-        preview = await _preview(door, job) if job is not None and shown and not job.state.terminal else None
+        job = await mine.job(context.app, task_of(fields.text("id_task")) or "")
+        preview = await _preview(context, job) if job is not None and shown and not job.state.terminal else None
         return followed(job, preview, -1 if seen is None else seen, shown=shown)
 
     @routes.get("/internal/ping")
-    async def ping(_door: DoorOf) -> dict[str, Any]:
+    async def ping(_context: ContextOf) -> dict[str, Any]:
         return {}
 
     @routes.post(f"{ROOT}/interrupt")
-    async def interrupt(door: DoorOf, mine: Mine) -> dict[str, Any]:
-        if job := await mine.meant(door.app, visits):
-            await _stop(door, mine, job)
+    async def interrupt(context: ContextOf, mine: Mine) -> dict[str, Any]:
+        if job := await mine.meant(context.app, visits):
+            await _stop(context, mine, job)
         return {}
 
     @routes.post(f"{ROOT}/skip")
-    async def skip(door: DoorOf, mine: Mine) -> None:
-        job = await mine.meant(door.app, visits)
+    async def skip(context: ContextOf, mine: Mine) -> None:
+        job = await mine.meant(context.app, visits)
         # One picture of several cannot be left out; stopping all of them for it would lose the others.
         if job is not None and getattr(job.request, "n", 1) == 1:
-            await _stop(door, mine, job)
+            await _stop(context, mine, job)
 
     @routes.post(f"{ROOT}/png-info")
-    async def png_info(request: Request, _door: DoorOf) -> dict[str, Any]:
+    async def png_info(request: Request, _context: ContextOf) -> dict[str, Any]:
         text = Fields(object_of(await request.json())).text("image") or ""
         return await asyncio.to_thread(told_by, text)
 
-    async def _preview(door: Door, job: Job) -> Preview | None:
-        onlookers.look(door.app, job.id, door.streams.stopping)
-        return await door.app.preview(job.id)
+    async def _preview(context: Context, job: Job) -> Preview | None:
+        onlookers.look(context.app, job.id, context.streams.stopping)
+        return await context.app.preview(job.id)
 
     for name, told in lists.FIXED.items():
         routes.add_api_route(f"{ROOT}/{name}", _answers(told), methods=["GET"])
@@ -225,9 +225,9 @@ def router(app: "App") -> APIRouter:
     return routes
 
 
-async def _stop(door: Door, mine: Seat, job: Job) -> None:
+async def _stop(context: Context, mine: Seat, job: Job) -> None:
     mine.interrupted.add(job.id)
-    await door.app.cancel(job.id, by=door.caller.name)
+    await context.app.cancel(job.id, by=context.caller.name)
 
 
 def _model(catalog: Catalog, mine: Seat) -> Model:
@@ -236,23 +236,23 @@ def _model(catalog: Catalog, mine: Seat) -> Model:
     return catalog.get(chosen or None)
 
 
-def _answers(told: Any) -> Callable[[Door], Coroutine[Any, Any, Any]]:
-    async def fixed(_door: DoorOf) -> Any:
+def _answers(told: Any) -> Callable[[Context], Coroutine[Any, Any, Any]]:
+    async def fixed(_context: ContextOf) -> Any:
         return told
 
     return fixed
 
 
-def _refuses(what: str) -> Callable[[Door], Coroutine[Any, Any, None]]:
-    async def refuse(_door: DoorOf) -> None:
+def _refuses(what: str) -> Callable[[Context], Coroutine[Any, Any, None]]:
+    async def refuse(_context: ContextOf) -> None:
         hint = "models that could: none; each of `sd-models` draws from words, with `txt2img`"
         raise Unsupported(f"no model of this server can {what}", hint=hint)
 
     return refuse
 
 
-def _allows(methods: set[str]) -> Callable[[Door], Coroutine[Any, Any, Response]]:
-    async def options(_door: DoorOf) -> Response:
+def _allows(methods: set[str]) -> Callable[[Context], Coroutine[Any, Any, Response]]:
+    async def options(_context: ContextOf) -> Response:
         return Response(status_code=204, headers={"allow": ", ".join(sorted(methods))})
 
     return options

@@ -9,7 +9,7 @@ from fastapi import APIRouter, Header, Request, Response
 
 from imagen.core.errors import ImagenError, RequestError
 from imagen.core.job import Job
-from imagen.surfaces.http.context import Door, DoorOf
+from imagen.surfaces.http.context import Context, ContextOf
 from imagen.surfaces.http.foreign.long_answer import LongAnswer
 from imagen.surfaces.http.foreign.visits import Visit, Visits, taken_up
 from imagen.surfaces.http.limits import check_asked
@@ -37,16 +37,16 @@ def router() -> APIRouter:
     visits = Visits()
 
     @routes.post(ROUTE)
-    async def generations(request: Request, door: DoorOf, key: Key = None) -> Response:
+    async def generations(request: Request, context: ContextOf, key: Key = None) -> Response:
         # What is wrong is said here and not by the handlers of errors: a library is also told whether to ask again.
         try:
-            return await _generated(StrictRequest(request.scope, request.receive), door, visits, key)
+            return await _generated(StrictRequest(request.scope, request.receive), context, visits, key)
         except ImagenError as error:
             return _refused(error)
 
     @routes.post("/v1/images/edits")
     @routes.post("/v1/images/variations")
-    async def from_picture(request: Request, door: DoorOf) -> Response:
+    async def from_picture(request: Request, context: ContextOf) -> Response:
         what = "edit pictures" if request.scope["path"].endswith("edits") else "make variations of a picture"
         # No request carries a picture yet, so there is no model to name here.
         hint = f"models that could: none; each of GET /v1/models draws from words, with POST {ROUTE}"
@@ -83,33 +83,33 @@ def router() -> APIRouter:
         return Response(status_code=204, headers={"allow": "OPTIONS, POST"})
 
     @routes.get("/v1/models/{id:path}")
-    async def model(id: str, door: DoorOf) -> dict[str, Any]:
-        return named(await door.app.model_states(), door.settings.openai.aliases, id)
+    async def model(id: str, context: ContextOf) -> dict[str, Any]:
+        return named(await context.app.model_states(), context.settings.openai.aliases, id)
 
     return routes
 
 
-async def _generated(request: StrictRequest, door: Door, visits: Visits, key: str | None) -> Response:
-    settings = door.settings
-    asked = read(await request.json(), door.app.catalog, settings.openai, settings.server.public_url)
-    check_asked(asked.draft, door.limits, door.app.catalog)
-    warned = door.app.catalog.resolve(asked.draft, lambda: 0).warnings
+async def _generated(request: StrictRequest, context: Context, visits: Visits, key: str | None) -> Response:
+    settings = context.settings
+    asked = read(await request.json(), context.app.catalog, settings.openai, settings.server.public_url)
+    check_asked(asked.draft, context.limits, context.app.catalog)
+    warned = context.app.catalog.resolve(asked.draft, lambda: 0).warnings
     repeated = request.headers.get(REPEATED)
     cancels = asked.on_disconnect == "cancel" or (asked.on_disconnect == "auto" and asked.stream)
-    with visits.arriving(door.caller.name, door.limits):
-        job = await _job(request, door, visits, key, asked, repeated=repeated not in (None, "0"))
-        visit = Visit(visits, door.app, job, cancels=cancels, by=door.caller.name, route=ROUTE, key=key)
+    with visits.arriving(context.caller.name, context.limits):
+        job = await _job(request, context, visits, key, asked, repeated=repeated not in (None, "0"))
+        visit = Visit(visits, context.app, job, cancels=cancels, by=context.caller.name, route=ROUTE, key=key)
     headers = {"x-request-id": job.id, "x-should-retry": "false"}
     if warnings := [*asked.warnings, *(one.message for one in warned)]:
         headers["imagen-warning"] = _header(warnings)
     if asked.stream:
         pairs = [(name.encode(), value.encode()) for name, value in headers.items()]
-        return ImageStream(door.streams, door.app, visit, asked, pairs)
+        return ImageStream(context.streams, context.app, visit, asked, pairs)
     return LongAnswer(
-        door.streams,
-        door.app,
+        context.streams,
+        context.app,
         visit,
-        lambda job: answer(door.app, job, asked, settings.server.public_url),
+        lambda job: answer(context.app, job, asked, settings.server.public_url),
         headers=headers,
         hold_s=settings.openai.hold_s,
         comes_back=repeated is not None,
@@ -118,18 +118,18 @@ async def _generated(request: StrictRequest, door: Door, visits: Visits, key: st
 
 
 async def _job(
-    request: StrictRequest, door: Door, visits: Visits, key: str | None, asked: Asked, *, repeated: bool
+    request: StrictRequest, context: Context, visits: Visits, key: str | None, asked: Asked, *, repeated: bool
 ) -> Job:
     keyed = await idempotent(request, key)
     hashed = await body_hash(request)
-    owner = door.caller.name
+    owner = context.caller.name
     if repeated and not keyed:
-        found = await taken_up(visits, door.app, owner=owner, route=UNKEYED, body_hash=hashed)
+        found = await taken_up(visits, context.app, owner=owner, route=UNKEYED, body_hash=hashed)
         if found is not None:
             return found
     # Remembered by its body in any case; keys of ours are no business of those that clients choose.
     once = {"route": ROUTE, **keyed} if keyed else {"route": UNKEYED, "body_hash": hashed}
-    return await door.app.submit(asked.draft, owner=owner, queue_limit=door.queue_limit, waited_for=True, **once)
+    return await context.app.submit(asked.draft, owner=owner, queue_limit=context.queue_limit, waited_for=True, **once)
 
 
 def _refused(error: ImagenError) -> Response:
