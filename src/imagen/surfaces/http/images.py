@@ -14,6 +14,7 @@ from starlette.responses import JSONResponse, RedirectResponse, StreamingRespons
 from imagen.core.errors import RequestError
 from imagen.surfaces.http import shapes
 from imagen.surfaces.http.context import ContextOf
+from imagen.surfaces.http.parameters import IfNoneMatch, is_named
 from imagen.surfaces.http.refusals import problems
 from imagen.surfaces.http.strict import StrictRoute
 
@@ -32,7 +33,6 @@ Width = Annotated[
     int | None,
     Query(ge=1, le=MAX_WIDTH, description="the smallest copy that is at least so wide; absent: the picture itself"),
 ]
-IfNoneMatch = Annotated[str | None, Header(description="304 when it names the ETag")]
 Range = Annotated[str | None, Header(description="`bytes=0-999`; of several ranges none is taken")]
 IfRange = Annotated[str | None, Header(description="the ETag for which Range is meant; otherwise all is sent")]
 
@@ -50,7 +50,6 @@ _ANSWERS: dict[int | str, dict[str, Any]] = {
     304: {"description": "the one that If-None-Match names"},
     416: {"model": shapes.Error, "description": "it has no such bytes; Content-Range says how many it has"},
 }
-_TAG = re.compile(r'"[^"]*"')
 _RANGE = re.compile(r"bytes\s*=\s*(\d{0,18})\s*-\s*(\d{0,18})", re.IGNORECASE)
 
 
@@ -72,7 +71,7 @@ async def image(
     """As it was stored, byte for byte; or, where `w` says so, one of its small copies."""
     file = await context.app.image(id, owner=context.sees, width=w)
     headers = headers_of(file)
-    if is_named(file, if_none_match):
+    if is_named(headers["etag"], if_none_match):
         return _unchanged(headers)
     if (signed := await context.app.signed_url(file)) is not None:
         url, holds_s = signed
@@ -98,7 +97,7 @@ async def head(id: str, context: ContextOf, w: Width = None, if_none_match: IfNo
     """What GET would say about it."""
     file = await context.app.image(id, owner=context.sees, width=w)
     headers = headers_of(file)
-    return _unchanged(headers) if is_named(file, if_none_match) else Response(headers=headers)
+    return _unchanged(headers) if is_named(headers["etag"], if_none_match) else Response(headers=headers)
 
 
 @router.get(
@@ -138,13 +137,6 @@ def headers_of(file: "StoredFile") -> dict[str, str]:
         "cache-control": CACHING,
         "x-content-type-options": "nosniff",
     }
-
-
-def is_named(file: "StoredFile", if_none_match: str | None) -> bool:
-    """Whether the client has this very copy already."""
-    if if_none_match is None:
-        return False
-    return if_none_match.strip() == "*" or f'"{file.etag}"' in _TAG.findall(if_none_match)
 
 
 def part_of(header: str | None, size: int) -> tuple[int, int] | None:

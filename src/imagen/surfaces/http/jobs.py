@@ -26,6 +26,7 @@ from imagen.surfaces.http.parameters import (
     Shown,
     exactly,
     idempotent,
+    is_named,
 )
 from imagen.surfaces.http.refusals import problems
 from imagen.surfaces.http.strict import StrictRoute
@@ -249,7 +250,7 @@ async def preview(id: str, context: ContextOf, if_none_match: Annotated[str | No
         )
     tag = f'"{shown.attempt}-{shown.tick}"'
     headers = {"etag": tag, "cache-control": "private, no-cache"}
-    if if_none_match is not None and tag in (name.strip().removeprefix("W/") for name in if_none_match.split(",")):
+    if is_named(tag, if_none_match):
         return Response(status_code=304, headers=headers)
     return Response(shown.data, media_type=shown.mime, headers=headers)
 

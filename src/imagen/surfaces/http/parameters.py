@@ -1,5 +1,6 @@
-"""What several routes take or answer in the same words: places in a list, parts of an id, events, keys."""
+"""What several routes take or answer in the same words: places in a list, parts of an id, events, keys, tags."""
 
+import re
 from typing import Annotated, Any, Literal, TypeVar
 
 from fastapi import Header, Query, Request
@@ -26,6 +27,7 @@ IdempotencyKey = Annotated[
         json_schema_extra={"pattern": "^[!-~]([ -~]{0,253}[!-~])?$"},
     ),
 ]
+IfNoneMatch = Annotated[str | None, Header(description="304 when it names the ETag")]
 
 Shown = Literal["0", "1", "inline"]
 PREVIEWS = "0: none; 1: where each can be fetched; inline: each as base64 in `data`"
@@ -83,4 +85,12 @@ async def idempotent(request: Request, key: str | None) -> dict[str, Any]:
     return {"idempotency_key": key, "body_hash": await body_hash(request)}
 
 
+def is_named(tag: str, if_none_match: str | None) -> bool:
+    """Whether the client has this very copy already; `tag` is what the header ETag says."""
+    if if_none_match is None:
+        return False
+    return if_none_match.strip() == "*" or tag in _TAG.findall(if_none_match)
+
+
+_TAG = re.compile(r'"[^"]*"')
 _UNKNOWN: dict[type, tuple[type[RequestError], str]] = {Job: (UnknownJob, "job"), Series: (UnknownSeries, "series")}

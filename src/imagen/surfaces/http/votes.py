@@ -6,13 +6,13 @@ which every text is taken, and not the headers or the sides, which are drawn by 
 
 from typing import Annotated, Any, Literal
 
-from fastapi import APIRouter, Header, Query, Response
+from fastapi import APIRouter, Query, Response
 from starlette.responses import JSONResponse
 
 from imagen.surfaces.http import vote_shapes
 from imagen.surfaces.http.context import ContextOf
 from imagen.surfaces.http.images import CACHING, Width
-from imagen.surfaces.http.parameters import WORDS, exactly
+from imagen.surfaces.http.parameters import WORDS, IfNoneMatch, exactly, is_named
 from imagen.surfaces.http.refusals import problems
 from imagen.surfaces.http.strict import StrictRoute
 from imagen.surfaces.wire_votes import ballot_json, ratings_csv, ratings_json, vote_json
@@ -62,13 +62,13 @@ async def blind(
     picture: str,
     context: ContextOf,
     w: Width = None,
-    if_none_match: Annotated[str | None, Header(description="304 when it names the ETag")] = None,
+    if_none_match: IfNoneMatch = None,
 ) -> Response:
     """The same pixels as the picture's, and nothing in the file that tells what drew them."""
     found = exactly(await context.app.series(id, owner=context.sees), id)
     file = await context.app.blind_picture(found.id, picture, width=w)
     tag = f'"{file.etag}"'
-    if if_none_match is not None and (if_none_match.strip() == "*" or tag in if_none_match):
+    if is_named(tag, if_none_match):
         return Response(status_code=304, headers={"etag": tag, "cache-control": CACHING})
     headers = {
         "etag": tag,
