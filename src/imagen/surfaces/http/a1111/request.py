@@ -27,7 +27,7 @@ OPTIONS: Mapping[str, tuple[str, ...]] = {"sampler": ("sampler_name", "sampler_i
 NO_ALIASES: Mapping[str, str | None] = {}
 UNSAID = ("", "automatic", "default", "none", "use same sampler", "use same scheduler")
 
-# How that program names what the engines call otherwise; the list it offers is in a1111_lists.
+# How that program names what the engines call otherwise; the lists it offers are made in `lists.py`.
 SAMPLERS: Mapping[str, str] = {
     "Euler a": "euler_ancestral",
     "Euler": "euler",
