@@ -11,6 +11,13 @@ MAX_SEED = 2**63 - 1  # what both databases can store in one integer column
 
 PREVIEW_METHODS = ("auto", "latent_rgb", "tiny", "vae", "backend", "off")
 PREVIEW_FORMATS = ("jpeg", "webp")
+PREVIEW_BOUNDS: Mapping[str, tuple[int, int]] = {
+    "count": (1, 64),
+    "stride": (1, 10_000),
+    "min_interval_ms": (0, 60_000),
+    "max_size": (16, 2048),
+    "quality": (1, 100),
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -26,14 +33,8 @@ class PreviewPolicy:
     quality: int = 80
 
     def __post_init__(self) -> None:
-        bounds = {
-            "count": (self.count, 1, 64),
-            "stride": (self.stride, 1, 10_000),
-            "min_interval_ms": (self.min_interval_ms, 0, 60_000),
-            "max_size": (self.max_size, 16, 2048),
-            "quality": (self.quality, 1, 100),
-        }
-        for name, (value, low, high) in bounds.items():
+        for name, (low, high) in PREVIEW_BOUNDS.items():
+            value = getattr(self, name)
             if value is None:
                 continue
             # Built from JSON and YAML too, where nobody checked the type; a bool is an int to Python.

@@ -6,7 +6,7 @@ from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, model_val
 from pydantic_core import PydanticCustomError
 
 from imagen.config import Limits
-from imagen.core.request import MAX_SEED, PREVIEW_FORMATS, PREVIEW_METHODS
+from imagen.core.request import MAX_SEED, PREVIEW_BOUNDS, PREVIEW_FORMATS, PREVIEW_METHODS
 from imagen.surfaces.http import webhook_shapes
 
 MAX_TEXT = 100_000  # characters, whatever `limits: prompt_chars:` says; no text encoder reads a tenth of it
@@ -43,16 +43,21 @@ class Asked(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True)
 
 
+def _bounds(name: str) -> Any:
+    low, high = PREVIEW_BOUNDS[name]
+    return Field(ge=low, le=high)
+
+
 class PreviewWish(Asked):
     """How many previews, how large, made how: a `count` or a `stride`, not both."""
 
     method: Literal[PREVIEW_METHODS] = "auto"  # type: ignore[valid-type]  # the names live in core, once
-    count: Annotated[int, Field(ge=1, le=64)] | None = None
-    stride: Annotated[int, Field(ge=1, le=10_000)] | None = None
-    min_interval_ms: Annotated[int, Field(ge=0, le=60_000)] | None = None
-    max_size: Annotated[int, Field(ge=16, le=2048)] = 384
+    count: Annotated[int, _bounds("count")] | None = None
+    stride: Annotated[int, _bounds("stride")] | None = None
+    min_interval_ms: Annotated[int, _bounds("min_interval_ms")] | None = None
+    max_size: Annotated[int, _bounds("max_size")] = 384
     format: Literal[PREVIEW_FORMATS] = "jpeg"  # type: ignore[valid-type]  # as `method`
-    quality: Annotated[int, Field(ge=1, le=100)] = 80
+    quality: Annotated[int, _bounds("quality")] = 80
 
     model_config = ConfigDict(
         json_schema_extra={

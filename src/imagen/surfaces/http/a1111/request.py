@@ -15,13 +15,13 @@ from imagen.config import Limits
 from imagen.core.errors import RequestError
 from imagen.core.model import Limits as Sizes
 from imagen.core.model import Model
-from imagen.core.request import MAX_SEED, Draft, PreviewPolicy, Request
+from imagen.core.request import MAX_SEED, PREVIEW_BOUNDS, Draft, PreviewPolicy, Request
 from imagen.models.catalog import Catalog
 from imagen.reading import maybe
 from imagen.surfaces.http.foreign.fields import Fields, fitting
 
 MOST_GUIDANCE = 100.0
-MOST_STRIDE = 10_000
+MOST_STRIDE = PREVIEW_BOUNDS["stride"][1]
 MAX_TASK = 200  # characters of a name that a client chooses for its request
 OPTIONS: Mapping[str, tuple[str, ...]] = {"sampler": ("sampler_name", "sampler_index"), "scheduler": ("scheduler",)}
 NO_ALIASES: Mapping[str, str | None] = {}

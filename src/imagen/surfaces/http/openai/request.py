@@ -11,13 +11,13 @@ from typing import Any
 
 from imagen.config import OpenAI
 from imagen.core.errors import RequestError, UnknownModel
-from imagen.core.request import Draft, PreviewPolicy
+from imagen.core.request import PREVIEW_BOUNDS, Draft, PreviewPolicy
 from imagen.models.catalog import Catalog
 from imagen.reading import maybe
 from imagen.surfaces.http.foreign.fields import Fields, fitting, wrong
 
 MOST_PARTIALS = 3
-MOST_PREVIEWS = 64  # of one job, however many pictures it draws
+MOST_PREVIEWS = PREVIEW_BOUNDS["count"][1]  # of one job, however many pictures it draws
 PARTIAL_SIDE = 512  # enough to see what it becomes, at a few dozen KiB
 FORMATS = ("png", "jpeg", "webp")
 ENDS = ("auto", "keep", "cancel")
