@@ -19,9 +19,8 @@ from imagen.store import journal, presence, queue
 from imagen.store.columns import iso
 from imagen.store.db import Database
 from imagen.store.intake import NewJob
-from imagen.store.order import place_of
+from imagen.store.order import Wish, place_of
 from imagen.store.queue import Claim
-from imagen.store.taking import Wish
 
 MODEL = Model(name="test", backend="script", device="cpu@here")
 OTHER = Model(name="other", backend="script", device="cpu@here")

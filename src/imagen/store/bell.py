@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from sqlalchemy import ColumnElement, Connection, false, func, literal_column
 
-from imagen.store import driver
+from imagen.store.postgresql import driver
 
 if TYPE_CHECKING:
     from psycopg import AsyncConnection

@@ -26,9 +26,9 @@ from sqlalchemy import (
 
 from imagen.core.events import Event, Phase, Preview, Progress, Warning, body_of, from_body
 from imagen.core.job import State, StoredImage, Warned
-from imagen.store import driver
 from imagen.store.bell import touch
 from imagen.store.columns import upsert
+from imagen.store.postgresql import driver
 from imagen.store.tables import events, images, is_running, jobs, live, previews, watchers
 
 WATCH_S = 10.0  # how long a watcher who died is still drawn previews for

@@ -54,6 +54,18 @@ class Place:
         return min(self.vram_mib, self.budget_mib) if usual and self.vram_mib is not None else self.budget_mib
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Wish:
+    """What a worker would take next."""
+
+    worker: str
+    places: Mapping[str, Place]  # of the models it draws
+    knows: Sequence[str]  # the names it understands
+    # JSON, what `started` says of them: by the method that a job asks for (or ""), then by whether somebody watches.
+    previews: str
+    loaded: Sequence[str] = ()  # models that may go before others of the same priority
+
+
 @dataclass(frozen=True, slots=True, order=True)
 class Turn:
     """When a job came, among all others; compares as the queue does."""

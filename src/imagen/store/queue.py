@@ -1,4 +1,4 @@
-"""The queue is the jobs table: submit, claim, renew, finish, requeue, cancel.
+"""The queue is the jobs table: claim, say, finish, give back, cancel.
 
 Every write of a worker is fenced by `attempt`, which rises with each claim: a worker that was paused
 for longer than its lease and wakes up finds its number too old and records nothing.
@@ -30,12 +30,13 @@ from imagen.core.events import Cancelled, Completed, Event, Failed, Image, Reque
 from imagen.core.job import State, StoredImage
 from imagen.core.model import Model
 from imagen.core.request import PreviewPolicy, Request, preview_policy
-from imagen.store import journal, order, slots, taking, telling, templates
+from imagen.store import journal, order, slots, templates
 from imagen.store.bell import queue_of, slot_of, touch
 from imagen.store.intake import Resolve, adopt, request_of
-from imagen.store.order import MayPass, Turn
+from imagen.store.order import MayPass, Turn, Wish
+from imagen.store.postgresql import claiming, recording
+from imagen.store.postgresql.recording import Change
 from imagen.store.tables import images, is_queued, is_running, jobs
-from imagen.store.taking import Wish
 from imagen.store.webhooks import TOPIC
 
 MAX_FAILURES = 3
@@ -88,8 +89,8 @@ def claim(
     workers if it is not there.
     """
     now, places = datetime.now(UTC), wish.places
-    if only is None and taking.possible(connection, places):
-        found, sure = taking.take(connection, wish, now)
+    if only is None and claiming.possible(connection, places):
+        found, sure = claiming.take(connection, wish, now)
         if found is not None:
             return _held(connection, found, now, begun=True)
         if sure:
@@ -108,7 +109,7 @@ def claim(
     row = connection.execute(
         update(jobs)
         .where(jobs.c.id == chosen.id, is_queued)
-        .values(**taking.changes(jobs, wish.worker, device, now))
+        .values(**claiming.changes(jobs, wish.worker, device, now))
         .returning(*jobs.c)
     ).one()
     need_mib = places[chosen.model].need_mib(chosen)
@@ -316,15 +317,14 @@ def _write(
     On PostgreSQL it is over with that, where nothing was begun before it. Otherwise it is a part of that transaction,
     and `then` is not asked for.
     """
+    change = Change(event=event, values=values, picture=picture, frees=frees)
     topics = [slot_of(claim.model.device)] if frees else []
     if event is not None:
         topics += [claim.job, TOPIC] if event.terminal and claim.webhook else [claim.job]
-    if telling.possible(connection):
+    if recording.possible(connection):
         now = datetime.now(UTC)
-        then = then if then and taking.possible(connection, then.places) else None
-        number, row = telling.tell(
-            connection, claim, event, values, picture=picture, frees=frees, topics=topics, then=then, now=now
-        )
+        then = then if then and claiming.possible(connection, then.places) else None
+        number, row = recording.tell(connection, claim, change, topics=topics, then=then, now=now)
         if number is None:
             raise LeaseLost(claim.job)  # what was taken all the same goes back (`Worker._reconcile`)
         return number, None if row is None else _readable(connection, row, now)

@@ -29,8 +29,8 @@ from imagen.previews import policy as policies
 from imagen.store import journal, queue
 from imagen.store.db import Database
 from imagen.store.images import CELL, THUMBNAIL, ImageStore, side_path
+from imagen.store.order import Wish
 from imagen.store.queue import Claim, LeaseLost
-from imagen.store.taking import Wish
 
 MAX_DETAIL = 4000  # characters of a traceback: its end says what broke and where
 FREE_S = 5.0  # for the write that frees the device, where its job is cancelled meanwhile

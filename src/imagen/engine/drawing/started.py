@@ -21,7 +21,7 @@ def started(claim: Claim, watched: bool, policy: PreviewPolicy) -> Started:
 
 
 def previews_by(policy: Callable[[PreviewPolicy | None], PreviewPolicy]) -> str:
-    """What `started` says of the previews of a job whose model has no wish of its own, as `taking.Wish` has it.
+    """What `started` says of the previews of a job whose model has no wish of its own, as `order.Wish` has it.
 
     `policy` is the one in force for what a job asks.
     """

@@ -39,9 +39,8 @@ from imagen.store.bell import queue_of, slot_of
 from imagen.store.db import Database
 from imagen.store.images import ImageStore
 from imagen.store.intake import NewJob
-from imagen.store.order import Place
+from imagen.store.order import Place, Wish
 from imagen.store.queue import Claim
-from imagen.store.taking import Wish
 
 MANY = 10_000  # jobs are remembered for whoever tells of them, where somebody does
 IDLE_S = 1.0  # a worker that hears nothing looks this often; run_after of a failed job has no bell

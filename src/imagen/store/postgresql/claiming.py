@@ -6,8 +6,7 @@ by SQL and is not resolved yet, a card that models share, a loaded model that mi
 in its list, a job that was begun before, a model with a wish of its own for previews.
 """
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping
 from datetime import datetime
 from itertools import chain
 from typing import Any
@@ -40,10 +39,11 @@ from sqlalchemy import (
 )
 
 from imagen.core.events import Started
-from imagen.store import driver, slots
+from imagen.store import slots
 from imagen.store.bell import NOTIFY_FOUND, found, told
 from imagen.store.columns import Instant, Json
-from imagen.store.order import ONE, Place, by_turn, first_of, unresolved
+from imagen.store.order import ONE, Place, Wish, by_turn, first_of, unresolved
+from imagen.store.postgresql import driver
 from imagen.store.tables import events, jobs, watchers, workers
 from imagen.store.tables import slots as slots_table
 
@@ -70,40 +70,30 @@ def possible(connection: Connection, places: Mapping[str, Place]) -> bool:
     )
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Wish:
-    """What a worker would take next."""
-
-    worker: str
-    places: Mapping[str, Place]  # of the models it draws
-    knows: Sequence[str]  # the names it understands
-    # JSON, what `started` says of them: by the method that a job asks for (or ""), then by whether somebody watches.
-    previews: str
-    loaded: Sequence[str] = ()  # models that may go before others of the same priority
-
-    def given(self, now: datetime) -> dict[str, Any]:
-        """As the statement is given it."""
-        return {
-            "worker": self.worker,
-            "names": list(self.places),
-            "places": [place.device for place in self.places.values()],
-            "counts": [place.slots for place in self.places.values()],
-            "devices": list({place.device for place in self.places.values()}),
-            "knows": list(self.knows),
-            "loaded": list(self.loaded),
-            "now": now,
-            "previews": self.previews,
-        }
-
-
 def take(connection: Connection, wish: Wish, now: datetime) -> tuple[Any, bool]:
     """The row of the job that was taken, for good; and whether the long way would find no other.
 
     A connection that breaks leaves it open whether a job was taken: then it is asked again, and what nobody heard of
     goes back (`Worker._reconcile`).
     """
-    *_, row = driver.at_once(connection, statements(connection), wish.given(now), behind=(NOTIFY_FOUND,))
+    *_, row = driver.at_once(connection, statements(connection), given(wish, now), behind=(NOTIFY_FOUND,))
     return taken(connection, row), row.id is not None or row.nothing
+
+
+def given(wish: Wish, now: datetime) -> dict[str, Any]:
+    """A wish as the statement is given it."""
+    places = wish.places.values()
+    return {
+        "worker": wish.worker,
+        "names": list(wish.places),
+        "places": [place.device for place in places],
+        "counts": [place.slots for place in places],
+        "devices": list({place.device for place in places}),
+        "knows": list(wish.knows),
+        "loaded": list(wish.loaded),
+        "now": now,
+        "previews": wish.previews,
+    }
 
 
 def statements(connection: Connection) -> tuple[str, str]:

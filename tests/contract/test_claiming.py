@@ -16,10 +16,11 @@ from tests.store_kit import MODEL, OTHER, PLACE, WORKER, database, new, record, 
 from imagen.core.device import Pause
 from imagen.core.errors import SetupError
 from imagen.core.request import PREVIEW_METHODS, PreviewPolicy
-from imagen.store import bell, devices, driver, intake, journal, queue, taking
+from imagen.store import bell, devices, intake, journal, queue
 from imagen.store.db import Database
 from imagen.store.intake import NewJob
 from imagen.store.order import Place
+from imagen.store.postgresql import claiming, driver
 from imagen.store.tables import events, jobs, slots, workers
 
 pytestmark = pytest.mark.needs_postgres
@@ -36,7 +37,7 @@ def address(postgres: Postgres) -> str:
 
 async def at_once(db: Database, **changes: Any) -> tuple[Any, bool]:
     """Only the one statement."""
-    return await db.write(taking.take, wish(**changes), datetime.now(UTC))
+    return await db.write(claiming.take, wish(**changes), datetime.now(UTC))
 
 
 async def opened(db: Database) -> None:
@@ -253,7 +254,7 @@ async def test_it_is_planned_once_and_leaves_no_setting_behind(address: str) -> 
 
         def twelve(connection: Connection) -> tuple[str, str, int]:
             for _ in range(12):
-                taking.take(connection, wish(places={"test": PLACE}), datetime.now(UTC))
+                claiming.take(connection, wish(places={"test": PLACE}), datetime.now(UTC))
             assert not connection.connection.driver_connection.info.transaction_status, "nothing is left open"  # type: ignore[union-attr]
             planned = text("select sum(custom_plans) from pg_prepared_statements where name like 'imagen%'")
             modes = connection.execute(
@@ -273,10 +274,10 @@ async def test_a_server_that_forgot_the_statement_is_told_it_again(address: str)
 
         def forgotten(connection: Connection) -> Any:
             nowhere = wish(places={"test": replace(PLACE, device="nowhere@here")})
-            assert taking.take(connection, nowhere, datetime.now(UTC)) == (None, False)
+            assert claiming.take(connection, nowhere, datetime.now(UTC)) == (None, False)
             connection.execute(text("deallocate all"))
             connection.connection.commit()
-            return taking.take(connection, wish(places={"test": PLACE}), datetime.now(UTC))
+            return claiming.take(connection, wish(places={"test": PLACE}), datetime.now(UTC))
 
         row, _ = await db.write(forgotten)
         assert row.id == job
@@ -304,9 +305,9 @@ async def test_in_the_middle_of_a_transaction_the_long_way_is_gone(address: str)
 
         def undone(connection: Connection) -> None:
             places = {"test": PLACE, "other": PLACE}
-            assert taking.possible(connection, places)
+            assert claiming.possible(connection, places)
             connection.execute(text("select 1"))
-            assert not taking.possible(connection, places)
+            assert not claiming.possible(connection, places)
             claim = queue.claim(connection, wish(places=places), resolve=resolve, started=started)
             assert claim is not None
             assert claim.job == job

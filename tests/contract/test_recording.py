@@ -14,9 +14,10 @@ from tests.store_kit import database, grammar, new, record, take
 from imagen.core.errors import Crashed
 from imagen.core.events import Cancelled, Completed, Failed, Image, Warning
 from imagen.core.job import StoredImage
-from imagen.store import driver, intake, queue, telling
+from imagen.store import intake, queue
 from imagen.store.bell import JOBS
 from imagen.store.db import Database
+from imagen.store.postgresql import driver, recording
 from imagen.store.queue import Claim, LeaseLost
 from imagen.store.tables import events, images, jobs, slots
 
@@ -76,7 +77,7 @@ async def test_it_writes_what_the_long_way_writes(postgres: Postgres, end: str) 
         def said(connection: Connection, /, work: Any, *args: Any, at_once: bool, **more: Any) -> Any:
             if not at_once:
                 connection.execute(text("select 1"))  # begun: the long way
-            assert telling.possible(connection) is at_once
+            assert recording.possible(connection) is at_once
             result = work(connection, *args, **more)
             assert driver.is_idle(connection) is at_once, "it is over"
             return result

@@ -7,8 +7,9 @@ comes free, and the job that is taken next for it. It is committed and heard of 
 import functools
 import json
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from datetime import datetime
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from sqlalchemy import (
     CTE,
@@ -29,16 +30,42 @@ from sqlalchemy import (
 )
 
 from imagen.core.events import Event, body_of
-from imagen.store import driver, taking
 from imagen.store.bell import NOTIFY_FOUND, behind, told, touch
 from imagen.store.columns import Json
+from imagen.store.order import Wish
+from imagen.store.postgresql import claiming, driver
 from imagen.store.tables import events, images, is_running, jobs, slots
-from imagen.store.taking import Wish
 
 if TYPE_CHECKING:
     from imagen.store.queue import Claim
 
 PICTURE = ("index", "id", "url", "width", "height", "seed", "sha256", "pixels_sha256", "state")  # of a StoredImage
+
+
+class Shape(NamedTuple):
+    """What the words of the statement depend on, and nothing that is given with them."""
+
+    values: tuple[str, ...]
+    picture: tuple[str, ...]
+    event: bool
+    ends: bool
+    frees: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Change:
+    """What a worker says of its job: one thing, with all that goes with it."""
+
+    event: Event | None
+    values: Mapping[str, Any]  # what becomes of the job's row
+    picture: Mapping[str, Any]  # a row of `images`, or nothing
+    frees: bool  # the slot of its device
+
+    @property
+    def shape(self) -> Shape:
+        """Equal where the same statement says it."""
+        told, ends = self.event is not None, self.event is not None and self.event.terminal
+        return Shape(tuple(self.values), tuple(self.picture), told, ends, self.frees)
 
 
 def possible(connection: Connection) -> bool:
@@ -49,11 +76,8 @@ def possible(connection: Connection) -> bool:
 def tell(
     connection: Connection,
     claim: "Claim",
-    event: Event | None,
-    values: Mapping[str, Any],
+    change: Change,
     *,
-    picture: Mapping[str, Any],
-    frees: bool,
     topics: Sequence[str],
     then: Wish | None,
     now: datetime,
@@ -62,26 +86,26 @@ def tell(
 
     `then` takes the next job with it; its row comes beside the number.
     """
+    event = change.event
     # Without an event it may be said twice.
     if event is not None and connection.info.get("again") and (seq := _recorded(connection, claim, event)) is not None:
         touch(connection, *topics)  # nobody may have been told
         return seq, None
-    make = _making(tuple(values), tuple(picture), event is not None, event is not None and event.terminal, frees)
     given: dict[str, Any] = {"job": claim.job, "its_attempt": claim.attempt, "device": claim.model.device}
-    given |= {f"to_{name}": _plain(jobs.c[name], value) for name, value in values.items()}
-    given |= {f"its_{name}": value for name, value in picture.items()}
+    given |= {f"to_{name}": _plain(jobs.c[name], value) for name, value in change.values.items()}
+    given |= {f"its_{name}": value for name, value in change.picture.items()}
     if event is not None:
         given |= {"type": event.type, "at": event.at, "body": json.dumps(body_of(event))}
     words, topics_given = behind(topics)
-    statements, news = [driver.spoken(connection, make)], [words]
+    statements, news = [driver.spoken(connection, _making(change.shape))], [words]
     if then is not None:
-        statements += taking.statements(connection)
+        statements += claiming.statements(connection)
         news.append(NOTIFY_FOUND)
-        given |= then.given(now)
+        given |= claiming.given(then, now)
     brought = driver.at_once(connection, statements, given | topics_given, behind=news)
     told(connection, *topics)
     seq = None if brought[0] is None else int(brought[0].seq)
-    return seq, None if then is None else taking.taken(connection, brought[-1])
+    return seq, None if then is None else claiming.taken(connection, brought[-1])
 
 
 def _recorded(connection: Connection, claim: "Claim", event: Event) -> int | None:
@@ -103,18 +127,14 @@ def _plain(column: Column[Any], value: Any) -> Any:
 
 
 @functools.lru_cache(maxsize=64)  # whoever puts it together is known by its identity
-def _making(
-    values: tuple[str, ...], picture: tuple[str, ...], event: bool, ends: bool, frees: bool
-) -> Callable[[], Select[Any]]:
-    return functools.partial(_put_together, values, picture, event, ends, frees)
+def _making(shape: Shape) -> Callable[[], Select[Any]]:
+    return functools.partial(_put_together, shape)
 
 
-def _put_together(
-    values: tuple[str, ...], picture: tuple[str, ...], event: bool, ends: bool, frees: bool
-) -> Select[Any]:
+def _put_together(shape: Shape) -> Select[Any]:
     job = bindparam("job", type_=Text)
-    changed = {name: bindparam(f"to_{name}", type_=jobs.c[name].type) for name in values}
-    seq = jobs.c.seq + literal_column("1" if event else "0")
+    changed = {name: bindparam(f"to_{name}", type_=jobs.c[name].type) for name in shape.values}
+    seq = jobs.c.seq + literal_column("1" if shape.event else "0")
     fenced = (
         update(jobs)
         .where(jobs.c.id == job, is_running, jobs.c.attempt == bindparam("its_attempt", type_=Integer))
@@ -123,13 +143,13 @@ def _put_together(
         .cte("fenced")
     )
     beside = []
-    if event:
-        beside.append(_telling(fenced, ends))
-    if picture:
-        columns = {name: bindparam(f"its_{name}", type_=images.c[name].type) for name in picture}
+    if shape.event:
+        beside.append(_telling(fenced, shape.ends))
+    if shape.picture:
+        columns = {name: bindparam(f"its_{name}", type_=images.c[name].type) for name in shape.picture}
         of_job = select(fenced.c.id, *columns.values())
         beside.append(insert(images).from_select(["job_id", *columns], of_job).returning(images.c.id).cte("stored"))
-    if frees:
+    if shape.frees:
         held = (slots.c.device == bindparam("device", type_=Text), slots.c.job_id == job)
         empty = dict.fromkeys(("job_id", "attempt", "vram_mib"), null())
         free = update(slots).where(*held, exists(select(fenced.c.id))).values(empty)
