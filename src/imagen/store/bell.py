@@ -61,10 +61,10 @@ def found(job: ColumnElement[str]) -> ColumnElement[Any]:
     return func.set_config(literal_column("'imagen.found'"), func.coalesce(job, literal_column("''")), false())
 
 
-def told(connection: Connection, *topics: str) -> None:
+def announced(connection: Connection, *topics: str) -> None:
     """The other processes know; this one is told as of all others."""
     touch(connection, *topics)
-    connection.info.setdefault("told", set()).update(topics)
+    connection.info.setdefault("announced", set()).update(topics)
 
 
 def behind(topics: Iterable[str]) -> tuple[str, dict[str, list[str]]]:
@@ -77,7 +77,7 @@ def behind(topics: Iterable[str]) -> tuple[str, dict[str, list[str]]]:
 
 def announce(connection: Connection) -> None:
     """Commit, and tell the other processes in the same way to PostgreSQL. SQLite's find out by themselves."""
-    topics = connection.info.get("touched", set()) - connection.info.get("told", set())
+    topics = connection.info.get("touched", set()) - connection.info.get("announced", set())
     if topics and connection.dialect.name == "postgresql":
         words, given = behind(topics)
         driver.commit(connection, behind=words, given=given)

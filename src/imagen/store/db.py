@@ -88,7 +88,7 @@ class Database:
             self._see_file()
             touched.clear()
             with self._for_writing() as connection:
-                connection.info.update(touched=touched, told=set(), again=next(again) > 0)
+                connection.info.update(touched=touched, announced=set(), again=next(again) > 0)
                 with connection.begin() as begun:
                     result = work(connection, *args, **kwargs)
                     try:

@@ -74,13 +74,13 @@ def record(connection: Connection, event: Event, seq: int) -> None:
     said = {"job_id": event.job, "seq": seq, "type": event.type, "at": event.at, "attempt": event.attempt}
     body = body_of(event)
     if connection.dialect.name == "postgresql":
-        driver.run(connection, driver.spoken(connection, _telling), said | {"body": json.dumps(body)})
+        driver.run(connection, driver.spoken(connection, _insert_event), said | {"body": json.dumps(body)})
     else:
-        connection.execute(_telling(), said | {"body": body})
+        connection.execute(_insert_event(), said | {"body": body})
 
 
 @functools.cache
-def _telling() -> Insert:
+def _insert_event() -> Insert:
     return insert(events).values({name: bindparam(name) for name in ("job_id", "seq", "type", "at", "attempt", "body")})
 
 
@@ -124,8 +124,8 @@ def set_live(
     row = {
         "attempt": attempt,
         "tick": tick,
-        "phase": _told(phase),
-        "progress": _told(progress),
+        "phase": _ephemeral_body(phase),
+        "progress": _ephemeral_body(progress),
         "updated_at": datetime.now(UTC),
     }
     statement = upsert(connection, live).values(job_id=job_id, **row)
@@ -141,7 +141,7 @@ def set_live(
 
 def set_preview(connection: Connection, preview: Preview, *, keep: bool) -> None:
     """Overwrite the latest preview, or with `keep` (a promised count) add one."""
-    row = {"tick": preview.tick, "body": _told(preview), "data": preview.data}
+    row = {"tick": preview.tick, "body": _ephemeral_body(preview), "data": preview.data}
     statement = upsert(connection, previews).values(job_id=preview.job, idx=preview.index if keep else 0, **row)
     key = [previews.c.job_id, previews.c.idx]
     # As above, also where the job was lost since its attempt was read: ticks rise over attempts.
@@ -334,7 +334,7 @@ def _lively(job_id: str, row: RowMapping, tick: int) -> list[Phase | Progress]:
     return told
 
 
-def _told(event: Event | None) -> dict[str, Any] | None:
+def _ephemeral_body(event: Event | None) -> dict[str, Any] | None:
     if event is None:
         return None
     return body_of(event) | {"seq": event.seq, "at": event.at.isoformat(), "attempt": event.attempt}

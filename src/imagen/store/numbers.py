@@ -12,7 +12,7 @@ from imagen.store.devices import paused
 from imagen.store.tables import events, is_queued, is_running, jobs, slots
 
 PAGE = 2000  # what is read at a time
-TOLD = ("started", "warning", "requeued", "completed", "failed", "cancelled")
+COUNTED = ("started", "warning", "requeued", "completed", "failed", "cancelled")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -95,7 +95,7 @@ def _happenings(connection: Connection, which: ColumnElement[bool]) -> Sequence[
             events.c.body,
         )
         .join(jobs, jobs.c.id == events.c.job_id)
-        .where(which, events.c.type.in_(TOLD))
+        .where(which, events.c.type.in_(COUNTED))
         .order_by(events.c.pos)
         .limit(PAGE)
     )

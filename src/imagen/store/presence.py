@@ -56,7 +56,7 @@ def arrive(
             places=_by_device(serves),
             started_at=now,
             storage=storage,
-            lacks=_told(lacks or {}),
+            lacks=_lacks_json(lacks or {}),
         )
     )
 
@@ -82,7 +82,7 @@ def beat(
     told: dict[str, Any] = {"models": sorted(serves), "places": _by_device(serves), "loaded": sorted(loaded)}
     told["troubled"] = troubled
     if lacks is not None:
-        told["lacks"] = _told(lacks)
+        told["lacks"] = _lacks_json(lacks)
     touched = connection.execute(update(workers).where(workers.c.id == worker).values(beat=workers.c.beat + 1, **told))
     return touched.rowcount == 1
 
@@ -139,7 +139,7 @@ def _put_back(connection: Connection, worker: str) -> None:
         queue.unheard(connection, job_id, worker)
 
 
-def _told(lacks: Lacks) -> dict[str, Any] | None:
+def _lacks_json(lacks: Lacks) -> dict[str, Any] | None:
     """As much of each reason as is shown to others."""
     shown = ("code", "message", "hint")
     told = {}

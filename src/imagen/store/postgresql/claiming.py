@@ -40,7 +40,7 @@ from sqlalchemy import (
 
 from imagen.core.events import Started
 from imagen.store import slots
-from imagen.store.bell import NOTIFY_FOUND, found, told
+from imagen.store.bell import NOTIFY_FOUND, announced, found
 from imagen.store.columns import Instant, Json
 from imagen.store.order import ONE, Place, Wish, by_turn, first_of, unresolved
 from imagen.store.postgresql import driver
@@ -54,7 +54,7 @@ PLANNED_ONCE = """
            set_config('enable_seqscan', 'off', true) as scans
 """
 # What is read of the row.
-TOLD = (
+ROW = (
     *("id", "prompt", "model", "negative", "width", "height", "steps", "seed", "guidance", "n", "options", "preview"),
     *("priority", "series_id", "attempt", "failures", "created_at", "seq", "record", "device", "worker", "handle"),
     "webhook",
@@ -105,7 +105,7 @@ def taken(connection: Connection, row: Any) -> Any:
     """The row of the job, if there is one in what was brought; the others were told."""
     if row.id is None:
         return None
-    told(connection, row.id)
+    announced(connection, row.id)
     return row
 
 
@@ -148,7 +148,7 @@ def _put_together() -> Select[Any]:
         update(job)
         .where(job.c.id == chosen.c.id, job.c.state == literal_column("'queued'"))
         .values(**changes(job, worker, chosen.c.device, now))
-        .returning(*(job.c[name] for name in TOLD))
+        .returning(*(job.c[name] for name in ROW))
         .cte("begun")
     )
     seat = (

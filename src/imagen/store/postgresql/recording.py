@@ -30,7 +30,7 @@ from sqlalchemy import (
 )
 
 from imagen.core.events import Event, body_of
-from imagen.store.bell import NOTIFY_FOUND, behind, told, touch
+from imagen.store.bell import NOTIFY_FOUND, announced, behind, touch
 from imagen.store.columns import Json
 from imagen.store.order import Wish
 from imagen.store.postgresql import claiming, driver
@@ -64,8 +64,8 @@ class Change:
     @property
     def shape(self) -> Shape:
         """Equal where the same statement says it."""
-        told, ends = self.event is not None, self.event is not None and self.event.terminal
-        return Shape(tuple(self.values), tuple(self.picture), told, ends, self.frees)
+        ends = self.event is not None and self.event.terminal
+        return Shape(tuple(self.values), tuple(self.picture), self.event is not None, ends, self.frees)
 
 
 def possible(connection: Connection) -> bool:
@@ -103,7 +103,7 @@ def tell(
         news.append(NOTIFY_FOUND)
         given |= claiming.given(then, now)
     brought = driver.at_once(connection, statements, given | topics_given, behind=news)
-    told(connection, *topics)
+    announced(connection, *topics)
     seq = None if brought[0] is None else int(brought[0].seq)
     return seq, None if then is None else claiming.taken(connection, brought[-1])
 
@@ -144,7 +144,7 @@ def _put_together(shape: Shape) -> Select[Any]:
     )
     beside = []
     if shape.event:
-        beside.append(_telling(fenced, shape.ends))
+        beside.append(_insert_event(fenced, shape.ends))
     if shape.picture:
         columns = {name: bindparam(f"its_{name}", type_=images.c[name].type) for name in shape.picture}
         of_job = select(fenced.c.id, *columns.values())
@@ -157,7 +157,7 @@ def _put_together(shape: Shape) -> Select[Any]:
     return select(fenced.c.seq).add_cte(*beside)
 
 
-def _telling(fenced: CTE, ends: bool) -> CTE:
+def _insert_event(fenced: CTE, ends: bool) -> CTE:
     at, type_ = bindparam("at", type_=events.c.at.type), bindparam("type", type_=Text)
     body: ColumnElement[Any] = bindparam("body", type_=Json)
     if ends:
