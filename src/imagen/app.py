@@ -43,6 +43,7 @@ from imagen.store import history, intake, journal, queue
 from imagen.store.db import Database
 from imagen.store.images import ImageStore
 from imagen.store.intake import NewJob
+from imagen.store.series import LOST, cancel_series, new_series, retry_cells
 
 ALIKE = timedelta(days=1)  # whoever repeats a request does so within seconds; a drawing may have taken hours by then
 VERSION = version("imagen-platform")
@@ -295,13 +296,13 @@ class App:
 
         With `series_id` of one that exists, the cells are added to it.
         """
-        new_series = series_id or new_id()
+        name = series_id or new_id()
         self.outbox.check(webhook, owner)
         wanted = cells if cells is not None else cells_of(prompts, models, seeds)
-        new = orders.of_cells(wanted, settings, self._resolve, series=new_series, owner=owner)
+        new = orders.of_cells(wanted, settings, self._resolve, series=name, owner=owner)
         made, ids = await self._db.write(
-            history.new_series,
             new_series,
+            name,
             prompts=prompts,
             models=models,
             seeds=seeds,
@@ -328,14 +329,14 @@ class App:
     async def cancel_series(self, series_id: str, *, by: str = "you", owner: str | None = None) -> Series:
         """Cancel the cells that have not ended."""
         series = await self.series(series_id, owner=owner)
-        await self._db.write(history.cancel_series, series.id, by=by)
+        await self._db.write(cancel_series, series.id, by=by)
         return await self.series(series.id)
 
     async def retry_series(self, series_id: str, *, owner: str | None = None, queue_limit: int | None = None) -> Series:
         """New jobs for the cells that failed or were cancelled."""
         series = await self.series(series_id, owner=owner)
-        again = [await self._again(cell.job) for cell in series.cells if cell.job and cell.job.state in history.LOST]
-        new = await self._db.write(history.retry_cells, series.id, again, queue_limit=queue_limit)
+        again = [await self._again(cell.job) for cell in series.cells if cell.job and cell.job.state in LOST]
+        new = await self._db.write(retry_cells, series.id, again, queue_limit=queue_limit)
         self._crew.mine.update(new)
         return await self.series(series.id)
 

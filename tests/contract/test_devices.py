@@ -22,6 +22,7 @@ from imagen.store.db import Database
 from imagen.store.intake import NewJob
 from imagen.store.order import Place, place_of, sharing
 from imagen.store.queue import Claim, LeaseLost
+from imagen.store.series import new_series
 from imagen.store.tables import jobs, slots
 
 CARD = "cuda:0@here"
@@ -219,7 +220,7 @@ async def test_a_comparison_is_drawn_alone(place: str) -> None:
     async with database(place) as db:
         cell = replace(new(MODELS["small"]), cell=0)
         made: dict[str, Any] = {"prompts": ["x"], "models": ["small"], "seeds": [7], "settings": {}, "owner": "local"}
-        await db.write(history.new_series, "s", new=[replace(cell, series="s")], **made)
+        await db.write(new_series, "s", new=[replace(cell, series="s")], **made)
         await db.write(intake.submit, [new(MODELS["small"])])
         assert await share(db) is not None
         assert await db.read(held) == (BUDGET, 1)

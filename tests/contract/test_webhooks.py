@@ -16,6 +16,7 @@ from imagen.core.ids import new_id
 from imagen.core.webhook import Webhook
 from imagen.store import history, intake, queue, webhooks
 from imagen.store.db import Database
+from imagen.store.series import new_series, retry_cells
 from imagen.store.tables import deliveries, jobs
 from imagen.store.webhooks import Answer, Message
 
@@ -259,7 +260,7 @@ async def in_series(db: Database, hook: Webhook, cells: int = 3) -> str:
     """A series of so many jobs."""
     name = new_id()
     await db.write(
-        history.new_series,
+        new_series,
         name,
         prompts=["x"],
         models=[MODEL.name],
@@ -332,13 +333,13 @@ async def test_a_series_that_goes_on_ends_anew(place: str) -> None:
         assert old.webhook == HOOK
         assert old.id != first
         again = replace(new(), series=name, cell=1, retry_of=old.id, owner="ann", webhook=old.webhook)
-        await db.write(history.retry_cells, name, [again])
+        await db.write(retry_cells, name, [again])
         await drawn(db)
         (completed,) = await taken(db)
         assert completed.type == "series.completed"
         assert completed.id != partial.id
         await db.write(
-            history.new_series,
+            new_series,
             name,
             prompts=["x"],
             models=[OTHER.name],

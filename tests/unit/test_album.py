@@ -19,6 +19,7 @@ from imagen.store import history, intake
 from imagen.store.album import image as image_row
 from imagen.store.db import Database
 from imagen.store.images import CHUNK, COPIES, ImageStore, side_path
+from imagen.store.series import new_series
 from imagen.store.tables import previews
 
 
@@ -236,7 +237,7 @@ async def series_of(db: Database, images: ImageStore) -> Series:
     """Three cells: one fine, one to be deleted, one that failed."""
     name = "0" * 26
     await db.write(
-        history.new_series,
+        new_series,
         name,
         prompts=["a fox"],
         models=["test"],

@@ -21,6 +21,7 @@ from imagen.store import history, intake, past, presence
 from imagen.store.db import Database
 from imagen.store.images import ImageStore, side_path
 from imagen.store.order import Place
+from imagen.store.series import new_series
 from imagen.store.tables import events, idempotency, jobs, live, previews, series, slots, votes, watchers
 from imagen.store.tables import images as image_rows
 from imagen.surfaces.cli.gc import age_s
@@ -345,7 +346,7 @@ async def test_a_key_of_a_series_is_kept_as_long_as_any_cell(db: Database, image
     """The key names the series, whose jobs are looked at."""
     name = new_id()
     await db.write(
-        history.new_series,
+        new_series,
         name,
         prompts=["a fox"],
         models=["test"],

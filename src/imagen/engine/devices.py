@@ -13,7 +13,7 @@ from imagen.core.errors import DevicePaused, NobodyDraws, UnknownDevice
 from imagen.core.model import Model
 from imagen.models.catalog import Catalog
 from imagen.reading import maybe
-from imagen.store import devices, presence
+from imagen.store import devices, history, presence, queue
 from imagen.store.db import Database
 from imagen.store.lacking import lacking
 
@@ -98,7 +98,7 @@ class Devices:
         """
 
         def look(connection: Connection) -> None:
-            if (waits := devices.waiting(connection, job_id)) is not None:
+            if (waits := history.waiting(connection, job_id)) is not None:
                 model, device, since = waits
                 self._check(connection, model, device)
                 if (datetime.now(UTC) - since).total_seconds() >= self._patience_s:
@@ -107,7 +107,7 @@ class Devices:
         try:
             await self._db.read(look)
         except (DevicePaused, NobodyDraws):
-            if await self._db.write(devices.withdraw, job_id, owner=owner, route=route, key=key):
+            if await self._db.write(queue.withdraw, job_id, owner=owner, route=route, key=key):
                 raise
 
     def _check(self, connection: Connection, model: str, device: str) -> None:

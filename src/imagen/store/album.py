@@ -1,20 +1,16 @@
-"""Statements about pictures after they are drawn: who may see one, what was deleted, what nobody needs any more."""
+"""Statements about pictures after they are drawn: who may see one, and what was deleted."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from datetime import datetime, timedelta
-from typing import Any
+from datetime import datetime
 
-from sqlalchemy import ColumnElement, Connection, RowMapping, and_, delete, exists, func, or_, select, tuple_, update
+from sqlalchemy import Connection, RowMapping, delete, select, update
 
 from imagen.core.job import State
-from imagen.store.journal import KEEP_S
-from imagen.store.tables import idempotency, images, jobs, live, previews, watchers
+from imagen.store.tables import images, jobs, live, previews
 
 STORED, DELETED = "stored", "deleted"
 MANY = 500  # ids in one statement; both databases take more, but neither gains by it
-
-_ENDED = tuple(state for state in State if state.terminal)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -113,67 +109,3 @@ def stored_after(connection: Connection, image_id: str) -> list[Known]:
         .limit(MANY)
     )
     return [Known(**row._mapping) for row in rows]
-
-
-def began(connection: Connection) -> datetime | None:
-    """When the first job came in: a picture from before was drawn with another database."""
-    first = select(jobs.c.created_at).order_by(jobs.c.created_at).limit(1)
-    return connection.execute(first).scalar_one_or_none()
-
-
-def keys_before(connection: Connection, before: datetime, after: Sequence[str]) -> Sequence[RowMapping]:
-    """A page of the idempotency keys used before this moment, in their order, behind the last one seen."""
-    key = (idempotency.c.owner, idempotency.c.route, idempotency.c.key)
-    query = select(*key, idempotency.c.target).where(idempotency.c.created_at < before)
-    if after:
-        query = query.where(tuple_(*key) > tuple_(*after))
-    return connection.execute(query.order_by(*key).limit(MANY)).mappings().all()
-
-
-def needed(connection: Connection, targets: Iterable[str]) -> set[str]:
-    """Those of these jobs and series of which anything is left: one that was deleted answers no repeated request."""
-    wanted = list(targets)
-    drawn = exists().where(images.c.job_id == jobs.c.id)
-    kept = exists().where(images.c.job_id == jobs.c.id, images.c.state == STORED)
-    left: ColumnElement[bool] = or_(jobs.c.state.not_in(_ENDED), ~drawn, kept)
-    rows = connection.execute(
-        select(jobs.c.id, jobs.c.series_id).where(or_(jobs.c.id.in_(wanted), jobs.c.series_id.in_(wanted)), left)
-    )
-    return {name for row in rows for name in (row.id, row.series_id) if name}
-
-
-def drop_keys(connection: Connection, keys: Sequence[RowMapping]) -> None:
-    """Forget these idempotency keys."""
-    for one in keys:
-        connection.execute(
-            delete(idempotency).where(
-                idempotency.c.owner == one["owner"],
-                idempotency.c.route == one["route"],
-                idempotency.c.key == one["key"],
-            )
-        )
-
-
-def stale(connection: Connection, now: datetime) -> int:
-    """How many rows of pictures forming, and of who watched them, are of no use any more."""
-    counts = [
-        connection.execute(select(func.count()).select_from(table).where(where)).scalar_one()
-        for table, where in _stale(now)
-    ]
-    return int(sum(counts))
-
-
-def drop_stale(connection: Connection, now: datetime) -> int:
-    """Drop them; how many they were."""
-    return sum(connection.execute(delete(table).where(where)).rowcount for table, where in _stale(now))
-
-
-def _stale(now: datetime) -> list[tuple[Any, ColumnElement[bool]]]:
-    # The sweep of a worker does the same; here it happens where no worker runs for long.
-    ended = now - timedelta(seconds=KEEP_S)
-    going = select(jobs.c.id).where(or_(jobs.c.state == State.RUNNING, jobs.c.finished_at > ended))
-    return [
-        (live, and_(live.c.updated_at < ended, live.c.job_id.not_in(going))),
-        (previews, previews.c.job_id.not_in(going)),
-        (watchers, watchers.c.expires_at < now),
-    ]

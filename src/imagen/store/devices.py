@@ -4,14 +4,14 @@ from collections.abc import Iterable, Mapping
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Connection, and_, delete, false, or_, select, update
+from sqlalchemy import Connection, or_, select, update
 
-from imagen.core.device import BY_ITSELF, Device, Pause
+from imagen.core.device import Device, Pause
 from imagen.store import queue
 from imagen.store import slots as slots_
 from imagen.store.bell import slot_of, touch
 from imagen.store.columns import iso
-from imagen.store.tables import idempotency, is_queued, is_running, jobs, slots
+from imagen.store.tables import is_running, jobs, slots
 
 
 def pause(connection: Connection, device: str, why: Pause) -> None:
@@ -99,27 +99,6 @@ def taken(connection: Connection, device: str) -> bool:
     """Does anybody draw there now?"""
     held = select(slots.c.device).where(slots.c.device == device, slots.c.job_id.is_not(None))
     return connection.execute(held.limit(1)).first() is not None
-
-
-def waiting(connection: Connection, job_id: str) -> tuple[str, str, datetime] | None:
-    """Model and device of a job that waits, and since when; None when it runs or ended."""
-    told = (jobs.c.model, jobs.c.device, jobs.c.created_at)
-    found = connection.execute(
-        select(*told).where(jobs.c.id == job_id, is_queued, jobs.c.cancel_requested == false())
-    ).first()
-    return None if found is None else (found.model, found.device, found.created_at)
-
-
-def withdraw(connection: Connection, job_id: str, *, owner: str, route: str, key: str | None) -> bool:
-    """Cancel a job if it still waits, and forget the key that brought it; false when it was begun meanwhile."""
-    waits = select(jobs.c.id).where(jobs.c.id == job_id, is_queued).with_for_update()
-    if connection.execute(waits).first() is None:
-        return False
-    queue.cancel(connection, job_id, by=BY_ITSELF)
-    if key is not None:
-        once = and_(idempotency.c.owner == owner, idempotency.c.route == route, idempotency.c.key == key)
-        connection.execute(delete(idempotency).where(once, idempotency.c.target == job_id))
-    return True
 
 
 def drawn_on(crew: Iterable[Any], model: str | None) -> set[str]:

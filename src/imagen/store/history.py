@@ -2,21 +2,20 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Connection, Row, Select, and_, bindparam, func, insert, or_, select, tuple_, update
+from sqlalchemy import Connection, Row, Select, and_, bindparam, false, func, or_, select, tuple_
 
 from imagen.core.errors import ImagenError, RequestError, UnknownJob, UnknownSeries
 from imagen.core.job import Cell, Job, Series, State, StoredImage, Warned
-from imagen.core.webhook import Delivery, Webhook
-from imagen.store import intake, journal, queue, webhooks
+from imagen.core.webhook import Delivery
+from imagen.store import intake, journal, webhooks
 from imagen.store.columns import Instant
 from imagen.store.tables import events, is_queued, is_running, jobs, live, series
 from imagen.store.waits import waits_for
 
 MAX_PAGE = 1000
-LOST = (State.FAILED, State.CANCELLED)  # cells of a series that may be tried again
 RECENT = 10_000  # jobs among which a part of an id is looked for: who types a part means a recent one
 PREFIX = 6  # characters of an id that are enough to mean it, if it is the only one
 
@@ -64,8 +63,8 @@ def jobs_list(
     return _jobs(connection, _page(connection, query, jobs, before, limit, owner), whole=False)
 
 
-def waiting(connection: Connection) -> list[Job]:
-    """Jobs that have not ended, oldest first; the first MAX_PAGE of them."""
+def unended(connection: Connection) -> list[Job]:
+    """Jobs that wait or run, oldest first; the first MAX_PAGE of them."""
     query = select(jobs).where(or_(is_queued, is_running)).order_by(jobs.c.created_at, jobs.c.id).limit(MAX_PAGE)
     return _jobs(connection, connection.execute(query).all(), whole=True)
 
@@ -76,71 +75,19 @@ def queued(connection: Connection, ids: Iterable[str]) -> list[Job]:
     return _jobs(connection, rows, whole=False)
 
 
+def waiting(connection: Connection, job_id: str) -> tuple[str, str, datetime] | None:
+    """Model and device of a job that waits, and since when; None when it runs or ended."""
+    told = (jobs.c.model, jobs.c.device, jobs.c.created_at)
+    found = connection.execute(
+        select(*told).where(jobs.c.id == job_id, is_queued, jobs.c.cancel_requested == false())
+    ).first()
+    return None if found is None else (found.model, found.device, found.created_at)
+
+
 def record(connection: Connection, job_id: str) -> Mapping[str, Any] | None:
     """The model as it was when the job was resolved."""
     found: Mapping[str, Any] | None = connection.execute(select(jobs.c.record).where(jobs.c.id == job_id)).scalar_one()
     return found
-
-
-def new_series(
-    connection: Connection,
-    series_id: str,
-    *,
-    prompts: Sequence[str],
-    models: Sequence[str],
-    seeds: Sequence[int],
-    settings: Mapping[str, Any],
-    owner: str,
-    new: Sequence[intake.NewJob],
-    webhook: Webhook | None = None,
-    once: intake.Once | None = None,
-    queue_limit: int | None = None,
-) -> tuple[str, list[str]]:
-    """Record a series and submit its jobs, in one transaction; a series that exists gains the jobs and models.
-
-    Returns its id, which under an idempotency key may be that of an earlier one, and the ids of the new jobs.
-    """
-    before = intake.submitted_before(connection, once) if once else None
-    if before is not None:
-        return before[0], []
-    found = connection.execute(select(series).where(series.c.id == series_id).with_for_update()).one_or_none()
-    row: dict[str, Any] = {
-        "prompts": list(prompts),
-        "models": list(models),
-        "seeds": list(seeds),
-        "settings": dict(settings),
-    }
-    if found is None:
-        hook = webhook.as_text() if webhook else None
-        values = {"created_at": datetime.now(UTC), "owner": owner, "webhook": hook}
-        connection.execute(insert(series).values(id=series_id, **values, **row))
-    else:
-        merged = {
-            name: [*found._mapping[name], *(value for value in row[name] if value not in found._mapping[name])]
-            for name in ("prompts", "models", "seeds")
-        }
-        connection.execute(update(series).where(series.c.id == series_id).values(cancelled=False, **merged))
-        webhook = webhooks.wish_of(found.webhook)
-        # Whoever lost the answer says it again: a cell that is filled is not filled twice.
-        at = select(jobs.c.model, jobs.c.prompt, jobs.c.seed).where(jobs.c.series_id == series_id, ~jobs.c.superseded)
-        filled = {tuple(place) for place in connection.execute(at)}
-        new = [job for job in new if (job.request.model, job.request.prompt, job.request.seed) not in filled]
-    intake.make_room(connection, new, queue_limit)
-    if once:
-        intake.remember(connection, once, [series_id])
-    # Each cell carries it: what the database does at the end of a job looks at the job alone.
-    return series_id, intake.submit(connection, [replace(job, webhook=webhook) for job in new] if webhook else new)
-
-
-def retry_cells(
-    connection: Connection, series_id: str, new: Sequence[intake.NewJob], *, queue_limit: int | None = None
-) -> list[str]:
-    """New jobs for cells of a series, which goes on with them."""
-    connection.execute(update(series).where(series.c.id == series_id).values(cancelled=False))
-    # Somebody may have tried one again meanwhile.
-    lost = select(jobs.c.cell).where(jobs.c.series_id == series_id, ~jobs.c.superseded, jobs.c.state.in_(LOST))
-    cells = set(connection.execute(lost).scalars())
-    return intake.submit_once(connection, [job for job in new if job.cell in cells], once=None, queue_limit=queue_limit)
 
 
 def series_one(connection: Connection, series_id: str, *, owner: str | None = None) -> Series:
@@ -155,14 +102,6 @@ def series_list(
     """Newest first, a page at a time: `before` is the id of the last one seen."""
     rows = _page(connection, select(series), series, before, limit, owner)
     return [_series(connection, row) for row in rows]
-
-
-def cancel_series(connection: Connection, series_id: str, *, by: str) -> None:
-    """Cancel what has not ended yet."""
-    connection.execute(update(series).where(series.c.id == series_id).values(cancelled=True))
-    ids = connection.execute(select(jobs.c.id).where(jobs.c.series_id == series_id)).scalars().all()
-    for job_id in ids:
-        queue.cancel(connection, job_id, by=by)
 
 
 def _owned(query: Select[Any], table: Any, owner: str | None) -> Select[Any]:

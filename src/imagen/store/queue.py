@@ -16,7 +16,9 @@ from sqlalchemy import (
     Connection,
     Integer,
     Row,
+    and_,
     bindparam,
+    delete,
     false,
     insert,
     select,
@@ -25,6 +27,7 @@ from sqlalchemy import (
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.sql.dml import ReturningUpdate
 
+from imagen.core.device import BY_ITSELF
 from imagen.core.errors import ImagenError, RequestError
 from imagen.core.events import Cancelled, Completed, Event, Failed, Image, Requeued, Started
 from imagen.core.job import State, StoredImage
@@ -36,7 +39,7 @@ from imagen.store.intake import Resolve, adopt, request_of
 from imagen.store.order import MayPass, Turn, Wish
 from imagen.store.postgresql import claiming, recording
 from imagen.store.postgresql.recording import Change
-from imagen.store.tables import images, is_queued, is_running, jobs
+from imagen.store.tables import idempotency, images, is_queued, is_running, jobs
 from imagen.store.webhooks import TOPIC
 
 MAX_FAILURES = 3
@@ -239,6 +242,18 @@ def cancel(connection: Connection, job_id: str, *, by: str) -> None:
     )
     if asked.scalar_one_or_none():
         touch(connection, TOPIC)
+
+
+def withdraw(connection: Connection, job_id: str, *, owner: str, route: str, key: str | None) -> bool:
+    """Cancel a job if it still waits, and forget the key that brought it; false when it was begun meanwhile."""
+    waits = select(jobs.c.id).where(jobs.c.id == job_id, is_queued).with_for_update()
+    if connection.execute(waits).first() is None:
+        return False
+    cancel(connection, job_id, by=BY_ITSELF)
+    if key is not None:
+        once = and_(idempotency.c.owner == owner, idempotency.c.route == route, idempotency.c.key == key)
+        connection.execute(delete(idempotency).where(once, idempotency.c.target == job_id))
+    return True
 
 
 def _begun(

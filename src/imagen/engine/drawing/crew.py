@@ -116,13 +116,13 @@ class Crew:
         return loaded, said | {model: None for row in drawers for model in row.models}
 
     def orphans(self, connection: Connection) -> list[Job]:
-        """Jobs that wait and that nobody alive has in view."""
+        """Jobs that wait or run and that nobody alive has in view."""
         alive = self.alive(connection)
         here = {row.id for row in alive}
         solo = any(row.solo for row in alive)
         known = _known(alive)
         orphans = []
-        for job in history.waiting(connection):
+        for job in history.unended(connection):
             left = job.worker not in here if job.state is State.RUNNING else job.request.model not in known
             # A one-shot command that runs right now works its own queued jobs; whose they are nobody can tell.
             if left and job.id not in self.mine and not (solo and job.state is State.QUEUED and job.attempt == 0):

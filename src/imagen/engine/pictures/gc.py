@@ -80,8 +80,8 @@ async def gc(
     older, forgotten = (None if age_s is None else now - timedelta(seconds=age_s) for age_s in (older_than_s, forget_s))
     # Keys first, so that a dry run counts the same ones: they do not depend on what goes below.
     keys = await _spent_keys(db, now, dry_run)
-    stale = await (db.read(album.stale, now) if dry_run else db.write(album.drop_stale, now))
-    began = await db.read(album.began)
+    stale = await (db.read(past.stale, now) if dry_run else db.write(past.drop_stale, now))
+    began = await db.read(past.began)
     broom = _Broom(db, images, dry_run=dry_run, older=older, forgotten=forgotten, now=now, began=began)
     async with aclosing(images.listed()) as pages:
         async for page in pages:
@@ -225,14 +225,14 @@ async def _forget(db: Database, before: datetime, dry_run: bool) -> int:
 async def _spent_keys(db: Database, now: datetime, dry_run: bool) -> int:
     count = 0
     last: tuple[str, ...] = ()
-    while page := await db.read(album.keys_before, now - timedelta(seconds=KEY_S), last):
+    while page := await db.read(past.keys_before, now - timedelta(seconds=KEY_S), last):
         last = (page[-1]["owner"], page[-1]["route"], page[-1]["key"])
         targets = {name for row in page for name in row["target"].split(",")}
-        needed = await db.read(album.needed, targets)
+        needed = await db.read(past.needed, targets)
         spent = [row for row in page if needed.isdisjoint(row["target"].split(","))]
         count += len(spent)
         if spent and not dry_run:
-            await db.write(album.drop_keys, spent)
+            await db.write(past.drop_keys, spent)
     return count
 
 
