@@ -204,7 +204,7 @@ async def test_what_is_taken_while_its_worker_leaves_goes_back(postgres: Postgre
             """The next job is taken, and a while later that is committed: by the long way, which can be held open."""
             connection.execute(select(1))
             queue.finish(connection, claim, Completed(job=claim.job, attempt=1), timings={}, facts={})
-            made = {"resolve": resolve, "started": started, "enlist": lambda c: presence.listed(c, WORKER)}
+            made = {"resolve": resolve, "started": started, "enlist": lambda c: presence.is_listed(c, WORKER)}
             assert queue.claim(connection, wish(), **made) is not None  # type: ignore[arg-type]
             loop.call_soon_threadsafe(lambda: leaving.append(asyncio.ensure_future(db.write(presence.leave, WORKER))))
             time.sleep(0.5)

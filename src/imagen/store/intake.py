@@ -174,7 +174,7 @@ def _is(once: Once) -> Any:
     return and_(idempotency.c.owner == once.owner, idempotency.c.route == once.route, idempotency.c.key == once.key)
 
 
-def adopt(
+def complete_rows(
     connection: Connection, resolve: Resolve, knows: Sequence[str], only: Sequence[str] | None, now: datetime
 ) -> None:
     """Resolve rows that came by SQL, or end them with the reason why they cannot be."""

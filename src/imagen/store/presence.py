@@ -61,7 +61,7 @@ def arrive(
     )
 
 
-def listed(connection: Connection, worker: str) -> bool:
+def is_listed(connection: Connection, worker: str) -> bool:
     """Are we still in the list, or were we buried?"""
     row = select(workers.c.id).where(workers.c.id == worker).with_for_update(read=True, key_share=True)
     return connection.execute(row).one_or_none() is not None

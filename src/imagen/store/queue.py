@@ -35,7 +35,7 @@ from imagen.core.model import Model
 from imagen.core.request import PreviewPolicy, Request, preview_policy
 from imagen.store import journal, order, slots, templates
 from imagen.store.bell import queue_of, slot_of, touch
-from imagen.store.intake import Resolve, adopt, request_of
+from imagen.store.intake import Resolve, complete_rows, request_of
 from imagen.store.order import MayPass, Turn, Wish
 from imagen.store.postgresql import claiming, recording
 from imagen.store.postgresql.recording import Change
@@ -99,7 +99,7 @@ def claim(
         if sure:
             return None
     enlist(connection)
-    adopt(connection, resolve, wish.knows, only, now)
+    complete_rows(connection, resolve, wish.knows, only, now)
     free = slots.rooms(connection, places.values(), now)
     models = [model for model, place in places.items() if place.device in free]
     if not models:

@@ -88,7 +88,7 @@ def anchor(connection: Connection, device: str) -> Any:
 def _look(connection: Connection, wanted: Mapping[str, Place], now: datetime) -> dict[str, Room]:
     shared = [device for device, place in wanted.items() if place.budget_mib is not None]
     given: dict[str, Any] = {"devices": list(wanted), "now": now} | ({"shared": shared} if shared else {})
-    rows = connection.execute(_looking(bool(shared)), given).all()
+    rows = connection.execute(_open_slots_statement(bool(shared)), given).all()
     # A device that was given fewer slots keeps its rows; they are not used any more.
     free = {row.device: Room(slot=row.slot) for row in rows if row.slot < wanted[row.device].slots}
     alone = {device: room for device, room in free.items() if device not in shared}
@@ -97,15 +97,15 @@ def _look(connection: Connection, wanted: Mapping[str, Place], now: datetime) ->
 
 
 @functools.cache  # putting it together takes longer than asking
-def _looking(shared: bool) -> Select[Any]:
+def _open_slots_statement(shared: bool) -> Select[Any]:
     open_: ColumnElement[bool] = slots.c.job_id.is_(None)
     if shared:
         inside = slots.c.device.in_(bindparam("shared", expanding=True))
         open_ = or_(and_(~inside, open_), and_(inside, slots.c.slot == 0))
-    return looking(slots.c.device.in_(bindparam("devices", expanding=True)), open_)
+    return open_slots(slots.c.device.in_(bindparam("devices", expanding=True)), open_)
 
 
-def looking(ours: ColumnElement[bool], open_: ColumnElement[bool]) -> Select[Any]:
+def open_slots(ours: ColumnElement[bool], open_: ColumnElement[bool]) -> Select[Any]:
     """The slots of our devices that are open and not paused, locked; `now` is given when it is asked."""
     # `paused` stands in the row that is locked: a claim that waits for a pause to be written sees it then.
     awake = or_(slots.c.paused.is_(None), slots.c.paused_until <= bindparam("now", type_=Instant))

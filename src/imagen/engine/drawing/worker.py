@@ -256,7 +256,7 @@ class Worker:
         return None if self._turns.better_elsewhere(takes) else self._wish(takes, ())
 
     def _enlist(self, connection: Connection) -> None:
-        if not presence.listed(connection, self.id):
+        if not presence.is_listed(connection, self.id):
             self._arrive(connection)  # we slept and were buried; what we claimed now would be taken away again
 
     def _free(self, places: Mapping[str, Place]) -> dict[str, Place]:

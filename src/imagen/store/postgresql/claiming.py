@@ -131,7 +131,7 @@ def _put_together() -> Select[Any]:
     listed = select(workers.c.id).where(workers.c.id == bindparam("worker", type_=Text))
     here = exists(select(listed.with_for_update(read=True, key_share=True).cte("listed").c.id))
     raw = exists(select(jobs.c.id).where(unresolved(jobs.c.model == any_(_texts("knows")))))
-    room = slots.looking(slots_table.c.device == any_(_texts("devices")), slots_table.c.job_id.is_(None)).cte("room")
+    room = slots.open_slots(slots_table.c.device == any_(_texts("devices")), slots_table.c.job_id.is_(None)).cte("room")
     # A device that was given fewer slots keeps its rows; they are not used any more.
     free = (
         select(place.c.model, place.c.device, func.min(room.c.slot).label("slot"))
