@@ -2,8 +2,9 @@
 
 import ast
 import inspect
+import sys
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -35,12 +36,19 @@ def fields(kind: type) -> list[Field]:
         if annotation.startswith("ClassVar"):
             continue
         _, _, comment = lines[(node.end_lineno or node.lineno) - 1].partition("  # ")
-        found.append(Field(name=node.target.id, type=annotation, default=_default(node.value), comment=_told(comment)))
+        value = node.value and _spelt_out(node.value, vars(sys.modules[kind.__module__]))
+        found.append(Field(name=node.target.id, type=annotation, default=_default(value), comment=_told(comment)))
     return found
 
 
 def _told(comment: str) -> str:
     return "" if comment.startswith(("noqa", "type:")) else comment
+
+
+def _spelt_out(value: ast.expr, names: Mapping[str, Any]) -> ast.expr:
+    """A text that has a name, as itself: whoever reads the reference does not know the name."""
+    known = names.get(value.id) if isinstance(value, ast.Name) else None
+    return ast.Constant(known) if type(known) is str else value
 
 
 def _default(value: ast.expr | None) -> str:
@@ -104,6 +112,9 @@ def signature(function: Any) -> str:
     source = textwrap.dedent(inspect.getsource(inspect.unwrap(function)))
     node = ast.parse(source).body[0]
     assert isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
+    names = inspect.unwrap(function).__globals__
+    node.args.defaults = [_spelt_out(value, names) for value in node.args.defaults]
+    node.args.kw_defaults = [value and _spelt_out(value, names) for value in node.args.kw_defaults]
     arguments = ast.unparse(node.args).removeprefix("self, ").removeprefix("self")
     returns = f" -> {ast.unparse(node.returns)}" if node.returns else ""
     return f"({arguments}){returns}"

@@ -17,7 +17,7 @@ from sqlalchemy import Connection
 from imagen.config import Settings, load_settings
 from imagen.core.events import Event, Preview
 from imagen.core.ids import new_id
-from imagen.core.job import Cell, Job, Series, cells_of
+from imagen.core.job import LOCAL, Cell, Job, Series, cells_of
 from imagen.core.model import Model
 from imagen.core.request import Draft, preview_policy
 from imagen.core.webhook import Webhook
@@ -153,7 +153,7 @@ class App:
         self,
         draft: Draft,
         *,
-        owner: str = "local",
+        owner: str = LOCAL,
         route: str = "/v1/jobs",
         idempotency_key: str | None = None,
         body_hash: str | None = None,
@@ -284,7 +284,7 @@ class App:
         seeds: Sequence[int],
         *,
         settings: Mapping[str, Any],
-        owner: str = "local",
+        owner: str = LOCAL,
         series_id: str | None = None,
         cells: Sequence[Cell] | None = None,
         webhook: Webhook | None = None,

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from imagen.core.errors import ServerAway
 from imagen.core.events import Event
-from imagen.core.job import Cell, Job, Series, StoredImage
+from imagen.core.job import LOCAL, Cell, Job, Series, StoredImage
 from imagen.core.request import Draft, drafted
 from imagen.core.webhook import Webhook
 
@@ -55,7 +55,7 @@ class Door(Protocol):
     def devices(self) -> Devices:
         """The devices of all workers."""
 
-    async def submit(self, draft: Draft, *, owner: str = "local", queue_limit: int | None = None) -> Job:
+    async def submit(self, draft: Draft, *, owner: str = LOCAL, queue_limit: int | None = None) -> Job:
         """Check, complete and queue a request. It is safe on disk when this returns."""
 
     def generate(self, prompt: str, **fields: Any) -> AsyncGenerator[Event]:
@@ -105,7 +105,7 @@ class Door(Protocol):
         seeds: Sequence[int],
         *,
         settings: Mapping[str, Any],
-        owner: str = "local",
+        owner: str = LOCAL,
         series_id: str | None = None,
         cells: Sequence[Cell] | None = None,
         webhook: Webhook | None = None,

@@ -19,7 +19,7 @@ from imagen.config import Settings
 from imagen.core.errors import UnknownImage, UnknownJob, UnknownSeries
 from imagen.core.events import Event
 from imagen.core.ids import new_id
-from imagen.core.job import Cell, Job, Series, StoredImage
+from imagen.core.job import LOCAL, Cell, Job, Series, StoredImage
 from imagen.core.request import Draft
 from imagen.core.vote import Ballot, BlindFile, Vote
 from imagen.core.webhook import Webhook
@@ -97,7 +97,7 @@ class Away:
         """Raise what keeps it from accepting jobs, and from storing `pictures`."""
         await self._asking.ask("GET", "/readyz", params={} if pictures else {"pictures": "no"})
 
-    async def submit(self, draft: Draft, *, owner: str = "local", queue_limit: int | None = None) -> Job:
+    async def submit(self, draft: Draft, *, owner: str = LOCAL, queue_limit: int | None = None) -> Job:
         """Check, complete and queue a request; one whose answer was lost is not queued twice."""
         body = {name: value for name in ASKED if (value := getattr(draft, name)) is not None}
         if draft.options:
@@ -177,7 +177,7 @@ class Away:
         seeds: Sequence[int],
         *,
         settings: Mapping[str, Any],
-        owner: str = "local",
+        owner: str = LOCAL,
         series_id: str | None = None,
         cells: Sequence[Cell] | None = None,
         webhook: Webhook | None = None,

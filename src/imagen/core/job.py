@@ -10,6 +10,8 @@ from imagen.core.errors import ImagenError
 from imagen.core.request import Draft, Request
 from imagen.core.webhook import Delivery, Webhook
 
+LOCAL = "local"  # the owner of whatever needed no key
+
 
 class State(StrEnum):
     """Where a job stands. A terminal state is final: a retry is a new job."""
@@ -74,7 +76,7 @@ class Job:
     attempt: int = 0
     failures: int = 0
     priority: int = 0
-    owner: str = "local"
+    owner: str = LOCAL
     phase: str | None = None
     progress: Mapping[str, Any] | None = None
     position: int | None = None
@@ -118,7 +120,7 @@ class Series:
     seeds: tuple[int, ...]
     cells: tuple[Cell, ...] = ()
     settings: Mapping[str, Any] = field(default_factory=dict)  # size and steps asked for, and the folder to write to
-    owner: str = "local"
+    owner: str = LOCAL
     cancelled: bool = False
     created_at: datetime
     webhook: Webhook | None = None

@@ -1,7 +1,7 @@
 """What is asked for, made ready for the queue: a draft, the cells of a series, and a job that ended once more."""
 
 import secrets
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from hashlib import sha256
 from typing import Any
@@ -11,9 +11,7 @@ from imagen.core.job import Cell, Job, Series, State, cells_of
 from imagen.core.model import Model
 from imagen.core.request import Draft, Request
 from imagen.models.catalog import Catalog
-from imagen.store.intake import NewJob, Once
-
-Resolve = Callable[[Draft], NewJob]
+from imagen.store.intake import NewJob, Once, Resolve
 
 _SERIES_FIELDS = ("width", "height", "steps", "negative", "guidance", "options")
 

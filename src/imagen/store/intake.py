@@ -10,7 +10,7 @@ from sqlalchemy import Connection, Row, and_, func, insert, select, update
 from imagen.core.errors import Conflict, ImagenError, RequestError, TooMany, UnknownModel
 from imagen.core.events import Failed, Warning
 from imagen.core.ids import new_id
-from imagen.core.job import State, Warned
+from imagen.core.job import LOCAL, State, Warned
 from imagen.core.model import Model
 from imagen.core.request import Draft, PreviewPolicy, Request, preview_policy
 from imagen.core.webhook import Webhook
@@ -34,7 +34,7 @@ class NewJob:
     preview: PreviewPolicy | None = None
     warnings: Sequence[Warned] = ()
     priority: int = 0
-    owner: str = "local"
+    owner: str = LOCAL
     series: str | None = None
     cell: int | None = None
     retry_of: str | None = None
@@ -48,7 +48,7 @@ class Once:
     route: str
     key: str
     body_hash: str
-    owner: str = "local"
+    owner: str = LOCAL
 
 
 Resolve = Callable[[Draft], NewJob]

@@ -9,10 +9,10 @@ from hashlib import sha256
 from sqlalchemy import Connection, delete, insert, select
 
 from imagen.core.errors import Conflict, RequestError
+from imagen.core.job import LOCAL
 from imagen.store.tables import keys
 
 PREFIX = "imagen_"  # so that people and scanners know what they found
-LOCAL = "local"  # the owner of whatever needed no key
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@-]{0,63}")
 
 

@@ -9,13 +9,13 @@ from typing import Protocol
 from sqlalchemy import Connection
 
 from imagen.core.errors import RequestError
-from imagen.core.job import Series
+from imagen.core.job import LOCAL, Series
 from imagen.core.vote import Ballot, BlindFile, Choice, Vote
 from imagen.engine.pictures import album
 from imagen.engine.voting import pairs
 from imagen.engine.voting.ratings import Ratings, rate
 from imagen.models.catalog import Catalog
-from imagen.store import history, keys, votes
+from imagen.store import history, votes
 from imagen.store.db import Database
 from imagen.store.images import ImageStore
 
@@ -38,7 +38,7 @@ class Votes:
         self._catalog = catalog
         self._series = series
 
-    async def ballot(self, series_id: str, *, voter: str = keys.LOCAL, owner: str | None = None) -> Ballot:
+    async def ballot(self, series_id: str, *, voter: str = LOCAL, owner: str | None = None) -> Ballot:
         """Two pictures of a series without their names, the next ones that this voter has not compared."""
         series = await self._series(series_id, owner=owner)
         before = await self._db.read(votes.of_voter, series.id, voter)
@@ -64,7 +64,7 @@ class Votes:
         left: str,
         right: str,
         choice: str,
-        voter: str = keys.LOCAL,
+        voter: str = LOCAL,
         owner: str | None = None,
     ) -> tuple[Vote, bool]:
         """Say which of a pair is better: left, right, tie or skip. Told with the names, and whether it is new."""

@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 
 from imagen.config import Settings
 from imagen.core.errors import Forbidden
-from imagen.store.keys import LOCAL
+from imagen.core.job import LOCAL
 
 Address = IPv4Address | IPv6Address
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, TypeVar
 import click
 
 from imagen.core.errors import RequestError
+from imagen.core.job import LOCAL
 from imagen.surfaces.cli.output import age, print_json, print_table
 
 if TYPE_CHECKING:
@@ -108,15 +109,13 @@ def webhook_secret(name: str | None, json_output: bool) -> None:
     """
 
     async def secret(app: "App") -> str:
-        from imagen.store.keys import LOCAL
-
         if name is not None and name not in {LOCAL, *(key.name for key in await app.keys())}:
             raise RequestError(f"there is no key named {name!r}", hint="see `imagen keys list`", param="name")
         return (await app.outbox.secrets(name or LOCAL))[0]
 
     found = _ask(secret)
     if json_output:
-        print_json({"name": name or "local", "secret": found})
+        print_json({"name": name or LOCAL, "secret": found})
     else:
         click.echo(found)
 

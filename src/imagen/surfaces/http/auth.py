@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 from fastapi import Request, Security
 from fastapi.security import HTTPBearer
 
+from imagen.core import job
 from imagen.core.errors import NotConfigured, Unauthorized
 from imagen.engine.webhooks.addresses import is_loopback
 
@@ -39,7 +40,7 @@ class Caller:
         return None if self.admin else self.name
 
 
-LOCAL = Caller(name="local", admin=True)
+LOCAL = Caller(name=job.LOCAL, admin=True)
 
 
 def caller(request: Request, _key: Annotated[object, Security(_shown)] = None) -> Caller:

@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
+from imagen.core.job import LOCAL
 from imagen.surfaces.mcp.edge import Edge
 
 if TYPE_CHECKING:
@@ -39,7 +40,7 @@ async def agent(app: "App", folders: Sequence[Path]) -> AsyncIterator["Server[An
         limits = app.settings.limits
         edge = Edge(
             app=app,
-            owner="local",
+            owner=LOCAL,
             sees=None,
             queue_limit=limits.queued,
             limits=limits,
@@ -59,7 +60,7 @@ async def agent_away(away: "Away", folders: Sequence[Path], limits: "Limits") ->
     told = (await away.about()).get("limits", {})
     edge = Edge(
         app=away,
-        owner="local",
+        owner=LOCAL,
         sees=None,
         queue_limit=None,
         limits=replace(limits, **{name: told[name] for name in limits.__dataclass_fields__ if name in told}),
