@@ -198,8 +198,9 @@ async def test_the_stream_of_all_jobs_is_an_owners_own(place: str) -> None:
     """Only what is theirs, every durable event once, and the ends."""
     async with desk(place) as at, at.tides.watching(owner="ann", jobs=None, after=None, previews=True) as anns:
         async with at.tides.watching(owner=None, jobs=None, after=None, previews=False) as everybodys:
-            assert await anns.next(0.3) == ()
-            assert await everybodys.next(0.3) == ()
+            for watch in (anns, everybodys):
+                await watch.joined()  # what came before that is not told
+                assert await watch.next(0.3) == ()
             for owner in ("ann", "bob"):
                 job = await at.submit(owner)
                 claim = await at.claim()
@@ -241,9 +242,10 @@ async def test_who_falls_far_behind_reads_for_himself(place: str, monkeypatch: o
     tide.WINDOW = 5
     try:
         async with desk(place) as at, at.tides.watching(owner=None, jobs=None, after=None, previews=False) as slow:
-            await slow.next(0.2)
+            await slow.joined()
             jobs = [await at.submit() for _ in range(20)]
             async with at.tides.watching(owner=None, jobs=None, after=None, previews=False) as other:
+                await other.joined()
                 jobs.append(await at.submit())
                 await some(other, 1)
             told = await some(slow, 21)
