@@ -23,9 +23,9 @@ from imagen.core.request import Draft, preview_policy
 from imagen.core.webhook import Webhook
 from imagen.door import Door, Drawings, follow
 from imagen.engine import orders
+from imagen.engine.backends import Backends
 from imagen.engine.comparing import from_store
 from imagen.engine.devices import Devices
-from imagen.engine.drawing.backends import Backends
 from imagen.engine.drawing.crew import Crew
 from imagen.engine.drawing.sweep import sweep
 from imagen.engine.drawing.worker import Worker

@@ -2,6 +2,7 @@
 
 import json
 import os
+import sys
 from pathlib import Path
 
 import pytest
@@ -157,6 +158,18 @@ def test_looking_at_models_makes_no_database(home: Path) -> None:
     for arguments in (("models",), ("models", "check"), ("models", "show", "mock")):
         imagen(*arguments)
     assert os.listdir(home) == ["cache"]
+
+
+def test_asking_backends_needs_no_database(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not even its driver, where the settings name PostgreSQL."""
+    monkeypatch.setenv("IMAGEN_DATABASE", "postgresql://nobody@127.0.0.1:9/nothing")
+    monkeypatch.setitem(sys.modules, "psycopg", None)
+    assert "psycopg" in imagen("jobs").err, "the driver is really away"
+    ran = imagen("models", "check", "mock")
+    assert (ran.code, ran.err) == (0, "")
+    assert imagen("models", "check").code == 0
+    ran = imagen("models", "pull", "mock", "--dry-run")
+    assert (ran.code, ran.out) == (0, "nothing to fetch\n")
 
 
 NOBODY = "http://127.0.0.1:9"

@@ -178,6 +178,14 @@ def test_a_server_that_lacks_a_file_is_told_and_nothing_is_drawn(home: Path) -> 
     assert (home / "models" / "my-first-flow").is_dir()
 
 
+def test_without_drawing_no_database_is_needed(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not even its driver, where the settings name PostgreSQL."""
+    monkeypatch.setenv("IMAGEN_DATABASE", "postgresql://nobody@127.0.0.1:9/nothing")
+    monkeypatch.setitem(sys.modules, "psycopg", None)
+    ran = imagen("models", "add", str(exported(home)), "--yes", "--no-draw")
+    assert (ran.code, ran.err) == (0, "")
+
+
 def test_without_a_server_nothing_is_written(home: Path) -> None:
     """It alone knows what its nodes are."""
     ran = imagen("models", "add", str(exported(home)), "--yes", "--url", "http://127.0.0.1:9")

@@ -138,14 +138,13 @@ def _checked(name: str | None) -> "list[tuple[Model, list[Check]]]":
     wanted = [catalog.get(name)] if name else [model for model in catalog.models.values() if model.enabled]
 
     async def asked() -> "list[list[Check]]":
-        from imagen.app import App
+        from contextlib import aclosing
+
+        from imagen.engine.backends import Backends
         from imagen.engine.doctor import check_models
 
-        app = App(settings)
-        try:
-            return await check_models(wanted, app.backend_for)
-        finally:
-            await app.aclose()
+        async with aclosing(Backends(settings)) as backends:
+            return await check_models(wanted, backends.of)
 
     return list(zip(wanted, asyncio.run(asked()), strict=True))
 

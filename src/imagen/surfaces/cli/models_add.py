@@ -3,6 +3,7 @@
 import asyncio
 import sys
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import aclosing
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -91,20 +92,17 @@ async def _adopted(
     settings: "Settings", document: Mapping[str, Any], answers: dict[str, str], url: str | None, *, ask: bool
 ) -> "Adopted":
     """Ask the server, and the person as long as there are questions."""
-    from imagen.app import App
+    from imagen.engine.backends import Backends
 
-    app = App(settings)
-    try:
-        adopted = await app.adopt_workflow(document, answers, url=url)
+    async with aclosing(Backends(settings)) as backends:
+        adopted = await backends.adopt(document, answers, url=url)
         while adopted.questions:
             question = adopted.questions[0]
             if not ask or not question.candidates:
                 raise _unanswered(adopted.questions)
             answers[question.slot] = _ask(question)
-            adopted = await app.adopt_workflow(document, answers, url=url)
+            adopted = await backends.adopt(document, answers, url=url)
         return adopted
-    finally:
-        await app.aclose()
 
 
 async def _tried(
@@ -120,17 +118,14 @@ async def _tried(
 async def _try(
     settings: "Settings", name: str, adopted: "Adopted", told: dict[str, Any], *, draw: bool, json_output: bool
 ) -> int:
-    from imagen.app import App
+    from imagen.engine.backends import Backends
     from imagen.engine.doctor import check_models
     from imagen.engine.wiring import catalog_of
     from imagen.surfaces.cli.models import check_json
 
     model = catalog_of(settings).get(name)
-    app = App(settings)
-    try:
-        (checks,) = await check_models([model], app.backend_for)
-    finally:
-        await app.aclose()
+    async with aclosing(Backends(settings)) as backends:
+        (checks,) = await check_models([model], backends.of)
     told["checks"] = [check_json(check) for check in checks]
     failed = [check for check in checks if check.error is not None]
     if failed:
@@ -140,8 +135,8 @@ async def _try(
         return 0
     from imagen.app import open as open_app
 
-    async with open_app(settings=settings) as again:
-        return await _drawn(again, name, adopted, told, json_output=json_output)
+    async with open_app(settings=settings) as app:
+        return await _drawn(app, name, adopted, told, json_output=json_output)
 
 
 async def _drawn(app: "App", name: str, adopted: "Adopted", told: dict[str, Any], *, json_output: bool) -> int:

@@ -3,6 +3,7 @@
 import asyncio
 import sys
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import aclosing
 from pathlib import Path
 from time import monotonic
 from typing import TYPE_CHECKING, Any
@@ -68,32 +69,26 @@ def pull(
 
 
 async def _asked(name: str | None, to: Path | None) -> "tuple[list[Model], Mapping[str, Folders | None]]":
-    from imagen.app import App
+    from imagen.engine.backends import Backends
     from imagen.engine.weights.pull import folders_of
     from imagen.surfaces.cli.models import read_catalog
 
     catalog, settings = read_catalog()
     models = [catalog.get(name)] if name else [model for model in catalog.models.values() if model.enabled]
-    app = App(settings)
-    try:
-        return models, await folders_of(models, app.backend_for, to)
-    finally:
-        await app.aclose()
+    async with aclosing(Backends(settings)) as backends:
+        return models, await folders_of(models, backends.of, to)
 
 
 async def _weights_there(name: str) -> None:
     """Raise when a model's weights are a whole repository that is not here; how to get that is in the hint."""
-    from imagen.app import App
     from imagen.core.errors import MissingFile
+    from imagen.engine.backends import Backends
     from imagen.engine.doctor import check_models
     from imagen.surfaces.cli.models import read_catalog
 
     catalog, settings = read_catalog()
-    app = App(settings)
-    try:
-        (checks,) = await check_models([catalog.get(name)], app.backend_for)
-    finally:
-        await app.aclose()
+    async with aclosing(Backends(settings)) as backends:
+        (checks,) = await check_models([catalog.get(name)], backends.of)
     for check in checks:
         if isinstance(check.error, MissingFile):  # what else is in the way is no matter of fetching
             raise check.error

@@ -1,4 +1,4 @@
-"""The backends of one process: each made when it is first needed, and closed at the end. Part of the app."""
+"""The backends of one process: each made when it is first needed, and closed at the end."""
 
 from collections.abc import Mapping
 from contextlib import suppress
