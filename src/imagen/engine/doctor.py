@@ -16,13 +16,12 @@ from imagen.backends.base import Backend
 from imagen.config import Settings
 from imagen.core.errors import BadConfig, Check, DiskFull, ImagenError, SetupError, TimedOut, Unwritable
 from imagen.core.model import Model
-from imagen.engine.states import broken_check
+from imagen.engine.states import CHECK_S, checked
 from imagen.models.catalog import Catalog
 from imagen.reading import maybe
 from imagen.store import presence
 
 LOOK_S, LISTEN_S = 0.5, presence.HEARTBEAT_S + 1.0  # for a worker to count up
-CHECK_S = 2.0  # a check is a look, not a job; one that takes longer has failed
 ROOM_MIB = 256  # a few dozen pictures of 1024 px and the database's own log
 
 # Returns what there is to say, or raises what is wrong.
@@ -124,19 +123,13 @@ async def check_models(
 
 
 async def _check(model: Model, backend_for: Callable[[Model], Backend], limit_s: float) -> list[Check]:
-    try:
-        async with asyncio.timeout(limit_s):
-            told = await backend_for(model).check(model)
-    except TimeoutError:
-        late = TimedOut(
-            f"the backend {model.backend!r} did not answer within {limit_s:g} s",
-            hint="see whether it is running and not busy, then try again",
-        )
-        return [Check.failed(model.name, late)]
-    except ImagenError as error:
-        return [Check.failed(model.name, error)]
-    except Exception as exc:  # a backend may come from anywhere, and the others' checks go on
-        return [Check.failed(model.name, broken_check(model, exc))]
+    late = TimedOut(
+        f"the backend {model.backend!r} did not answer within {limit_s:g} s",
+        hint="see whether it is running and not busy, then try again",
+    )
+    told = await checked(model, backend_for, late, limit_s=limit_s)
+    if isinstance(told, ImagenError):
+        return [Check.failed(model.name, told)]
     return [Check(name=f"{model.name}: {check.name}", error=check.error, note=check.note) for check in told]
 
 

@@ -1,16 +1,16 @@
 """Which models can be asked for now, and why the others cannot."""
 
 import asyncio
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 
 from imagen.backends.base import Backend
-from imagen.core.errors import Crashed, ImagenError, TimedOut, Unsupported
+from imagen.core.errors import Check, Crashed, ImagenError, TimedOut, Unsupported
 from imagen.core.model import Model
 from imagen.models.catalog import Catalog, switch_on
 
-CHECK_S = 2.0  # a check that takes longer has failed
+CHECK_S = 2.0  # a check is a look, not a job; one that takes longer has failed
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,12 +59,22 @@ def usable(told: Iterable[ModelState]) -> list[str]:
     return [one.model.name for one in free if one.model.backend != "mock" or one.default or not real]
 
 
-def broken_check(model: Model, exc: Exception) -> ImagenError:
-    """What is told of a check that did not even come to an answer."""
-    return Crashed(
-        f"the check of the backend {model.backend!r} broke: {type(exc).__name__}: {exc}",
-        hint="that is a mistake in the backend; tell its author",
-    )
+async def checked(
+    model: Model, backend_for: Callable[[Model], Backend], late: TimedOut, *, limit_s: float = CHECK_S
+) -> Sequence[Check] | ImagenError:
+    """What its backend says of a model, or what kept it from saying anything: `late` where it took too long."""
+    try:
+        async with asyncio.timeout(limit_s):
+            return await backend_for(model).check(model)
+    except ImagenError as error:
+        return error
+    except TimeoutError:
+        return late
+    except Exception as exc:  # a backend may come from anywhere, and the others' checks go on
+        return Crashed(
+            f"the check of the backend {model.backend!r} broke: {type(exc).__name__}: {exc}",
+            hint="that is a mistake in the backend; tell its author",
+        )
 
 
 async def problem(model: Model, backend_for: Callable[[Model], Backend]) -> ImagenError | None:
@@ -72,16 +82,11 @@ async def problem(model: Model, backend_for: Callable[[Model], Backend]) -> Imag
     if not model.enabled:
         why = f": {model.off}" if model.off else ""
         return Unsupported(f"the model {model.name} is switched off{why}", hint=switch_on(model))
-    try:
-        async with asyncio.timeout(CHECK_S):
-            checks = await backend_for(model).check(model)
-    except ImagenError as error:
-        return error
-    except TimeoutError:
-        return TimedOut(
-            f"the check of {model.name} took longer than {CHECK_S:.0f} s",
-            hint="see whether its backend runs and is not busy, then try again",
-        )
-    except Exception as exc:  # a backend may come from anywhere, and the others' checks go on
-        return broken_check(model, exc)
-    return next((check.error for check in checks if check.error is not None), None)
+    late = TimedOut(
+        f"the check of {model.name} took longer than {CHECK_S:.0f} s",
+        hint="see whether its backend runs and is not busy, then try again",
+    )
+    told = await checked(model, backend_for, late)
+    if isinstance(told, ImagenError):
+        return told
+    return next((check.error for check in told if check.error is not None), None)
