@@ -3,7 +3,7 @@
 import difflib
 import json
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -146,6 +146,11 @@ def maybe(word: str, words: Iterable[str]) -> str:
     # `flux2` is far from `flux2-klein-local` by letters, and close to everybody who reads it.
     near = near or sorted(name for name in names if len(word) > 2 and name.startswith(word))
     return f"; did you mean {near[0]!r}?" if near else ""
+
+
+def some(names: Sequence[str], most: int) -> str:
+    """`a, b and 3 more`: no more than `most` names of many."""
+    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
 
 
 def _check_depth(events: Iterable[Any], file: Path) -> None:

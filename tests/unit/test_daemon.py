@@ -54,13 +54,6 @@ def test_a_port_can_be_taken_again_at_once() -> None:
         assert again.getsockname()[1] == port
 
 
-def test_a_long_list_of_models_is_cut() -> None:
-    """The line stays a line."""
-    assert daemon.some(["a", "b"]) == "a, b"
-    assert daemon.some([str(number) for number in range(9)]) == "0, 1, 2, 3, 4, 5 and 3 more"
-    assert daemon.some([]) == ""
-
-
 class Slow:
     """A worker whose job takes a while."""
 

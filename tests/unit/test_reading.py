@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from imagen.core.errors import BadConfig
-from imagen.reading import MAX_BYTES, read_yaml
+from imagen.reading import MAX_BYTES, read_yaml, some
 
 
 def written(folder: Path, text: str | bytes) -> Path:
@@ -96,3 +96,10 @@ def test_any_text_is_read_or_refused(tmp_path_factory: pytest.TempPathFactory, t
     file.write_bytes(text.encode("utf-8", "surrogatepass"))
     with suppress(BadConfig):
         assert isinstance(read_yaml(file).data, dict)
+
+
+def test_a_long_list_of_names_is_cut() -> None:
+    """The line stays a line."""
+    assert some(["a", "b"], 6) == "a, b"
+    assert some([str(number) for number in range(9)], 6) == "0, 1, 2, 3, 4, 5 and 3 more"
+    assert some([], 6) == ""

@@ -8,6 +8,7 @@ from typing import Any
 from imagen.core.errors import ImagenError, SetupError
 from imagen.core.job import Job
 from imagen.engine.doctor import LISTEN_S
+from imagen.reading import some
 from imagen.store.lacking import lacking
 
 SOME = 5  # models that are named; of more only how many
@@ -22,7 +23,7 @@ def check_crew(workers: Sequence[Mapping[str, Any]], heard: Collection[str]) -> 
     there = [worker for worker in drawers if worker["id"] in heard]
     if troubled := [worker for worker in there if worker["troubled"]]:
         why = {f"{worker['host'].partition(':')[0]} {worker['pid']}": worker["troubled"] for worker in troubled}
-        raise begins_nothing(f"{len(troubled)} of {len(there)} workers, {_some(sorted(why))},", why)
+        raise begins_nothing(f"{len(troubled)} of {len(there)} workers, {some(sorted(why), SOME)},", why)
     servers = sum(worker["id"] in heard for worker in workers) - len(there)
     silent = len(workers) - len(there) - servers
     told = [f"{len(there)} alive"]
@@ -67,7 +68,7 @@ def begins_nothing(who: str, troubled: Mapping[str, str]) -> ImagenError:
     for name, trouble in sorted(troubled.items()):
         reasons.setdefault(_bare(trouble), []).append(name)
     several = len(reasons) > 1
-    told = "; ".join(why + (f" ({_some(names)})" if several else "") for why, names in reasons.items())
+    told = "; ".join(why + (f" ({some(names, SOME)})" if several else "") for why, names in reasons.items())
     return SetupError(f"{who} begin nothing: no picture can be stored: {told}", hint=hint)
 
 
@@ -86,19 +87,17 @@ def nobody_draws(
     unknown = [model for model in models if model not in knows]
     reasons = {model: f" ({why[model].message})" for model in models if model in why}
     reasons |= {model: " (unknown model)" for model in unknown}
-    named = _some(
-        [f"{waiting[model]} of {model}{reasons.get(model, '')}" for model in models]
-        + ([f"{waiting['']} without a model"] if waiting.get("") else [])
-    )
-    message = f"jobs wait that nobody draws: {named}"
+    counts = [f"{waiting[model]} of {model}{reasons.get(model, '')}" for model in models]
+    counts += [f"{waiting['']} without a model"] if waiting.get("") else []
+    message = f"jobs wait that nobody draws: {some(counts, SOME)}"
     unserved = [model for model in models if model in knows and model not in why]
     hints = []
     if unknown:
         hints.append("cancel those of an unknown model: `imagen jobs list --state queued`; the names: `imagen models`")
     hints += dict.fromkeys(why[model].hint for model in models if model in why)
     if unserved or waiting.get(""):
-        some = f" --models {','.join(unserved)}" if 0 < len(unserved) <= SOME else ""
-        hints.append(f"start `imagen worker{some}`, or an `imagen serve` that draws, where these models are")
+        those = f" --models {','.join(unserved)}" if 0 < len(unserved) <= SOME else ""
+        hints.append(f"start `imagen worker{those}`, or an `imagen serve` that draws, where these models are")
     return SetupError(message, hint="; ".join(hints) + more)
 
 
@@ -110,13 +109,8 @@ def told_of(worker: Mapping[str, Any], heard: Collection[str]) -> str:
     what = "its own jobs" if worker["solo"] else f"models: {draws or 'none'}"
     told = f"{host} {worker['pid']}: imagen {worker['version']}, since {began:%Y-%m-%d %H:%M} UTC, {seen}, {what}"
     lacks = sorted(worker.get("lacks") or ())
-    told += f"; cannot draw now: {_some(lacks)}" if lacks else ""
+    told += f"; cannot draw now: {some(lacks, SOME)}" if lacks else ""
     return told + (f"; begins nothing: {worker['troubled']}" if worker["troubled"] else "")
-
-
-def _some(names: Sequence[str]) -> str:
-    more = f" and {len(names) - SOME} more" if len(names) > SOME else ""
-    return ", ".join(names[:SOME]) + more
 
 
 def _bare(trouble: str) -> str:

@@ -4,6 +4,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from imagen.core.errors import ImagenError
+from imagen.reading import some
 
 FEW = 3  # hosts that are named; of more only how many
 
@@ -22,9 +23,5 @@ def lacking(said: Iterable[tuple[str, Mapping[str, Any] | None]], model: str | N
             hosts.setdefault(why["message"], set()).add(host.partition(":")[0])
     if first is None:
         return None
-    told = "; ".join(f"{_few(sorted(where))}: {message}" for message, where in hosts.items())
+    told = "; ".join(f"{some(sorted(where), FEW)}: {message}" for message, where in hosts.items())
     return ImagenError.from_dict({**first, "message": told})
-
-
-def _few(hosts: list[str]) -> str:
-    return ", ".join(hosts[:FEW]) + (f" and {len(hosts) - FEW} more" if len(hosts) > FEW else "")

@@ -18,6 +18,7 @@ from imagen.core.errors import (
     TimedOut,
     Unreachable,
 )
+from imagen.reading import some
 
 NO_MONEY = ("insufficient_quota", "billing_hard_limit_reached", "billing_not_active")
 NO_ROUTE = (404, 405, 501)  # the last one of servers that know no POST at all
@@ -119,13 +120,10 @@ def stranger(http: Http, response: httpx2.Response, told: str) -> NotConfigured:
 def no_model(http: Http, model: str, wanted: str, listed: Sequence[str]) -> NotConfigured:
     """It lists what it has, and this is not there; the nearest names come first."""
     near = get_close_matches(wanted, listed, n=SHOWN, cutoff=0.4)
-    shown = [*near, *(one for one in listed if one not in near)][:SHOWN]
-    more = f" and {len(listed) - SHOWN} more" if len(listed) > SHOWN else ""
+    there = some([*near, *(one for one in listed if one not in near)], SHOWN)
     return NotConfigured(
         f"{http.name} has no model {wanted!r}",
-        hint=f"change `model` of {model}; it has: {', '.join(shown)}{more}"
-        if listed
-        else "it has none yet: add it there",
+        hint=f"change `model` of {model}; it has: {there}" if listed else "it has none yet: add it there",
         param="model",
     )
 

@@ -6,6 +6,7 @@ from typing import Any
 from sqlalchemy import Row
 
 from imagen.core.errors import SetupError
+from imagen.reading import some
 
 FEW = 5  # names of workers in one line
 HINT = "use the same `storage`, a bucket or one shared folder, on every machine, and start again whoever has another"
@@ -41,10 +42,6 @@ def check_places(workers: Iterable[Mapping[str, Any]], place: str) -> str:
             who = f"{worker['host'].partition(':')[0]} {worker['pid']}"
             found.setdefault(worker["storage"], []).append(who)
     if len(found) > 1:
-        told = "; ".join(f"{where}: {_few(who)}" for where, who in found.items())
+        told = "; ".join(f"{where}: {some(who, FEW)}" for where, who in found.items())
         raise SetupError(f"pictures are stored in {len(found)} places, and nobody reads all: {told}", hint=HINT)
     return place
-
-
-def _few(who: list[str]) -> str:
-    return ", ".join(who[:FEW]) + (f" and {len(who) - FEW} more" if len(who) > FEW else "")

@@ -5,7 +5,7 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, NoReturn, Protocol
 
 import click
@@ -90,12 +90,6 @@ def run(main: Callable[[Leaving], Awaitable[None]], *, grace_s: float) -> NoRetu
         return leaving.code
 
     sys.exit(asyncio.run(entered()))
-
-
-def some(names: Sequence[str]) -> str:
-    """A few names, and how many more there are."""
-    shown = ", ".join(names[:SHOWN])
-    return shown + (f" and {len(names) - SHOWN} more" if len(names) > SHOWN else "")
 
 
 def _end_after(seconds: float, code: int) -> None:

@@ -29,6 +29,7 @@ def serve(host: str | None, port: int | None, no_worker: bool, grace_s: float) -
     async def serving(leaving: daemon.Leaving) -> None:
         from imagen.app import open as open_app
         from imagen.config import load_settings
+        from imagen.reading import some
         from imagen.surfaces import logs
         from imagen.surfaces.http import auth, guard, server
         from imagen.surfaces.webhooks.courier import delivering
@@ -46,11 +47,12 @@ def serve(host: str | None, port: int | None, no_worker: bool, grace_s: float) -
 
             def ready() -> None:
                 enabled = [model.name for model in app.catalog.models.values() if model.enabled]
+                names = some(enabled, daemon.SHOWN) or "none"
                 drawn = "draws nothing itself, `imagen worker` does; " if no_worker else ""
                 url = url_of(listener)
                 logs.announce(
                     log,
-                    f"imagen: serving on {url} (models: {daemon.some(enabled) or 'none'}; {drawn}stop with Ctrl-C)",
+                    f"imagen: serving on {url} (models: {names}; {drawn}stop with Ctrl-C)",
                     url=url,
                 )
 

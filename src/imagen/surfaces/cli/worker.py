@@ -26,6 +26,7 @@ def worker(ctx: click.Context, models: str | None, grace_s: float) -> None:
 
     async def working(leaving: daemon.Leaving) -> None:
         from imagen.app import open as open_app
+        from imagen.reading import some
         from imagen.surfaces import logs
         from imagen.surfaces.webhooks.courier import delivering
 
@@ -40,12 +41,9 @@ def worker(ctx: click.Context, models: str | None, grace_s: float) -> None:
             )
             async with app.drawing(models=wanted) as drawing:
                 devices = sorted({model.device for model in served})
-                names = daemon.some([model.name for model in served]) or "nothing: no model is enabled"
-                logs.announce(
-                    log,
-                    f"imagen: worker draws {names} on {daemon.some(devices) or 'no device'} (stop with Ctrl-C)",
-                    worker=drawing.id,
-                )
+                names = some([model.name for model in served], daemon.SHOWN) or "nothing: no model is enabled"
+                places = some(devices, daemon.SHOWN) or "no device"
+                logs.announce(log, f"imagen: worker draws {names} on {places} (stop with Ctrl-C)", worker=drawing.id)
                 # What it draws ends here. A worker that is busy must not listen only for what ends elsewhere.
                 async with telling(app, log, drawing), delivering(app, log=log, listen=False):
                     await leaving.asked.wait()
