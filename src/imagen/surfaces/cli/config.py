@@ -9,7 +9,7 @@ import click
 
 from imagen.core.errors import Unwritable
 from imagen.surfaces.cli.models import read_catalog
-from imagen.surfaces.cli.output import print_json, print_table
+from imagen.surfaces.cli.output import json_option, print_json, print_table
 
 if TYPE_CHECKING:
     from imagen.config import Settings
@@ -18,7 +18,7 @@ BROKEN = 3
 
 
 @click.group(invoke_without_command=True)
-@click.option("--json", "json_output", is_flag=True, help="Print one JSON document.")
+@json_option
 @click.pass_context
 def config(ctx: click.Context, json_output: bool) -> None:
     """Show, check or start the settings."""
@@ -29,7 +29,7 @@ def config(ctx: click.Context, json_output: bool) -> None:
 
 
 @config.command()
-@click.option("--json", "json_output", is_flag=True, help="Print one JSON document.")
+@json_option
 def show(json_output: bool = False) -> None:
     """Each setting in force, and where it came from. Secrets are starred."""
     catalog, settings = read_catalog()
@@ -54,7 +54,7 @@ def path() -> None:
 
 
 @config.command()
-@click.option("--json", "json_output", is_flag=True, help="Print one JSON document.")
+@json_option
 def check(json_output: bool) -> None:
     """Read config.yaml and all model files; exit code 3 when one of them is wrong."""
     from imagen.config import load_settings

@@ -9,19 +9,18 @@ from typing import TYPE_CHECKING
 
 import click
 
-from imagen.surfaces.cli.output import age, one_line, print_json, print_table
+from imagen.surfaces.cli.output import age, json_option, one_line, print_json, print_table
 from imagen.surfaces.cli.where import open_door
 
 if TYPE_CHECKING:
     from imagen.core.device import Device
     from imagen.door import Devices
 
-JSON = click.option("--json", "json_output", is_flag=True, help="Print one JSON document.")
 DEVICES = click.argument("devices", nargs=-1, metavar="[DEVICE]...")
 
 
 @click.command("list")
-@JSON
+@json_option
 def list_(json_output: bool) -> None:
     """Every device: who draws there and what, how much of it is taken, and whether it is paused."""
     _show(_ask(lambda there: there.all()), json_output, lacks=True)
@@ -31,7 +30,7 @@ def list_(json_output: bool) -> None:
 @DEVICES
 @click.option("--reason", metavar="TEXT", default="", help="Told to whoever waits for the device.")
 @click.option("--now", is_flag=True, help="Give back what runs there, instead of letting it end.")
-@JSON
+@json_option
 def pause(devices: tuple[str, ...], reason: str, now: bool, json_output: bool) -> None:
     """Begin nothing on DEVICE until it is resumed, whatever stops and starts meanwhile.
 
@@ -45,7 +44,7 @@ def pause(devices: tuple[str, ...], reason: str, now: bool, json_output: bool) -
 
 @click.command()
 @DEVICES
-@JSON
+@json_option
 def resume(devices: tuple[str, ...], json_output: bool) -> None:
     """Let jobs begin on DEVICE again; without DEVICE on every device that `pause` alone means."""
 

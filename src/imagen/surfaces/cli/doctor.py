@@ -11,7 +11,7 @@ import click
 
 from imagen.core.errors import DatabaseAway, ImagenError
 from imagen.surfaces.cli.models import check_json
-from imagen.surfaces.cli.output import one_line, print_json
+from imagen.surfaces.cli.output import json_option, one_line, print_json
 from imagen.surfaces.cli.where import address, server
 
 if TYPE_CHECKING:
@@ -37,7 +37,7 @@ WORKERS = 20  # that are told one by one; `imagen worker list` has all devices
 )
 @click.option("--key", metavar="KEY", help="With --clients: the key of that server; else IMAGEN_KEY.")
 @click.option("--model", "asked", metavar="NAME", help="With --clients: what is asked for; else the server's default.")
-@click.option("--json", "json_output", is_flag=True, help="Print one JSON document.")
+@json_option
 def doctor(
     model: str | None,
     clients: str | None,

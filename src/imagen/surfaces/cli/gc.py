@@ -7,7 +7,7 @@ import click
 
 from imagen.core.errors import RequestError
 from imagen.surfaces.cli.follow import run
-from imagen.surfaces.cli.output import byte_size, print_json, print_table
+from imagen.surfaces.cli.output import byte_size, json_option, print_json, print_table
 
 if TYPE_CHECKING:
     from imagen.engine.pictures.gc import Found, GcReport
@@ -37,7 +37,7 @@ SEEN = (
     help="Also the jobs themselves that ended longer ago, with their pictures and events; not a comparison that "
     "somebody voted on.",
 )
-@click.option("--json", "json_output", is_flag=True, help="Print one JSON document.")
+@json_option
 def gc(yes: bool, older_than: str | None, forget: str | None, json_output: bool) -> None:
     """Say what could be deleted to make room, or delete it.
 

@@ -12,7 +12,7 @@ from imagen.surfaces.cli import options, webhooks
 from imagen.surfaces.cli.destination import Destination, destination
 from imagen.surfaces.cli.follow import INTERRUPTED, face, run, say_end, tell_orphans, to_the_end
 from imagen.surfaces.cli.generate import hand_over
-from imagen.surfaces.cli.output import MOST, SHORT, age, one_line, print_json, print_table, tell_more
+from imagen.surfaces.cli.output import MOST, SHORT, age, json_option, one_line, print_json, print_table, tell_more
 from imagen.surfaces.cli.where import open_door, server
 from imagen.surfaces.wire import PreviewForm, job_json, job_webhook
 
@@ -29,7 +29,7 @@ def jobs() -> None:
 @click.option("--state", type=click.Choice([state.value for state in State]), help="Only jobs in this state.")
 @click.option("--model", "-m", metavar="NAME", help="Only jobs of this model.")
 @click.option("--limit", type=click.IntRange(1, MOST), default=20, show_default=True, help="How many, newest first.")
-@click.option("--json", "json_output", is_flag=True, help="Print one JSON document.")
+@json_option
 def list_(state: str | None, model: str | None, limit: int, json_output: bool) -> None:
     """The newest jobs."""
 
@@ -54,7 +54,7 @@ def list_(state: str | None, model: str | None, limit: int, json_output: bool) -
 
 @jobs.command()
 @click.argument("job_id", metavar="ID")
-@click.option("--json", "json_output", is_flag=True, help="Print one JSON document.")
+@json_option
 def show(job_id: str, json_output: bool) -> None:
     """Everything about one job. ID may be the beginning or the end of an id."""
 
@@ -103,7 +103,7 @@ def watch(job_id: str, output: str | None, preview: str | None, no_preview: bool
 
 @jobs.command()
 @click.argument("job_ids", metavar="ID...", nargs=-1, required=True)
-@click.option("--json", "json_output", is_flag=True, help="Print one JSON document.")
+@json_option
 def cancel(job_ids: tuple[str, ...], json_output: bool) -> None:
     """Cancel jobs that have not ended. A job that ended stays as it is."""
 
@@ -178,7 +178,7 @@ def delete(job_ids: tuple[str, ...], picture: int | None, json_output: bool) -> 
 @jobs.command()
 @click.argument("job_ids", metavar="ID...", nargs=-1)
 @click.option("--failed", is_flag=True, help="All that were given up, of jobs and of series, in this database.")
-@click.option("--json", "json_output", is_flag=True, help="Print one JSON document.")
+@json_option
 def resend(job_ids: tuple[str, ...], failed: bool, json_output: bool) -> None:
     """Send the webhooks of jobs that ended once more, with the ids they had."""
     if failed == bool(job_ids):

@@ -8,18 +8,16 @@ import click
 
 from imagen.core.errors import RequestError
 from imagen.core.job import LOCAL
-from imagen.surfaces.cli.output import age, print_json, print_table
+from imagen.surfaces.cli.output import age, json_option, print_json, print_table
 
 if TYPE_CHECKING:
     from imagen.app import App
 
 T = TypeVar("T")
 
-JSON = click.option("--json", "json_output", is_flag=True, help="Print one JSON document.")
-
 
 @click.group(invoke_without_command=True)
-@JSON
+@json_option
 @click.pass_context
 def keys(ctx: click.Context, json_output: bool) -> None:
     """Make, list or remove the keys with which others may use this server.
@@ -35,7 +33,7 @@ def keys(ctx: click.Context, json_output: bool) -> None:
 @keys.command()
 @click.argument("name")
 @click.option("--admin", is_flag=True, help="It sees and may change what all others made.")
-@JSON
+@json_option
 def add(name: str, admin: bool, json_output: bool) -> None:
     """Make a key and print it. It is shown this once: only its hash is kept.
 
@@ -52,7 +50,7 @@ def add(name: str, admin: bool, json_output: bool) -> None:
 
 
 @keys.command("list")
-@JSON
+@json_option
 def list_(json_output: bool = False) -> None:
     """Every key, by name; never the key itself."""
     found = _ask(lambda app: app.keys())
@@ -71,7 +69,7 @@ def list_(json_output: bool = False) -> None:
 
 @keys.command()
 @click.argument("name")
-@JSON
+@json_option
 def remove(name: str, json_output: bool) -> None:
     """Take a key away; a running server notices within seconds. The jobs made with it stay."""
 
@@ -101,7 +99,7 @@ def remove(name: str, json_output: bool) -> None:
 
 @keys.command("webhook-secret")
 @click.argument("name", required=False)
-@JSON
+@json_option
 def webhook_secret(name: str | None, json_output: bool) -> None:
     """Print the secret that signs the webhooks of a key, for whoever receives them.
 

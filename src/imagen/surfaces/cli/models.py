@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from imagen.core.errors import ImagenError
-from imagen.surfaces.cli.output import byte_size, print_json, print_table
+from imagen.surfaces.cli.output import byte_size, json_option, print_json, print_table
 from imagen.surfaces.cli.where import address, check_where, open_away, server
 
 if TYPE_CHECKING:
@@ -54,7 +54,7 @@ class Models(click.Group):
 
 
 @click.group(cls=Models, invoke_without_command=True)
-@click.option("--json", "json_output", is_flag=True, help="Print one JSON document.")
+@json_option
 @click.pass_context
 def models(ctx: click.Context, json_output: bool) -> None:
     """List, show, check, add, fetch or remove models."""
@@ -67,7 +67,7 @@ def models(ctx: click.Context, json_output: bool) -> None:
 
 
 @models.command("list")
-@click.option("--json", "json_output", is_flag=True, help="Print one JSON document.")
+@json_option
 def list_(json_output: bool = False) -> None:
     """Every model, the default one marked with a star."""
     told = _listed()
@@ -85,7 +85,7 @@ def list_(json_output: bool = False) -> None:
 
 @models.command()
 @click.argument("name")
-@click.option("--json", "json_output", is_flag=True, help="Print one JSON document.")
+@json_option
 def show(name: str, json_output: bool) -> None:
     """Everything about one model: its defaults, limits and options."""
     catalog = _catalog_away() if server() else read_catalog(name)[0]
@@ -108,7 +108,7 @@ def show(name: str, json_output: bool) -> None:
 
 @models.command()
 @click.argument("name", required=False)
-@click.option("--json", "json_output", is_flag=True, help="Print one JSON document.")
+@json_option
 def check(name: str | None, json_output: bool) -> None:
     """Ask the backend of each model, or of NAME, what would go wrong now.
 

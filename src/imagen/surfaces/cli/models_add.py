@@ -12,7 +12,7 @@ import click
 
 from imagen.core.errors import RequestError, Unsupported
 from imagen.core.request import Draft
-from imagen.surfaces.cli.output import print_json, print_table
+from imagen.surfaces.cli.output import json_option, print_json, print_table
 
 if TYPE_CHECKING:
     from imagen.app import App
@@ -41,7 +41,7 @@ SHOWN = 60  # characters of a value
 @click.option("--no-draw", is_flag=True, help="Do not draw a picture with it.")
 @click.option("--force", is_flag=True, help="Replace a model of this name.")
 @click.option("--dry-run", is_flag=True, help="Only say what is found; write nothing.")
-@click.option("--json", "json_output", is_flag=True, help="Print one JSON document.")
+@json_option
 def add(
     *,
     workflow: Path,

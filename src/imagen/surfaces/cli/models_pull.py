@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from imagen.core.errors import RequestError
-from imagen.surfaces.cli.output import byte_size, print_json, print_table
+from imagen.surfaces.cli.output import byte_size, json_option, print_json, print_table
 
 if TYPE_CHECKING:
     from imagen.core.model import Model
@@ -31,7 +31,7 @@ STATES = {"there": "there", "other": "another size", "missing": "missing"}
 )
 @click.option("--file", "files", metavar="PATH", multiple=True, help="Only this file of the model. Can be repeated.")
 @click.option("--yes", is_flag=True, help="Do not ask before fetching.")
-@click.option("--json", "json_output", is_flag=True, help="Print one JSON document.")
+@json_option
 def pull(
     name: str | None, dry_run: bool, to: Path | None, files: tuple[str, ...], yes: bool, json_output: bool
 ) -> None:

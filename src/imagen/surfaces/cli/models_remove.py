@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import click
 
 from imagen.core.errors import RequestError, UnknownModel
-from imagen.surfaces.cli.output import print_json
+from imagen.surfaces.cli.output import json_option, print_json
 
 if TYPE_CHECKING:
     from imagen.models.catalog import Catalog
@@ -18,7 +18,7 @@ OURS = ("model.yaml", "workflow.json")
 
 @click.command()
 @click.argument("name")
-@click.option("--json", "json_output", is_flag=True, help="Print one JSON document.")
+@json_option
 def remove(name: str, json_output: bool) -> None:
     """Take the model NAME out of your models folder. Its weights, jobs and pictures stay.
 

@@ -19,6 +19,8 @@ NARROW = 12  # a column is not cut below this as long as a wider one can give wa
 GAP = 2
 AGES = ((60, 1, "s"), (3600, 60, "min"), (86_400, 3600, "h"), (86_400 * 60, 86_400, "d"))
 
+json_option = click.option("--json", "json_output", is_flag=True, help="Print one JSON document.")
+
 
 def print_json(value: Any) -> None:
     """The one JSON document of a command."""

@@ -6,7 +6,7 @@ import click
 
 from imagen.surfaces.cli import options
 from imagen.surfaces.cli.follow import run
-from imagen.surfaces.cli.output import print_json, print_table
+from imagen.surfaces.cli.output import json_option, print_json, print_table
 from imagen.surfaces.cli.where import open_door
 from imagen.surfaces.wire_votes import ratings_csv, ratings_json
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 @click.option("--prompt", "q", metavar="TEXT", help="Only votes on prompts that hold TEXT.")
 @click.option("--voter", metavar="NAME", help="Only votes of this caller: the name of a key, or `local`.")
 @click.option("--csv", "csv_output", is_flag=True, help="Print one line of CSV for each model.")
-@click.option("--json", "json_output", is_flag=True, help="Print one JSON document.")
+@json_option
 def ratings(
     series_id: str | None, models: str | None, q: str | None, voter: str | None, csv_output: bool, json_output: bool
 ) -> None:

@@ -13,7 +13,7 @@ from imagen.core.events import Completed
 from imagen.surfaces.cli.destination import Destination, destination
 from imagen.surfaces.cli.follow import cancelled_by_ctrl_c, face, not_cancelled, run, say_end, tell_orphans, to_the_end
 from imagen.surfaces.cli.generate import hand_over
-from imagen.surfaces.cli.output import print_json
+from imagen.surfaces.cli.output import json_option, print_json
 from imagen.surfaces.cli.where import open_door
 
 PICTURES = (".png", ".jpg", ".jpeg", ".webp")
@@ -22,7 +22,7 @@ PICTURES = (".png", ".jpg", ".jpeg", ".webp")
 @click.command()
 @click.argument("file", type=click.Path(path_type=Path))
 @click.option("--output", "-o", metavar="FILE|DIR", help="Copy the new picture here; never over an existing file.")
-@click.option("--json", "json_output", is_flag=True, help="Print one JSON document.")
+@json_option
 def reproduce(file: Path, output: str | None, json_output: bool) -> None:
     """Draw FILE again, a PNG or the JSON beside it, and compare the pixels.
 

@@ -9,7 +9,7 @@ from imagen.core.job import Cell, Series
 from imagen.surfaces.cli import options, webhooks
 from imagen.surfaces.cli.destination import destination, place
 from imagen.surfaces.cli.follow import run, tell_orphans
-from imagen.surfaces.cli.output import MOST, SHORT, age, one_line, print_json, print_table, tell_more
+from imagen.surfaces.cli.output import MOST, SHORT, age, json_option, one_line, print_json, print_table, tell_more
 from imagen.surfaces.cli.where import open_door
 from imagen.surfaces.wire import series_json, series_webhook
 
@@ -26,7 +26,7 @@ def series() -> None:
 
 @series.command("list")
 @click.option("--limit", type=click.IntRange(1, MOST), default=20, show_default=True, help="How many, newest first.")
-@click.option("--json", "json_output", is_flag=True, help="Print one JSON document.")
+@json_option
 def list_(limit: int, json_output: bool) -> None:
     """The newest series."""
 
@@ -48,7 +48,7 @@ def list_(limit: int, json_output: bool) -> None:
 
 @series.command()
 @click.argument("series_id", metavar=NAMED)
-@click.option("--json", "json_output", is_flag=True, help="Print one JSON document.")
+@json_option
 def show(series_id: str, json_output: bool) -> None:
     """Every cell of one series. DIR is what `imagen compare` wrote; ID may be the beginning or the end of an id."""
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import click
 
 from imagen.core.errors import RequestError, Unwritable
-from imagen.surfaces.cli.output import print_json
+from imagen.surfaces.cli.output import json_option, print_json
 
 NAME = "imagen"  # of the skill; the specification wants its folder to be called the same
 
@@ -51,7 +51,7 @@ def skill() -> None:
 @click.option("--project", is_flag=True, help="Into this folder, for whoever works in it, instead of your home.")
 @click.option("--to", "folder", metavar="DIR", help="Into this folder of skills.")
 @click.option("--force", is_flag=True, help="Replace a skill of the same name that was changed, or is older.")
-@click.option("--json", "json_output", is_flag=True, help="Print one JSON document.")
+@json_option
 def install(agents: tuple[str, ...], project: bool, folder: str | None, force: bool, json_output: bool) -> None:
     """Write the skill to where agents look, and print where that is."""
     if folder is not None and (agents or project):
@@ -67,7 +67,7 @@ def install(agents: tuple[str, ...], project: bool, folder: str | None, force: b
 
 
 @skill.command()
-@click.option("--json", "json_output", is_flag=True, help="Print one JSON document.")
+@json_option
 def show(json_output: bool) -> None:
     """Print the skill's text."""
     texts = _texts()
