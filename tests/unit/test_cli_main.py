@@ -11,7 +11,8 @@ import click
 import pytest
 from tests.cli_kit import imagen
 
-from imagen.surfaces.cli.main import BROKEN_PIPE, COMMANDS, INTERRUPTED, cli
+from imagen.surfaces.cli.exits import BROKEN_PIPE, INTERRUPTED
+from imagen.surfaces.cli.main import COMMANDS, cli
 from imagen.surfaces.cli.output import age, ahead, byte_size, columns, cut, one_line, table
 
 PROGRAM = [sys.executable, "-m", "imagen"]

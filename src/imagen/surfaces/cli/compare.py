@@ -17,7 +17,8 @@ from imagen.core.errors import ImagenError, NotConfigured, RequestError
 from imagen.core.job import State
 from imagen.core.request import Draft
 from imagen.surfaces.cli import options, webhooks
-from imagen.surfaces.cli.follow import INTERRUPTED, LOOK_S, cancelled_by_ctrl_c, not_cancelled, run, tell_orphans
+from imagen.surfaces.cli.exits import INTERRUPTED
+from imagen.surfaces.cli.follow import LOOK_S, cancelled_by_ctrl_c, not_cancelled, run, tell_orphans
 from imagen.surfaces.cli.where import open_door
 
 if TYPE_CHECKING:

@@ -10,13 +10,14 @@ from typing import TYPE_CHECKING, NoReturn, Protocol
 
 import click
 
+from imagen.surfaces.cli.exits import INTERRUPTED
+
 if TYPE_CHECKING:
     from imagen.surfaces.logs import Log
 
 GRACE_S = 10.0  # a picture that is nearly done is finished; systemd waits 30 s before it kills
 LEAVE_S = 8.0  # to give jobs back and to close the database, after the grace
 HURRY_S = 2.0  # the same, for somebody who asked twice
-INTERRUPTED = 130
 SHOWN = 6  # names in one line
 
 grace_option = click.option(

@@ -17,6 +17,7 @@ import click
 from imagen.core import events
 from imagen.core.errors import DatabaseAway, ImagenError, ServerAway
 from imagen.core.job import Job, State
+from imagen.surfaces.cli.exits import INTERRUPTED, TERMINATED
 from imagen.surfaces.cli.output import SHORT
 from imagen.surfaces.cli.where import command
 from imagen.surfaces.wire import PreviewForm, event_json
@@ -27,8 +28,6 @@ if TYPE_CHECKING:
 SOON_S = 0.3  # what is taken up within this time waited for nothing
 LOOK_S = 1.0  # how often a waiting command asks who is in its way
 FEW = 3  # comparisons that are named
-INTERRUPTED = 130  # what shells expect of a program ended by Ctrl-C
-TERMINATED = 143
 
 # Whoever made the hint did not know the id; `ID` is what a server's `{id}` became.
 _THIS = re.compile(r"`imagen jobs (show|watch|retry)(?: ID)?`")

@@ -10,7 +10,8 @@ from imagen.core.job import Job, State, StoredImage
 from imagen.core.request import Request
 from imagen.surfaces.cli import options, webhooks
 from imagen.surfaces.cli.destination import Destination, destination
-from imagen.surfaces.cli.follow import INTERRUPTED, face, run, say_end, tell_orphans, to_the_end
+from imagen.surfaces.cli.exits import INTERRUPTED
+from imagen.surfaces.cli.follow import face, run, say_end, tell_orphans, to_the_end
 from imagen.surfaces.cli.generate import hand_over
 from imagen.surfaces.cli.output import MOST, SHORT, age, json_option, one_line, print_json, print_table, tell_more
 from imagen.surfaces.cli.where import open_door, server

@@ -10,9 +10,8 @@ from typing import Any, NoReturn
 import click
 
 from imagen.core.errors import DiskFull, ImagenError, RequestError, Unwritable
+from imagen.surfaces.cli.exits import BROKEN_PIPE, INTERRUPTED
 
-INTERRUPTED = 130  # what shells expect of a program ended by Ctrl-C
-BROKEN_PIPE = 141  # and of one whose reader went away
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
 
 # name -> module, attribute, help. The help stands here so that `imagen --help` need not load the commands.

@@ -9,10 +9,8 @@ from pathlib import Path
 
 import click
 
+from imagen.surfaces.cli.exits import INTERRUPTED, TERMINATED
 from imagen.surfaces.cli.where import open_away, server
-
-TERMINATED = 143  # what shells expect of a program ended by SIGTERM
-INTERRUPTED = 130
 
 
 @click.command()
