@@ -165,7 +165,7 @@ def not_cancelled(app: "Door", job_id: str | None = None) -> str:
 
 
 def run(main: Coroutine[Any, Any, int]) -> NoReturn:
-    """The one place where a command enters asyncio. SIGTERM stops it politely: its job goes back to the queue."""
+    """Run a command that has to do with jobs. SIGTERM stops it politely: its job goes back to the queue."""
 
     async def stoppable() -> int:
         task = asyncio.current_task()

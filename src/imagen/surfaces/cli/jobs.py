@@ -186,8 +186,6 @@ def resend(job_ids: tuple[str, ...], failed: bool, json_output: bool) -> None:
         raise RequestError("there is nothing to send", hint="name jobs, or give --failed, one of both", param="ID")
 
     async def resent() -> int:
-        from imagen.surfaces.cli.where import open_door
-
         async with open_door() as app:
             ids = await webhooks.all_again(app) if failed else [(await app.tell_again(name)).id for name in job_ids]
             if json_output:
