@@ -16,7 +16,7 @@ from imagen.engine.drawing.worker import IDLE_S
 from imagen.engine.following.tide import BREATH_S
 from imagen.store.bell import REST_S
 from imagen.store.presence import HEARTBEAT_S
-from imagen.surfaces.cli.telling import LOOK_S as LOG_S
+from imagen.surfaces.cli.daemon_log import LOOK_S as LOG_S
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

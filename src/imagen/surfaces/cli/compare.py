@@ -218,7 +218,7 @@ async def _run(app: "Door", comparison: "Comparison", *, html: bool, as_json: bo
     try:
         async with (
             cancelled_by_ctrl_c(comparison.cancel, board, left=not_cancelled(app)),
-            webhooks.telling(app, comparison.webhook),
+            webhooks.delivering(app, comparison.webhook),
         ):
             result = await comparison.run(board.tell, html=html)
             await webhooks.say(comparison.webhook, lambda: _delivery(app, result))

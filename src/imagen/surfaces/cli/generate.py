@@ -151,7 +151,7 @@ async def _generate(draft: Draft, wish: Wish) -> int:
         job = await app.submit(replace(draft, options=chosen, preview=policy))
         await tell_orphans(app)
         watched = shown.shows_pictures or (wish.json_output and policy is not None and not policy.off)
-        async with webhooks.telling(app, draft.webhook):
+        async with webhooks.delivering(app, draft.webhook):
             end = await _drawn(app, job, shown, previews=watched)
             code = say_end(end, job)
             await hand_over(app, job, end, wish.output, quiet=wish.json_output)

@@ -10,7 +10,7 @@ import click
 
 from imagen.core.errors import SetupError
 from imagen.surfaces.cli import daemon
-from imagen.surfaces.cli.telling import telling
+from imagen.surfaces.cli.daemon_log import telling
 
 BACKLOG = 2048  # a thousand watchers may come back at once after a restart
 

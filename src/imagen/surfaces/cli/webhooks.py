@@ -31,16 +31,16 @@ def asked(url: str | None) -> Webhook | None:
 
 
 @asynccontextmanager
-async def telling(app: "Door", webhook: Webhook | None) -> AsyncIterator[None]:
+async def delivering(app: "Door", webhook: Webhook | None) -> AsyncIterator[None]:
     """While inside, this process tells webhooks too: perhaps nobody else does."""
     from imagen.app import App
 
     if webhook is None or not isinstance(app, App):  # another server tells what was submitted to it
         yield
         return
-    from imagen.surfaces.webhooks.courier import delivering
+    from imagen.surfaces.webhooks import courier
 
-    async with delivering(app):
+    async with courier.delivering(app):
         yield
 
 

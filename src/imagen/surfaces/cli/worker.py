@@ -4,7 +4,7 @@ import click
 
 from imagen.core.errors import RequestError
 from imagen.surfaces.cli import daemon, devices, options
-from imagen.surfaces.cli.telling import telling
+from imagen.surfaces.cli.daemon_log import telling
 from imagen.surfaces.cli.where import check_where
 
 
