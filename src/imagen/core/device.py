@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 
-BY_ITSELF = "imagen"  # who cancels what nobody would begin
+BY_ITSELF = "imagen"  # who cancels what nobody would begin, and lets a device rest
 Hook = tuple[str, ...] | str  # the words of a command, or an address that is posted to
 
 

@@ -16,7 +16,7 @@ from typing import Any
 from sqlalchemy import Connection, Row
 
 from imagen.backends.base import Backend
-from imagen.core.device import Pause, Sharing
+from imagen.core.device import BY_ITSELF, Pause, Sharing
 from imagen.core.errors import Crashed, DatabaseAway, HookFailed, ImagenError
 from imagen.core.ids import new_id
 from imagen.core.job import State
@@ -387,7 +387,7 @@ class Worker:
         self._log(f"job {claim.job}: {error.message}")
         now = datetime.now(UTC)
         until = now + timedelta(seconds=self._memory.rest_s(claim.model.device))
-        why = Pause(reason=error.message, by="imagen", since=now, until=until)
+        why = Pause(reason=error.message, by=BY_ITSELF, since=now, until=until)
         try:
             # First, or the job would be back at once. And apart: the two lock in another order.
             await self._db.write(devices.rest, claim.model.device, why)

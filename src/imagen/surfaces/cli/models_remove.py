@@ -12,9 +12,6 @@ from imagen.surfaces.cli.output import json_option, print_json
 if TYPE_CHECKING:
     from imagen.models.catalog import Catalog
 
-# What a model's folder holds; anything else in it is somebody's own and stays.
-OURS = ("model.yaml", "workflow.json")
-
 
 @click.command()
 @click.argument("name")
@@ -58,11 +55,13 @@ def remove(name: str, json_output: bool) -> None:
 
 
 def _take(folder: Path) -> tuple[list[Path], list[Path]]:
-    """A link to a folder elsewhere is only unlinked."""
+    """A link to a folder elsewhere is only unlinked; what is no file of a model is somebody's own and stays."""
+    from imagen.models import catalog, slots
+
     if folder.is_symlink():
         folder.unlink()
         return [folder], []
-    removed = [folder / name for name in OURS if (folder / name).is_file()]
+    removed = [folder / name for name in (catalog.FILE, slots.FILE) if (folder / name).is_file()]
     for path in removed:
         path.unlink()
     left = sorted(folder.iterdir())
@@ -73,13 +72,15 @@ def _take(folder: Path) -> tuple[list[Path], list[Path]]:
 
 
 def _not_yours(name: str, catalog: "Catalog", folder: Path) -> RequestError:
+    from imagen.models.catalog import FILE
+
     if name in catalog.models:
         return RequestError(
             f"{name!r} comes with imagen ({catalog.models[name].origin})",
             hint=f"to hide it, write `{name}: {{enabled: false}}` under `models:` of config.yaml",
             param="name",
         )
-    yours = sorted(path.parent.name for path in folder.glob("*/model.yaml"))
+    yours = sorted(path.parent.name for path in folder.glob(f"*/{FILE}"))
     return UnknownModel(
         f"there is no model {name!r} in {folder}",
         hint=f"yours are: {', '.join(yours)}" if yours else "that folder holds no models",
