@@ -7,6 +7,7 @@ from sqlalchemy import Connection, select
 
 from imagen.config import Settings, masked
 from imagen.core.errors import SetupError
+from imagen.engine.clocks import difference_s
 from imagen.store import journal
 from imagen.store.columns import now
 from imagen.store.db import Database
@@ -32,10 +33,7 @@ class Health:
 
     async def check_clock(self) -> str:
         """Raise when this machine and the database do not agree on the time; otherwise say how well they do."""
-        before = datetime.now(UTC)
-        theirs = await self._db.read(_clock)
-        ours = min(max(theirs, before), datetime.now(UTC))
-        apart_s = abs((theirs - ours).total_seconds())
+        apart_s = await difference_s(self._db.read(_clock))
         if apart_s > APART_S:
             raise SetupError(
                 f"the clocks of this machine and of the database are {apart_s:.0f} s apart",

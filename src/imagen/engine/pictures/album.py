@@ -3,12 +3,13 @@
 import json
 from collections.abc import AsyncGenerator, Iterable
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from functools import partial
 from typing import Any
 
 from sqlalchemy import Connection
 
 from imagen.core.errors import Conflict, Gone, MissingFile, SetupError, UnknownImage, UnknownJob
+from imagen.engine.clocks import difference_s
 from imagen.store import album
 from imagen.store.db import Database
 from imagen.store.images import COPIES, ImageStore, files_of, side_path
@@ -81,10 +82,7 @@ def chunks(images: ImageStore, file: StoredFile, *, start: int = 0, end: int | N
 
 async def check(images: ImageStore) -> str:
     """Raise what keeps pictures from being stored; otherwise say where they lie."""
-    before = datetime.now(UTC)
-    theirs = await images.writable(quick=True)
-    ours = min(max(theirs, before), datetime.now(UTC))
-    apart_s = abs((theirs - ours).total_seconds())
+    apart_s = await difference_s(images.writable(quick=True))
     if apart_s > APART_S:
         raise SetupError(
             f"the clocks of this machine and of {images.place} are {apart_s:.0f} s apart",
