@@ -65,7 +65,7 @@ async def drawn(
     claim = await take(db)
     assert claim is not None
     assert claim.job == job_id
-    await runner.run(claim, Painter(good), db=db, images=images, policy=merge(None))
+    await runner.Attempt(claim, Painter(good), db=db, images=images, policy=merge(None)).run()
     return await db.read(history.job, job_id)
 
 

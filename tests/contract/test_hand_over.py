@@ -61,7 +61,7 @@ async def next_while(db: Database, folder: Path, engine: Engine, claim: Claim) -
 
     async def run(one: Claim) -> State | None:
         drawn = lambda freed, _next: told.append(freed.job)  # noqa: E731 - a name for one line
-        return await runner.run(one, engine, db=db, images=images, policy=merge(None), drawn=drawn)
+        return await runner.Attempt(one, engine, db=db, images=images, policy=merge(None), drawn=drawn).run()
 
     running = asyncio.create_task(run(claim))
     await engine.here.wait()

@@ -154,13 +154,13 @@ class TestTheServer:
         assert len(fake.sampled) == 1
 
     async def test_it_is_not_there_at_all(self, tmp_path: Path) -> None:
-        """Three tries, then an error that says how to start it."""
+        """A command is told at once, with how to start it."""
         async with opened(tmp_path / "home", "http://127.0.0.1:9") as app:
             told = await draw(app)
         assert told.failed.code == "unreachable"
         assert "http://127.0.0.1:9" in told.failed.message
         assert told.failed.hint
-        assert len(told.requeued) == 2
+        assert not told.requeued
 
     async def test_its_answer_to_a_prompt_is_lost(self, app: App, fake: Fake) -> None:
         """It has the prompt all the same: it is found there, not sent again."""

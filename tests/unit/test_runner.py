@@ -79,9 +79,9 @@ async def draw(
     (job,) = await db.write(intake.submit, [new(preview=preview, **changes)])
     claim = await take(db)
     assert claim is not None
-    state = await runner.run(
+    state = await runner.Attempt(
         claim, backend, db=db, images=ImageStore("local", folder / "images"), policy=merge(preview)
-    )
+    ).run()
     return job, state
 
 
@@ -212,10 +212,34 @@ async def test_the_handle_is_stored_before_the_next_signal(tmp_path: Path) -> No
             await db.write(lambda c: c.exec_driver_sql("update jobs set run_after = null"))
             claim = await take(db)
             assert claim is not None
-            await runner.run(claim, backend, db=db, images=images, policy=PreviewPolicy())
+            attempt = runner.Attempt(claim, backend, db=db, images=images, policy=PreviewPolicy(), patient=True)
+            await attempt.run()
         assert "prompt-1" in seen[0]
         assert [resume for _, resume in backend.calls] == [None, "prompt-1"]
         grammar(await record(db, job))
+
+
+@pytest.mark.parametrize(
+    ("patient", "said", "ends"),
+    [
+        (False, (), State.FAILED),
+        (True, (), State.QUEUED),
+        (False, (Handle(token="prompt-1"),), State.FAILED),
+        (False, (Handle(token="prompt-1"), Phase(name="loading")), State.QUEUED),
+    ],
+)
+async def test_where_nobody_was_from_the_beginning_a_command_is_told_at_once(
+    tmp_path: Path, patient: bool, said: tuple[Signal, ...], ends: State
+) -> None:
+    """Whoever was there is tried again, and by a worker so is everybody."""
+    async with database(tmp_path) as db:
+        await db.write(intake.submit, [new()])
+        claim = await take(db)
+        assert claim is not None
+        script = Script(*said, errors.Unreachable("gone", hint="come back"))
+        images = ImageStore("local", tmp_path / "images")
+        attempt = runner.Attempt(claim, script, db=db, images=images, policy=PreviewPolicy(), patient=patient)
+        assert await attempt.run() is ends
 
 
 async def test_a_second_attempt_draws_only_what_is_missing(tmp_path: Path) -> None:
@@ -229,7 +253,7 @@ async def test_a_second_attempt_draws_only_what_is_missing(tmp_path: Path) -> No
         assert claim is not None
         again = Script(Step(step=1, total=8), picture(0), picture(1))
         images = ImageStore("local", tmp_path / "images")
-        assert await runner.run(claim, again, db=db, images=images, policy=PreviewPolicy()) is State.COMPLETED
+        assert await runner.Attempt(claim, again, db=db, images=images, policy=PreviewPolicy()).run() is State.COMPLETED
         ((request, _),) = again.calls
         assert (request.seed, request.n) == (8, 2)
         events = await record(db, job)
@@ -252,7 +276,7 @@ async def test_outside_work_is_attached_to_once(tmp_path: Path) -> None:
         assert claim is not None
         again = Script(picture(0), picture(1), picture(2))
         images = ImageStore("local", tmp_path / "images")
-        assert await runner.run(claim, again, db=db, images=images, policy=PreviewPolicy()) is State.COMPLETED
+        assert await runner.Attempt(claim, again, db=db, images=images, policy=PreviewPolicy()).run() is State.COMPLETED
         assert [(request.n, resume) for request, resume in again.calls] == [(3, "all three")]
         grammar(await record(db, job))
 
@@ -370,7 +394,7 @@ async def test_progress_never_goes_back_and_knows_its_total_at_once(tmp_path: Pa
         steps = [Step(step=s, total=t) for s, t in ((0, 0), (2, 4), (1, 4), (2, 4), (9, 4), (3, 4))]
         script = Script(*(item for step in steps for item in (step, 0.05)), picture())
         images = ImageStore("local", tmp_path / "images")
-        running = asyncio.create_task(runner.run(claim, script, db=db, images=images, policy=PreviewPolicy()))
+        running = asyncio.create_task(runner.Attempt(claim, script, db=db, images=images, policy=PreviewPolicy()).run())
         tick = after = 0
         while not running.done():
             news = await db.read(journal.news, job, after, tick)

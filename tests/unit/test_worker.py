@@ -12,7 +12,7 @@ from imagen.backends.base import Backend
 from imagen.core.events import Failed
 from imagen.core.job import State
 from imagen.core.model import Model
-from imagen.engine.drawing import backends
+from imagen.engine import backends
 from imagen.engine.drawing.worker import Worker
 from imagen.store import history, intake
 from imagen.store.images import ImageStore

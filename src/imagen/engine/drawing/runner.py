@@ -9,7 +9,7 @@ import time
 import traceback
 from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import aclosing
-from dataclasses import dataclass, replace
+from dataclasses import KW_ONLY, dataclass, replace
 from datetime import UTC, datetime
 from functools import partial
 from importlib import import_module
@@ -17,7 +17,7 @@ from typing import Any
 
 from imagen.backends.base import Backend, Queues
 from imagen.core import events, signals
-from imagen.core.errors import Crashed, DatabaseAway, ImagenError, StorageAway
+from imagen.core.errors import Crashed, DatabaseAway, ImagenError, StorageAway, Unreachable
 from imagen.core.ids import new_id
 from imagen.core.job import State, StoredImage
 from imagen.core.request import PreviewPolicy
@@ -47,53 +47,30 @@ def broke(claim: Claim, exc: BaseException) -> Crashed:
     )
 
 
-async def run(
-    claim: Claim,
-    backend: Backend,
-    *,
-    db: Database,
-    images: ImageStore,
-    policy: PreviewPolicy,
-    drawn: Callable[[Claim, Claim | None], object] = lambda _claim, _next: None,
-    wish: Callable[[], Wish | None] = lambda: None,
-    monotonic: Callable[[], float] = time.monotonic,
-    patient: bool = False,
-) -> State | None:
-    """Draw a claimed job to its end. Returns the state it was left in, or None when the lease was lost.
+@dataclass(eq=False)
+class Attempt:
+    """A claimed job on its backend.
 
     `drawn(claim, next)` is called when the device is free before the end, or when the next job was taken with the write
-    that freed it, as the `wish` for one says. Cancelling the caller's task gives the job back to the queue. Where the
-    caller is `patient`, a picture that cannot be stored costs its job nothing.
+    that freed it, as the `wish` for one says. Who is `patient` has time: a picture that cannot be stored costs its job
+    nothing, and a backend that cannot be reached is tried again.
     """
-    attempt = _Attempt(
-        claim=claim,
-        backend=backend,
-        db=db,
-        images=images,
-        policy=policy,
-        drawn=drawn,
-        wish=wish,
-        monotonic=monotonic,
-        patient=patient,
-    )
-    return await attempt.run()
 
-
-@dataclass(kw_only=True, eq=False)
-class _Attempt:
     claim: Claim
     backend: Backend
+    _: KW_ONLY
     db: Database
     images: ImageStore
     policy: PreviewPolicy
-    drawn: Callable[[Claim, Claim | None], object]
-    wish: Callable[[], Wish | None]
-    monotonic: Callable[[], float]
-    patient: bool
+    drawn: Callable[[Claim, Claim | None], object] = lambda _claim, _next: None
+    wish: Callable[[], Wish | None] = lambda: None
+    monotonic: Callable[[], float] = time.monotonic
+    patient: bool = False
 
     def __post_init__(self) -> None:
         self.stopwatch = Stopwatch(self.monotonic)
         self.live = Live(self.db, self.claim, self.policy, self.monotonic)
+        self.reached = False  # whoever draws has said something
         self.device_free = False  # it was asked for
         self.freed = False  # and is recorded
         # An engine with a queue of its own may be given the next job while this one is being decoded and saved.
@@ -105,6 +82,10 @@ class _Attempt:
         self.total_known = False
 
     async def run(self) -> State | None:
+        """Draw it to its end. Returns the state it was left in, or None when the lease was lost.
+
+        Cancelling the caller's task gives the job back to the queue.
+        """
         drawing = asyncio.create_task(self._draw(), name=f"draw-{self.claim.job}")
         self.live.start(on_cancel=drawing.cancel)
         try:
@@ -171,6 +152,7 @@ class _Attempt:
                 return
             except DatabaseAway as exc:
                 raise broke(self.claim, exc) from exc  # it has none: ours is a matter of the writes below
+            self.reached |= not isinstance(signal, signals.Handle)  # which is said before anybody is asked
             match signal:
                 case signals.Phase(name=name, device_free=free):
                     if name not in signals.PHASES:
@@ -323,8 +305,9 @@ class _Attempt:
             raise asyncio.CancelledError from error
         unkept = isinstance(error, StorageAway)
         # Who is patient draws no more until it can store again. A command that somebody waits for tells him instead of
-        # drawing the same again for nothing.
-        if error.retryable and (self.patient or not unkept):
+        # drawing the same again for nothing, or of asking again where nobody was from the beginning.
+        at_once = unkept or (isinstance(error, Unreachable) and not self.reached and self.claim.attempt == 1)
+        if error.retryable and (self.patient or not at_once):
             return await self._give_back(error.message, error, counted=not unkept)
         return await self._finish(events.Failed(job=self.claim.job, attempt=self.claim.attempt, error=error))
 

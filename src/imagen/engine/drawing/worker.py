@@ -347,7 +347,7 @@ class Worker:
         self._turns.begin(claim)
         try:
             await self._memory.begin(claim)
-            ended = await runner.run(
+            ended = await runner.Attempt(
                 claim,
                 made(self._backend_for, claim),
                 db=self._db,
@@ -357,7 +357,7 @@ class Worker:
                 wish=self._wish_at_once,
                 monotonic=self._monotonic,
                 patient=self._only is None,
-            )
+            ).run()
             if ended in (State.QUEUED, State.FAILED):
                 self._turns.fail(claim)
                 if self._offer.able is not None:

@@ -3,7 +3,6 @@
 import json
 from collections.abc import AsyncGenerator, Iterable
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 from sqlalchemy import Connection

@@ -151,7 +151,7 @@ def retry(job_id: str, and_watch: bool, json_output: bool) -> None:
 @jobs.command()
 @click.argument("job_ids", metavar="ID...", nargs=-1, required=True)
 @click.option("--picture", type=click.IntRange(1), metavar="K", help="Only this one, counted from 1 as in `jobs show`.")
-@click.option("--json", "json_output", is_flag=True, help="Print one JSON document.")
+@json_option
 def delete(job_ids: tuple[str, ...], picture: int | None, json_output: bool) -> None:
     """Delete the pictures of jobs that ended, for ever. The jobs stay, with what was asked."""
 
