@@ -180,3 +180,22 @@ def _named(found: dict[str, Any], claim: Claim | None) -> dict[str, Any]:
     """What was told without the names that differ each time."""
     told = [one | ({"body": None} if one["type"] in ("queued", "started") else {}) for one in found["events"]]
     return found | {"events": told, "worker": claim and claim.worker}
+
+
+async def test_a_row_is_found_by_its_id(postgres: Postgres) -> None:
+    """Also while PostgreSQL believes that next to nothing runs: it would look through all that do."""
+    async with database(postgres.new_database()) as db:
+        await db.write(intake.submit, [new() for _ in range(400)])
+        shape = recording.Change(event=None, values={"failures": 1}, picture={}, frees=True).shape
+
+        def planned(connection: Connection) -> str:
+            connection.execute(text("analyze imagen.jobs"))
+            connection.execute(text("set local enable_seqscan = off"))
+            words = driver.spoken(connection, recording._making(shape))
+            given = {"job": "a", "its_attempt": 1, "to_failures": 1, "device": "d"}
+            told = connection.exec_driver_sql(f"explain {words}", given)
+            return "\n".join(told.scalars())
+
+        plan = await db.write(planned)
+        assert "using pk_jobs on jobs" in plan
+        assert "ix_jobs_state" not in plan

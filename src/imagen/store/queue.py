@@ -39,7 +39,7 @@ from imagen.store.intake import Resolve, complete_rows, request_of
 from imagen.store.order import MayPass, Turn, Wish
 from imagen.store.postgresql import claiming, recording
 from imagen.store.postgresql.recording import Change
-from imagen.store.tables import idempotency, images, is_queued, is_running, jobs
+from imagen.store.tables import idempotency, images, jobs, still_queued, still_running
 from imagen.store.webhooks import TOPIC
 
 MAX_FAILURES = 3
@@ -111,7 +111,7 @@ def claim(
     device = places[chosen.model].device
     row = connection.execute(
         update(jobs)
-        .where(jobs.c.id == chosen.id, is_queued)
+        .where(jobs.c.id == chosen.id, still_queued)
         .values(**claiming.changes(jobs, wish.worker, device, now))
         .returning(*jobs.c)
     ).one()
@@ -226,7 +226,7 @@ def requeue(
 
 def unheard(connection: Connection, job_id: str, worker: str) -> None:
     """Put back a job whose worker never heard that it has it."""
-    mine = select(jobs.c.id).where(jobs.c.id == job_id, is_running, jobs.c.worker == worker).with_for_update()
+    mine = select(jobs.c.id).where(jobs.c.id == job_id, still_running, jobs.c.worker == worker).with_for_update()
     if connection.execute(mine).first():
         requeue(connection, job_id, reason="the answer to the claim was lost", error=None)
 
@@ -246,7 +246,7 @@ def cancel(connection: Connection, job_id: str, *, by: str) -> None:
 
 def withdraw(connection: Connection, job_id: str, *, owner: str, route: str, key: str | None) -> bool:
     """Cancel a job if it still waits, and forget the key that brought it; false when it was begun meanwhile."""
-    waits = select(jobs.c.id).where(jobs.c.id == job_id, is_queued).with_for_update()
+    waits = select(jobs.c.id).where(jobs.c.id == job_id, still_queued).with_for_update()
     if connection.execute(waits).first() is None:
         return False
     cancel(connection, job_id, by=BY_ITSELF)
@@ -368,7 +368,7 @@ def _fence(connection: Connection, claim: Claim, *, more: int = 0, **values: Any
 
 @functools.lru_cache(maxsize=64)  # putting it together takes longer than asking
 def _fenced(names: tuple[str, ...]) -> ReturningUpdate[Any]:
-    ours = (jobs.c.id == bindparam("its_id"), is_running, jobs.c.attempt == bindparam("its_attempt"))
+    ours = (jobs.c.id == bindparam("its_id"), still_running, jobs.c.attempt == bindparam("its_attempt"))
     values = {name: bindparam(f"to_{name}", type_=jobs.c[name].type) for name in names}
     seq = jobs.c.seq + bindparam("more", type_=Integer)
     return update(jobs).where(*ours).values(seq=seq, **values).returning(jobs.c.seq)

@@ -146,7 +146,7 @@ def _put_together() -> Select[Any]:
     job: Any = jobs.alias("job")
     begun = (
         update(job)
-        .where(job.c.id == chosen.c.id, job.c.state == literal_column("'queued'"))
+        .where(job.c.id == chosen.c.id, (job.c.state == literal_column("'queued'")).is_(true()))
         .values(**changes(job, worker, chosen.c.device, now))
         .returning(*(job.c[name] for name in ROW))
         .cte("begun")

@@ -34,7 +34,7 @@ from imagen.store.bell import NOTIFY_FOUND, announced, behind, touch
 from imagen.store.columns import Json
 from imagen.store.order import Wish
 from imagen.store.postgresql import claiming, driver
-from imagen.store.tables import events, images, is_running, jobs, slots
+from imagen.store.tables import events, images, jobs, slots, still_running
 
 if TYPE_CHECKING:
     from imagen.store.queue import Claim
@@ -137,7 +137,7 @@ def _put_together(shape: Shape) -> Select[Any]:
     seq = jobs.c.seq + literal_column("1" if shape.event else "0")
     fenced = (
         update(jobs)
-        .where(jobs.c.id == job, is_running, jobs.c.attempt == bindparam("its_attempt", type_=Integer))
+        .where(jobs.c.id == job, still_running, jobs.c.attempt == bindparam("its_attempt", type_=Integer))
         .values(seq=seq, **changed)
         .returning(jobs.c.id, jobs.c.seq, jobs.c.attempt)
         .cte("fenced")
