@@ -106,6 +106,6 @@ async def test_models_that_a_server_does_not_know_are_in_no_command(
     waiting, workers = (found[name].check.error for name in ("waiting jobs", "workers"))
     assert waiting is not None
     assert waiting.message.endswith(": 2 of nosuch (unknown model), 1 without a model")
-    assert waiting.hint.startswith("start `imagen worker`")
+    assert "; start `imagen worker`, or" in waiting.hint
     assert workers is not None
     assert workers.message.endswith("no picture can be stored: full (cpu@a); denied (cpu@b)")
