@@ -137,7 +137,7 @@ WEBHOOKS: Mapping[str, tuple[str, Any, str]] = {
         "receivers that may be asked though they are not public: hook.lan, *.lan, 10.0.0.0/8",
     ),
     # Long enough to look into what went wrong last month; a row is some 200 bytes.
-    "keep_days": ("limit", 30, "days after which it is forgotten what became of a message"),
+    "keep_days": ("limit", 30, "days after which it is forgotten what became of a message; null: never"),
 }
 # Every key of one device under `devices:`.
 DEVICE: Mapping[str, tuple[str, Any, str]] = {

@@ -68,7 +68,8 @@ def sample(catalog: Catalog) -> str:
             case _ if name in GROUPS:
                 lines.append(f"# {name}:")
                 for key, (kind, preset, meaning) in GROUPS[name].items():
-                    lines += _prose(f"  {meaning}{'; null: no limit' if kind == 'limit' else ''}")
+                    none = "; null: no limit" if kind == "limit" and "null:" not in meaning else ""
+                    lines += _prose(f"  {meaning}{none}")
                     lines.append(f"#   {key}: {_yaml(preset)}")
             case _:
                 lines.append(f"# {name}: {_yaml(default)}")
