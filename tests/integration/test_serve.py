@@ -162,7 +162,7 @@ class TestWorker:
         assert worker.stop() == 0
         (line,) = [line for line in told(worker) if "draws" in line["event"]]
         assert re.match(
-            r"imagen: worker for flux1-schnell, .* on comfyui@\S+, cpu@\S+ \(stop with Ctrl-C\)", line["event"]
+            r"imagen: worker draws flux1-schnell, .* on comfyui@\S+, cpu@\S+ \(stop with Ctrl-C\)", line["event"]
         )
         assert f"-{worker.pid}-" in line["worker"]
 

@@ -43,7 +43,7 @@ def worker(ctx: click.Context, models: str | None, grace_s: float) -> None:
                 devices = sorted({model.device for model in served})
                 names = some([model.name for model in served], daemon.SHOWN) or "nothing: no model is enabled"
                 places = some(devices, daemon.SHOWN) or "no device"
-                logs.announce(log, f"imagen: worker for {names} on {places} (stop with Ctrl-C)", worker=drawing.id)
+                logs.announce(log, f"imagen: worker draws {names} on {places} (stop with Ctrl-C)", worker=drawing.id)
                 # What it draws ends here. A worker that is busy must not listen only for what ends elsewhere.
                 async with telling(app, log, drawing), delivering(app, log=log, listen=False):
                     await leaving.asked.wait()
