@@ -66,8 +66,9 @@ class Sloppy:
             if self.fault == "missing" and index == 1:
                 return
             grey = (request.seed + (0 if self.fault == "seeds" else index) + shown) % 256
-            noise = os.urandom(1) if self.fault == "random" else bytes([grey])
-            data = noise * (request.width * request.height * 3)
+            data = bytes([grey]) * (request.width * request.height * 3)
+            if self.fault == "random":  # never twice the same, as one random byte would be now and then
+                data = os.urandom(len(data))
             yield Output(data=data, width=request.width, height=request.height, index=index, seed=request.seed + index)
         if self.fault == "error":
             raise RuntimeError("an error of nobody's")
